@@ -1,0 +1,62 @@
+"""Install volo-seg; the configs and the model index travel inside the package as ``volo_seg/.mim``."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+EXTRAS = {
+    'cityscapes': ['cityscapesscripts>=2.3'],
+    'tensorboard': ['tensorboard'],
+}
+EXTRAS['test'] = [
+    *EXTRAS['cityscapes'],
+    'hypothesis',
+    'mypy',
+    'pytest',
+    'ruff',
+    'scikit-learn',
+    'timm>=1.0.31',
+    'triton>=3.7; platform_system == "Linux" and platform_machine == "x86_64"',
+]
+
+
+class BuildWithConfigs(build_py):
+    """Copy ``configs/`` and ``model-index.yml`` into the built package."""
+
+    def run(self):
+        """Build, then copy (not for an editable install, which finds them in the checkout)."""
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            return
+        target = Path(self.build_lib, 'volo_seg', '.mim')
+        shutil.copytree(ROOT / 'configs', target / 'configs', dirs_exist_ok=True)
+        shutil.copy(ROOT / 'model-index.yml', target)
+
+
+setup(
+    name='volo-seg',
+    version=re.search(r"__version__ = '(.+)'", (ROOT / 'volo_seg' / '__init__.py').read_text()).group(1),
+    description='VOLO (Vision Outlooker) semantic segmentation for MMSegmentation: Cityscapes, ADE20K, your own data',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10,<3.14',
+    packages=find_packages(include=['volo_seg', 'volo_seg.*']),
+    install_requires=[
+        'torch>=2.4',
+        'onedl-mmengine>=0.10.12,<0.11',
+        'onedl-mmcv>=2.3.6,<2.4',
+        'onedl-mmsegmentation>=1.4.2,<1.5',
+        'numpy>=2.0',
+        'opencv-python',
+        'rich',
+        'safetensors',
+    ],
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': ['volo-seg = volo_seg.commands:main']},
+    cmdclass={'build_py': BuildWithConfigs},
+)

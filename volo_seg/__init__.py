@@ -1,0 +1,3 @@
+"""VOLO semantic segmentation for MMSegmentation."""
+
+__version__ = '0.1.0'
