@@ -1,6 +1,6 @@
 default_scope = 'mmseg'
 custom_imports = dict(
-    imports=['volo_seg.models', 'volo_seg.datasets', 'volo_seg.evaluation', 'volo_seg.engine'],
+    imports=['volo_seg.models', 'volo_seg.datasets.folders', 'volo_seg.evaluation', 'volo_seg.engine'],
     allow_failed_imports=False)
 runner_type = 'SafeRunner'
 env_cfg = dict(

@@ -1,8 +1,12 @@
 """What MMSegmentation's registry knows of this project: backbone, neck, decode head, segmentor."""
 
-from .pyramid import VOLOPyramid
-from .segmentor import VOLOSegmentor
-from .uper_head import VOLOUPerHead
-from .volo import VOLO
+from .host import import_mmseg
+
+import_mmseg()
+
+from .pyramid import VOLOPyramid  # noqa: E402
+from .segmentor import VOLOSegmentor  # noqa: E402
+from .uper_head import VOLOUPerHead  # noqa: E402
+from .volo import VOLO  # noqa: E402
 
 __all__ = ['VOLO', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead']

@@ -1,0 +1,8 @@
+"""``python -m volo_seg COMMAND …``"""
+
+import sys
+
+from volo_seg.commands import main
+
+if __name__ == '__main__':
+    sys.exit(main())

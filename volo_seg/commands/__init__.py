@@ -1,0 +1,77 @@
+"""The commands: one module each with ``build_parser()`` and ``main(argv)``; ``volo-seg`` and tools/ open them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from volo_seg.errors import UserError
+
+# name -> what it does, in the order in which a user meets them
+COMMANDS = {
+    'doctor': 'print the environment in one screen, for a bug report',
+    'demo': 'generate data, train, evaluate, predict: the whole way in minutes',
+    'toyscapes': 'generate the Toyscapes data set',
+    'cityscapes': "write Cityscapes' labelTrainIds",
+    'train': 'train a segmentor',
+    'test': 'evaluate a checkpoint',
+    'infer': 'segment images with a checkpoint',
+    'flops': 'count parameters and operations of a config',
+    'eval': 'score label images of any model',
+    'submit': 'pack or validate a benchmark submission',
+    'volo2mmseg': 'convert official or timm weights to ours',
+}
+
+
+def door(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run the command ``name`` and exit: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    sys.exit(run(name, argv))
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run the command ``name`` and return its exit status; a UserError becomes one sentence on stderr."""
+    quiet_imports()
+    try:
+        return importlib.import_module(f'{__name__}.{name}').main(argv)
+    except UserError as error:
+        print(f'error: {sentence(error)}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('\ninterrupted', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def sentence(error: UserError) -> str:
+    """The message alone, also where a data-loading process wrapped its traceback around it."""
+    return str(error).strip().rsplit('UserError: ', 1)[-1]
+
+
+def quiet_imports() -> None:
+    """Silence what the libraries below print about optional parts that nothing here uses."""
+    warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
+    warnings.filterwarnings('ignore', message='.* is installed but broken')
+    warnings.filterwarnings('ignore', message='.*`torch.jit.*deprecated')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``volo-seg COMMAND …``"""
+    from volo_seg import __version__
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ['--version']:
+        print(f'volo-seg {__version__}')
+        return 0
+    if not words or words[0] in ('-h', '--help'):
+        print('usage: volo-seg COMMAND … (volo-seg COMMAND --help for its flags)\n')
+        print('\n'.join(f'  {name:<12}{what}' for name, what in COMMANDS.items()))
+        return 0
+    if words[0] not in COMMANDS:
+        print(f'error: {words[0]!r} is not a command; one of: {", ".join(COMMANDS)}', file=sys.stderr)
+        return 2
+    return run(words[0], words[1:])

@@ -1,0 +1,93 @@
+"""Write Cityscapes' labelTrainIds images and split lists; cityscapesScripts renders the polygons."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from volo_seg.errors import UserError
+
+SUFFIX = '_polygons.json'
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of MMSegmentation's tools/dataset_converters/cityscapes.py."""
+    parser = argparse.ArgumentParser(prog='volo-seg cityscapes', description=__doc__)
+    parser.add_argument('cityscapes_path', help='folder that holds gtFine/ and leftImg8bit/')
+    parser.add_argument('--gt-dir', default='gtFine', help='folder of the annotations below it (default gtFine)')
+    parser.add_argument('-o', '--out-dir', help='folder for train.txt, val.txt, test.txt (default: the data folder)')
+    parser.add_argument('--nproc', default=1, type=int, help='processes (default 1)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; see ``volo-seg cityscapes --help``."""
+    args = build_parser().parse_args(argv)
+    root = Path(args.cityscapes_path)
+    annotations = root / args.gt_dir
+    if not annotations.is_dir():
+        raise UserError(f'{str(annotations)!r} does not exist; give the folder that holds {args.gt_dir}/')
+    polygons = sorted(annotations.rglob(f'*{SUFFIX}'))
+    if not polygons:
+        raise UserError(f'{str(annotations)!r} holds no *{SUFFIX}; unpack gtFine_trainvaltest.zip there')
+    if args.nproc < 1:
+        raise UserError(f'--nproc {args.nproc} is not a number of processes; give 1 or more')
+    convert(polygons, args.nproc)
+    out_dir = Path(args.out_dir or root)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for split in ('train', 'val', 'test'):
+        write_split(annotations / split, out_dir / f'{split}.txt')
+    return 0
+
+
+def convert(polygons: Sequence[Path], nproc: int) -> None:
+    """Render every file of ``polygons``, in ``nproc`` processes, with a progress bar."""
+    from rich.progress import track
+
+    renderer()  # the missing package is named before any process starts
+    if nproc == 1:
+        for path in track(polygons, 'labelTrainIds'):
+            render(path)
+        return
+    with ProcessPoolExecutor(nproc) as pool:
+        for _ in track(pool.map(render, polygons, chunksize=4), 'labelTrainIds', total=len(polygons)):
+            pass
+
+
+def renderer():  # type: ignore[no-untyped-def]
+    """cityscapesScripts' own function from polygons to a label image."""
+    try:
+        from cityscapesscripts.preparation.json2labelImg import json2labelImg
+    except ImportError as error:
+        raise UserError('cityscapesScripts is not installed: pip install "volo-seg[cityscapes]"') from error
+    return json2labelImg
+
+
+def render(polygons: Path) -> None:
+    """Write ``*_labelTrainIds.png`` beside ``*_polygons.json``, whole or not at all."""
+    target = polygons.with_name(polygons.name.removesuffix(SUFFIX) + '_labelTrainIds.png')
+    part = target.with_name(f'.{target.name}.{os.getpid()}.png')
+    try:
+        renderer()(str(polygons), str(part), 'trainIds')
+        os.replace(part, target)
+    except (SystemExit, ValueError, KeyError, TypeError, OSError) as error:
+        # cityscapesScripts ends the process where it cannot read a file
+        raise UserError(f'cannot render {str(polygons)!r}: {error or "not a Cityscapes annotation"}') from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_split(folder: Path, target: Path) -> None:
+    """List the scenes of ``folder`` in ``target``, one ``city/name`` a line."""
+    if not folder.is_dir():
+        return
+    tail = f'_gtFine{SUFFIX}'
+    names = sorted(
+        str(path.relative_to(folder)).replace(tail, '').replace(SUFFIX, '') for path in folder.rglob(f'*{SUFFIX}')
+    )
+    part = target.with_name(f'.{target.name}.part')
+    part.write_text(''.join(f'{name}\n' for name in names))
+    os.replace(part, target)

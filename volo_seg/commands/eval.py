@@ -1,0 +1,205 @@
+"""Score label images (PNGs) of any model against the ground truth, exactly."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    import re
+
+    from volo_seg.evaluation.folders import Pair, Table
+    from volo_seg.evaluation.tally import Tally
+
+CITYSCAPES_SUFFIXES = ('_gtFine_labelTrainIds.png', '_gtFine_labelIds.png')
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the files of a data set are named and numbered; a table turns their values into classes."""
+
+    classes: tuple[str, ...]
+    ignore_index: int
+    truth_suffix: str
+    truth_table: Table | None = None
+    prediction_table: Table | None = None
+    frame: re.Pattern[str] | None = None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg eval``."""
+    parser = argparse.ArgumentParser(
+        prog='volo-seg eval',
+        description=__doc__,
+        epilog='A prediction that equals the ignored value counts as a miss; any other value out of range is '
+        'an error. Files are paired by their path below the two folders, or by their name.',
+    )
+    parser.add_argument('pred_dir', type=Path, metavar='PRED_DIR', help='folder of predicted label PNGs')
+    parser.add_argument('gt_dir', type=Path, metavar='GT_DIR', help='folder of ground-truth label PNGs')
+    parser.add_argument('--dataset', choices=('cityscapes', 'ade20k'), help='names, numbering and file names')
+    parser.add_argument('--classes', nargs='+', metavar='NAME', help='class names, 0 first, for other data')
+    parser.add_argument('--classes-file', type=Path, metavar='FILE', help='the same, one a line')
+    parser.add_argument(
+        '--ignore-index', type=int, metavar='N', help='value that is not scored (default 255)'
+    )
+    parser.add_argument(
+        '--reduce-zero-label',
+        action='store_true',
+        help='0 means none and classes count from 1, in both folders',
+    )
+    parser.add_argument(
+        '--pred-ids',
+        choices=('train', 'label'),
+        help="numbering of the predictions: classes from 0, or the data set's own labels (default, as "
+        'volo-seg test --out writes: train for Cityscapes, label for ADE20K)',
+    )
+    parser.add_argument('--gt-suffix', metavar='END', help='how names of label files end (default .png)')
+    parser.add_argument('--pred-suffix', metavar='END', default='.png', help='the same for predictions')
+    parser.add_argument(
+        '--definition',
+        choices=('mmseg', 'ade', 'gt_classes'),
+        default='mmseg',
+        help='mean IoU over classes in truth or prediction (mmseg), all classes (ade), classes in the truth',
+    )
+    parser.add_argument('--boundary', action='store_true', help='also boundary IoU')
+    parser.add_argument(
+        '--json', type=Path, metavar='OUT', help='write all figures and the confusion matrix there'
+    )
+    parser.add_argument(
+        '--out-dir', type=Path, metavar='DIR', help='write metrics.json, .csv and a picture there'
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score; see ``volo-seg eval --help``."""
+    args = build_parser().parse_args(argv)
+    rule = rule_of(args)
+    from volo_seg.evaluation.folders import pair_files, score_folders
+    from volo_seg.evaluation.report import check_json, check_report_folder
+
+    if args.json is not None:
+        check_json(args.json)
+    if args.out_dir is not None:
+        check_report_folder(args.out_dir)
+    pairs, extra = pair_files(
+        args.pred_dir,
+        args.gt_dir,
+        truth_suffix=rule.truth_suffix,
+        prediction_suffix=args.pred_suffix,
+        frame=rule.frame,
+    )
+    tally = score_folders(
+        watched(pairs),
+        num_classes=len(rule.classes),
+        ignore_index=rule.ignore_index,
+        truth_table=rule.truth_table,
+        prediction_table=rule.prediction_table,
+        boundary=args.boundary,
+    )
+    show(tally, rule, args, extra)
+    return 0
+
+
+def rule_of(args: argparse.Namespace) -> Rule:
+    """The rule that the command line asks for.
+
+    Raises:
+        UserError: The flags do not say which classes there are, or contradict each other.
+    """
+    given = [args.dataset is not None, args.classes is not None, args.classes_file is not None]
+    if sum(given) != 1:
+        raise UserError('give one of --dataset, --classes and --classes-file, so that the classes are known')
+    if args.dataset is None:
+        return own_rule(args)
+    if args.ignore_index is not None or args.reduce_zero_label:
+        raise UserError(
+            f'--dataset {args.dataset} fixes the numbering; leave out --ignore-index and its like'
+        )
+    return cityscapes_rule(args) if args.dataset == 'cityscapes' else ade20k_rule(args)
+
+
+def own_rule(args: argparse.Namespace) -> Rule:
+    """Labels are class numbers, or class numbers + 1 with ``--reduce-zero-label``."""
+    from volo_seg.evaluation.folders import shift_table
+
+    if args.pred_ids is not None:
+        raise UserError('--pred-ids belongs to --dataset; other predictions are numbered as their labels are')
+    classes = tuple(args.classes or read_classes(args.classes_file))
+    ignore = 255 if args.ignore_index is None else args.ignore_index
+    table = shift_table(len(classes), ignore_index=ignore) if args.reduce_zero_label else None
+    return Rule(classes, ignore, args.gt_suffix or '.png', table, table)
+
+
+def cityscapes_rule(args: argparse.Namespace) -> Rule:
+    """Ground truth in ``labelTrainIds`` or else ``labelIds``, whichever is there."""
+    from volo_seg.datasets.cityscapes_labels import IGNORE, LABELS, train_names
+    from volo_seg.evaluation.folders import CITYSCAPES_FRAME
+
+    ids = {IGNORE: IGNORE} | {label.id: max(label.train_id, -1) for label in LABELS if label.id >= 0}
+    found = (end for end in CITYSCAPES_SUFFIXES if next(args.gt_dir.rglob(f'*{end}'), None))
+    suffix = args.gt_suffix or next(found, CITYSCAPES_SUFFIXES[-1])
+    truth = None if 'labelTrainIds' in suffix else ids
+    prediction = ids if args.pred_ids == 'label' else None
+    return Rule(train_names(), IGNORE, suffix, truth, prediction, CITYSCAPES_FRAME)
+
+
+def ade20k_rule(args: argparse.Namespace) -> Rule:
+    """Ground truth in 0 (none) and 1..150."""
+    from mmseg.utils import get_classes
+
+    from volo_seg.evaluation.folders import shift_table
+
+    table = shift_table(150, ignore_index=255)
+    prediction = None if args.pred_ids == 'train' else table
+    return Rule(tuple(get_classes('ade20k')), 255, args.gt_suffix or '.png', table, prediction)
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names, one a line; empty lines do not count.
+
+    Raises:
+        UserError: The file cannot be read or holds no name.
+    """
+    try:
+        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'--classes-file {path} cannot be read ({error}); give a text file') from error
+    if not any(names):
+        raise UserError(f'--classes-file {path} is empty; write one class name a line')
+    return [name for name in names if name]
+
+
+def watched(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """The pairs, with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(pairs, 'scoring', console=Console(stderr=True))  # type: ignore[return-value]
+
+
+def show(tally: Tally, rule: Rule, args: argparse.Namespace, extra: Sequence[Path]) -> None:
+    """Print the tables and write what was asked for."""
+    from volo_seg.evaluation.report import report_content, write_json, write_report
+    from volo_seg.evaluation.scores import compute_scores, unique_names
+    from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
+
+    scores = compute_scores(tally, unique_names(rule.classes))
+    print(class_table(scores.classes))
+    print(f'\nworst first:\n{class_table(sorted_worst_first(scores.classes))}\n')
+    print(summary(scores, definition=args.definition))
+    counted, missed = int(tally.matrix.sum()), int(tally.matrix[:, -1].sum())
+    print(f'{tally.images} images, {counted} pixels scored, {tally.ignored} ignored (no ground truth)')
+    print(f'{missed} pixels ({missed / counted:.2%}) are predicted as the ignored value and count as misses')
+    if extra:
+        print(f'{len(extra)} predictions have no ground truth and were left out, the first is {extra[0]}')
+    if args.json is not None:
+        content = report_content(tally, scores, definition=args.definition, ignore_index=rule.ignore_index)
+        write_json(args.json, content)
+    if args.out_dir is not None:
+        write_report(args.out_dir, tally, scores, definition=args.definition, ignore_index=rule.ignore_index)

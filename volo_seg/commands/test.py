@@ -1,0 +1,88 @@
+"""Evaluate a checkpoint on the test split of a config."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volo_seg.commands.flags import add_config_flags, add_run_flags
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg test``, those of MMSegmentation's tools/test.py and ``--data-root``."""
+    parser = argparse.ArgumentParser(prog='volo-seg test', description=__doc__)
+    add_config_flags(parser)
+    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
+    add_run_flags(parser)
+    parser.add_argument('--out', metavar='DIR', help='also write the predicted label images there')
+    parser.add_argument('--show', action='store_true', help='show each prediction in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='also draw the predictions, below the work dir')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds each window stays open')
+    parser.add_argument('--tta', action='store_true', help='average over scales and flips (test-time augmentation)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; see ``volo-seg test --help``."""
+    args = build_parser().parse_args(argv)
+    from mmseg.registry import RUNNERS
+
+    runner = RUNNERS.build(prepare(args))
+    metrics = runner.test()
+    print('  '.join(f'{name} {metrics[name]:.2f}' for name in ('mIoU', 'mAcc', 'aAcc') if name in metrics))
+    print(f'log and metrics: {runner.log_dir}')
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """Turn the command line into the checked config of an evaluation."""
+    from volo_seg.engine.checks import check_run
+    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.engine.launch import prepare_launch
+
+    config = load_config(args.config, args.cfg_options)
+    config.setdefault('runner_type', 'SafeRunner')
+    config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    config.load_from, config.resume = args.checkpoint, False
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    if args.show or args.show_dir:
+        draw_predictions(config, args)
+    if args.out:
+        dataset = config.test_dataloader.dataset
+        images = str(Path(dataset.get('data_root') or '.', (dataset.get('data_prefix') or {}).get('img_path', '')))
+        config.test_evaluator.update(output_dir=args.out, img_dir=images)
+    check_run(config, ('test',))
+    if args.tta:
+        use_tta(config)
+    prepare_launch(config, args.launcher, args.local_rank)
+    return config
+
+
+def draw_predictions(config: Config, args: argparse.Namespace) -> None:
+    """Turn on MMSegmentation's visualization hook as its tools/test.py does."""
+    hook = config.default_hooks.setdefault('visualization', dict(type='SegVisualizationHook'))
+    hook.draw = True
+    if args.show:
+        hook.show, hook.wait_time = True, args.wait_time
+    if args.show_dir:
+        config.visualizer.save_dir = args.show_dir
+
+
+def use_tta(config: Config) -> None:
+    """Wrap the model and swap the pipeline for test-time augmentation.
+
+    Raises:
+        UserError: The config does not define it.
+    """
+    for key in ('tta_pipeline', 'tta_model'):
+        if key not in config:
+            raise UserError(f'--tta needs {key} in the config, and it is not there')
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    config.model = dict(**config.tta_model, module=config.model)

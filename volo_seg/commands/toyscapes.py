@@ -1,0 +1,65 @@
+"""Generate the Toyscapes data set: street scenes with labels, in the layout of Cityscapes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags: how many scenes, how large, which seed."""
+    parser = argparse.ArgumentParser(prog='volo-seg toyscapes', description=__doc__)
+    parser.add_argument('out_dir', help='folder of the data set: new, empty, or a Toyscapes to be completed')
+    parser.add_argument('--train', type=int, default=300, metavar='N', help='training scenes (default 300)')
+    parser.add_argument('--val', type=int, default=60, metavar='N', help='validation scenes (default 60)')
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=(256, 512), metavar=('H', 'W'), help='pixels (default 256 512)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='another seed gives other scenes (default 0)')
+    parser.add_argument('--nproc', type=int, default=1, help='processes (default 1)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Generate what is missing; see ``volo-seg toyscapes --help``."""
+    args = build_parser().parse_args(argv)
+    from volo_seg.datasets.toyscapes import write_toyscapes
+
+    started, size = time.monotonic(), (args.size[0], args.size[1])
+    counts = {'train': args.train, 'val': args.val}
+    with _Bar() as report:
+        made = write_toyscapes(
+            args.out_dir, **counts, size=size, seed=args.seed, nproc=args.nproc, progress=report
+        )
+    what = f'{args.train} training and {args.val} validation scenes of {size[0]}x{size[1]}'
+    if not made:
+        print(f'{args.out_dir}: {what} are there already')
+    else:
+        seconds = time.monotonic() - started
+        print(f'{args.out_dir}: {what}; {made} made in {seconds:.1f} s ({made / seconds:.1f} a second)')
+    return 0
+
+
+class _Bar:
+    """Scenes done, their rate and the time left; entered, it gives ``report(done, total)``."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn('scenes'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[rate]}'))
+        self._progress = Progress(*columns, TimeRemainingColumn())
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._progress.start()
+        task = self._progress.add_task('', total=None, rate='', visible=False)
+
+        def report(done: int, total: int) -> None:
+            rate = f'{done / max(time.monotonic() - self._started, 1e-6):.1f}/s'
+            self._progress.update(task, completed=done, total=total, rate=rate, visible=True)
+
+        return report
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()

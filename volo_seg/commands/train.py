@@ -1,0 +1,77 @@
+"""Train a segmentor."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volo_seg.commands.flags import add_config_flags, add_run_flags
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg train``, those of MMSegmentation's tools/train.py and ``--data-root``."""
+    parser = argparse.ArgumentParser(prog='volo-seg train', description=__doc__)
+    add_config_flags(parser)
+    add_run_flags(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from CHECKPOINT, or from the last one of the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; see ``volo-seg train --help``."""
+    args = build_parser().parse_args(argv)
+    from mmseg.registry import RUNNERS
+
+    runner = RUNNERS.build(prepare(args))
+    runner.train()
+    print(f'checkpoints and logs: {runner.work_dir}')
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """Turn the command line into the checked config of a run."""
+    from volo_seg.engine.checks import check_run
+    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.engine.launch import enable_amp, prepare_launch
+
+    config = load_config(args.config, args.cfg_options)
+    config.setdefault('runner_type', 'SafeRunner')
+    config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    if args.amp:
+        enable_amp(config)
+    set_resume(config, args.resume)
+    check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
+    prepare_launch(config, args.launcher, args.local_rank)
+    return config
+
+
+def set_resume(config: Config, resume: str | None) -> None:
+    """Name in ``config`` the checkpoint that ``--resume`` means.
+
+    Raises:
+        UserError: The named checkpoint does not exist, or the work dir holds none.
+    """
+    if resume is None:
+        return
+    config.resume = True
+    if resume != 'auto':
+        if not Path(resume).is_file():
+            raise UserError(f'--resume {resume!r} is not a file')
+        config.load_from = resume
+    elif not Path(config.work_dir, 'last_checkpoint').is_file():
+        raise UserError(f'--resume: {config.work_dir!r} holds no checkpoint to go on from; train without --resume')

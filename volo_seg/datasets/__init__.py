@@ -1,0 +1,1 @@
+"""Data sets: folders of one's own (``folders``) and the generated Toyscapes (``toyscapes``), which needs no mmseg."""

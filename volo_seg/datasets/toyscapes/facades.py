@@ -1,0 +1,195 @@
+"""Upright planes along the street: house fronts, walls and fences, textured in their own metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .camera import NEAR, Array, Camera, plane_coordinates
+from .sketch import Painter, Patch, Thing, View, outlines
+from .textures import jitter, lookup
+
+UP = np.array([0.0, 1.0, 0.0])
+FRONTS = ((150, 170, 185), (95, 115, 160), (180, 195, 205), (130, 150, 160), (110, 140, 180), (120, 120, 125),
+          (160, 185, 215), (85, 90, 105))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A rectangle that stands on the ground from ``start`` to ``end`` = (x, z) metres; ``outward`` (3,): its normal."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    height: float
+    outward: Array
+
+    @property
+    def length(self) -> float:
+        """Length along the ground in metres."""
+        return float(np.hypot(self.end[0] - self.start[0], self.end[1] - self.start[1]))
+
+    def corners(self) -> Array:
+        """Return the four corners, (4, 3) metres."""
+        (x0, z0), (x1, z1) = self.start, self.end
+        return np.array([(x0, 0, z0), (x0, self.height, z0), (x1, self.height, z1), (x1, 0, z1)], np.float64)
+
+    def faces(self, camera: Camera) -> bool:
+        """Tell whether its outer side looks at the eye."""
+        return float(self.outward @ (self.corners().mean(0) - camera.eye)) < 0
+
+    def coordinates(self, patch: Patch) -> tuple[Array, Array, Array]:
+        """Return metres along, metres up and depth, float32 (N,), of the wanted pixels of ``patch``."""
+        origin = np.array([self.start[0], 0.0, self.start[1]])
+        along = (np.array([self.end[0], 0.0, self.end[1]]) - origin) / max(self.length, 1e-6)
+        return plane_coordinates(patch.view.camera.plane(origin, along, UP), *patch.pixels())
+
+    def reach(self, camera: Camera) -> float:
+        """Return the depth of its nearest end in metres, at least ``NEAR``."""
+        return max(NEAR, min(camera.depth(np.array([x, 0.0, z])) for x, z in (self.start, self.end)))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a house looks: colours (BGR), window size and pitch in metres, ground floor."""
+
+    wall: Array
+    pane: Array
+    pitch: tuple[float, float]
+    window: tuple[float, float]
+    brick: bool
+    shop: Array | None
+    shift: tuple[int, int]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Style:
+        """Draw a style: plaster, brick or glass."""
+        glassy = rng.random() < 0.15
+        shop = jitter(rng, ((70, 60, 120), (110, 80, 50), (60, 60, 60), (90, 130, 90))[rng.integers(4)], 25)
+        pitch = (rng.uniform(1.4, 1.8), 3.2) if glassy else (rng.uniform(2.2, 3.8), rng.uniform(2.8, 3.6))
+        return cls(
+            wall=jitter(rng, FRONTS[rng.integers(len(FRONTS))], 16),
+            pane=jitter(rng, (85, 75, 65), 16) if not glassy else jitter(rng, (150, 125, 100), 18),
+            pitch=pitch,
+            window=(0.86, 0.8) if glassy else (rng.uniform(0.32, 0.55), rng.uniform(0.42, 0.62)),
+            brick=bool(rng.random() < 0.35),
+            shop=shop if rng.random() < 0.5 else None,
+            shift=(int(rng.integers(256)), int(rng.integers(256))),
+        )
+
+
+def stand(
+    view: View, plane: Plane, label: str, paint: Painter, *, layer: int, gable: float = 0.0
+) -> list[Thing]:
+    """Return ``plane`` as a thing painted by ``paint(patch)``; ``gable``: metres of a pointed roof on top."""
+    corners = plane.corners()
+    if gable:
+        ridge = corners[1:3].mean(0) + gable * UP
+        corners = np.stack([corners[0], corners[1], ridge, corners[2], corners[3]])
+    found = outlines([view.camera.project(corners)], view.camera.size)
+    return [Thing(label, outline, paint, plane.reach(view.camera), layer) for outline in found[:1]]
+
+
+def house_front(view: View, plane: Plane, style: Style, *, layer: int = 3, gable: float = 0.0) -> list[Thing]:
+    """Draw one face of a house with rows of windows; ``building``."""
+    if not plane.faces(view.camera):
+        return []
+    factor = view.light.shade(plane.outward)
+
+    def paint(patch: Patch) -> None:
+        s, t, depth = plane.coordinates(patch)
+        colour = _front(s, t, depth / view.camera.focal, plane, style) * np.float32(factor)
+        patch.fill(colour, depth)
+
+    return stand(view, plane, 'building', paint, layer=layer, gable=gable)
+
+
+def _front(s: Array, t: Array, pixel: Array, plane: Plane, style: Style) -> Array:
+    """Return the colours, float32 (N, 3), of a house front at metres (s, t); ``pixel`` = metres a pixel."""
+    rough = lookup('blotch', s, t, 9.0, style.shift) * 0.07
+    if style.brick:
+        fade = np.clip(0.06 / np.maximum(pixel, 1e-4), 0, 1)
+        course = ((t * 7.0) % 1.0 < 0.18) | (((s * 3.5 + 0.5 * (np.floor(t * 7.0) % 2)) % 1.0) < 0.09)
+        rough = rough + (lookup('grain', s, t, 14.0) * 0.07 - 0.16 * course) * fade
+    colour = style.wall.astype(np.float32) * (1 + rough)[..., None]
+    level = t - (3.6 if style.shop is not None else 0.3)
+    column, row = s / style.pitch[0], level / style.pitch[1]
+    across, upward = column - np.floor(column), row - np.floor(row)
+    wide, tall = style.window
+    inside = (np.abs(across - 0.5) < wide / 2) & (np.abs(upward - 0.52) < tall / 2)
+    inside &= (level > 0) & (t < plane.height - 0.7) & (s > 0.4) & (s < plane.length - 0.4)
+    frame = inside & ((np.abs(across - 0.5) > wide / 2 - 0.035) | (np.abs(upward - 0.52) > tall / 2 - 0.03))
+    lit = lookup('cloud', np.floor(column) * 37.0, np.floor(row) * 59.0, 1.0, style.shift)
+    pane = style.pane.astype(np.float32) * (1.0 + 0.32 * lit + 0.25 * (upward - 0.5))[..., None]
+    np.copyto(colour, pane, where=inside[..., None])
+    np.copyto(colour, np.float32(0.5) * (colour + 215), where=frame[..., None])
+    if style.shop is not None:
+        _shop(colour, s, t, style)
+    ledge = (np.abs(t - plane.height + 0.35) < 0.3) | (np.abs(t - 3.5) < 0.12)
+    colour[ledge] *= 0.8
+    colour[t < 0.5] *= 0.82
+    return colour
+
+
+def _shop(colour: Array, s: Array, t: Array, style: Style) -> None:
+    """Paint a ground floor of shop windows, doors and a fascia over ``colour``, in place."""
+    assert style.shop is not None
+    bay = (s / 4.2) % 1.0
+    window = (t > 0.6) & (t < 2.7) & (bay > 0.08) & (bay < 0.7)
+    door = (t > 0.05) & (t < 2.5) & (bay > 0.76) & (bay < 0.95)
+    colour[window] = style.pane * 1.25
+    colour[door] = style.shop * 0.6
+    fascia = (t > 2.8) & (t < 3.45)
+    colour[fascia] = style.shop
+    colour[fascia & (np.abs(t - 3.12) < 0.14) & (((s * 2.3) % 1.0) < 0.6) & (bay > 0.15) & (bay < 0.8)] = (
+        225.0
+    )
+
+
+def wall(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) -> list[Thing]:
+    """Draw a free-standing wall of concrete, plaster or brick with a coping on top; ``wall``."""
+    base = jitter(
+        rng, ((140, 145, 148), (110, 130, 160), (165, 175, 180), (90, 100, 120))[rng.integers(4)], 14
+    )
+    kind, shift, factor = rng.integers(3), tuple(rng.integers(0, 256, 2)), view.light.shade(plane.outward)
+
+    def paint(patch: Patch) -> None:
+        s, t, depth = plane.coordinates(patch)
+        rough = 0.1 * lookup('blotch', s, t, 14.0, shift) + 0.05 * lookup('grain', s, t, 20.0, shift)
+        if kind == 0:
+            rough -= 0.22 * (((s / 2.5) % 1.0) < 0.03)
+        elif kind == 1:
+            rough -= 0.16 * (
+                ((t * 5.0) % 1.0 < 0.15) | (((s * 2.2 + 0.5 * (np.floor(t * 5.0) % 2)) % 1.0) < 0.08)
+            )
+        rough += 0.2 * (t > plane.height - 0.18) - 0.18 * np.clip(1 - t / 0.5, 0, 1)
+        patch.fill(base.astype(np.float32) * np.float32(factor) * (1 + rough)[..., None], depth)
+
+    return stand(view, plane, 'wall', paint, layer=layer)
+
+
+def fence(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) -> list[Thing]:
+    """Draw a fence of bars, pickets or mesh; what shows between them belongs to it; ``fence``."""
+    kind = rng.choice(3)
+    base = jitter(rng, ((60, 62, 60), (120, 150, 170), (130, 135, 132))[kind], 22) * view.light.shade(
+        plane.outward
+    )
+    pitch, share = ((rng.uniform(0.18, 0.3), 0.28), (rng.uniform(0.16, 0.24), 0.62), (0.14, 0.22))[kind]
+
+    def paint(patch: Patch) -> None:
+        s, t, depth = plane.coordinates(patch)
+        soft = np.clip(pitch / np.maximum(3.0 * depth / view.camera.focal, 1e-4) - 0.3, 0, 1)
+        bars = ((s / pitch) % 1.0 < share) * soft + share * (1 - soft)
+        if kind == 2:
+            bars = np.maximum(bars, ((t / pitch) % 1.0 < share) * soft)
+        rails = (
+            (np.abs(t - plane.height + 0.12) < 0.07) | (np.abs(t - 0.25) < 0.06) | ((s / 2.4) % 1.0 < 0.045)
+        )
+        cover = np.maximum(bars, rails)[..., None].astype(np.float32)
+        behind = patch.image[patch.wanted]
+        patch.fill(np.broadcast_to(base.astype(np.float32), behind.shape), depth)
+        patch.image[patch.wanted] = (cover * patch.image[patch.wanted] + (1 - cover) * behind).astype(
+            np.uint8
+        )
+
+    return stand(view, plane, 'fence', paint, layer=layer)

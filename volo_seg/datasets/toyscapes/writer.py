@@ -1,0 +1,150 @@
+"""Toyscapes on disk: the folders and files of Cityscapes, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from volo_seg.errors import UserError
+
+from .camera import Array
+from .scene import Scene, check_request, generate_scene
+
+VERSION = 1  # raised whenever the same seed gives other scenes
+MARKER = 'toyscapes.json'
+CITIES = {'train': ('brickford', 'lindenau', 'tramstadt'), 'val': ('lanternburg',)}
+Progress = Callable[[int, int], None]
+
+
+def scene_files(root: Path, split: str, index: int) -> dict[str, Path]:
+    """Return the five files of one scene: image, labelIds, color, instanceIds, polygons."""
+    city = CITIES[split][index % len(CITIES[split])]
+    name = f'{city}_{index:06d}_000019'
+    truth = root / 'gtFine' / split / city
+    return {
+        'image': root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png',
+        'labelIds': truth / f'{name}_gtFine_labelIds.png',
+        'color': truth / f'{name}_gtFine_color.png',
+        'instanceIds': truth / f'{name}_gtFine_instanceIds.png',
+        'polygons': truth / f'{name}_gtFine_polygons.json',
+    }
+
+
+def write_toyscapes(
+    root: str | os.PathLike[str],
+    *,
+    train: int,
+    val: int,
+    size: tuple[int, int],
+    seed: int,
+    nproc: int = 1,
+    progress: Progress | None = None,
+) -> int:
+    """Write ``train`` and ``val`` scenes of ``size`` = (H, W) below ``root``; return how many had to be made.
+
+    Scenes already there are kept: the same call again makes what is missing, and larger counts add to a set.
+    ``progress(done, missing)`` is called as scenes are finished; ``nproc`` processes share the work.
+
+    Raises:
+        UserError: counts, size or ``nproc`` out of range; ``root`` holds something else or other settings.
+    """
+    folder = Path(root)
+    _check(train, val, size, seed, nproc)
+    _claim(folder, size, seed)
+    wanted = [('train', i) for i in range(train)] + [('val', i) for i in range(val)]
+    jobs = [job for job in wanted if not all(path.is_file() for path in scene_files(folder, *job).values())]
+    for folders in {path.parent for job in jobs for path in scene_files(folder, *job).values()}:
+        folders.mkdir(parents=True, exist_ok=True)
+    work = partial(_make, folder, size, seed)
+    for done, _ in enumerate(_spread(work, jobs, nproc), 1):
+        if progress is not None:
+            progress(done, len(jobs))
+    return len(jobs)
+
+
+def _check(train: int, val: int, size: tuple[int, int], seed: int, nproc: int) -> None:
+    check_request(seed, 0, 'train', size)
+    if train < 0 or val < 0 or train + val == 0:
+        raise UserError(f'train={train} and val={val} scenes asked; give counts of 0 or more, not both 0')
+    if max(train, val) > 1_000_000:
+        raise UserError(f'train={train} and val={val} scenes asked; file names have room for 1000000 a split')
+    if nproc < 1:
+        raise UserError(f'nproc={nproc} processes asked; give 1 or more')
+
+
+def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
+    """Mark an empty folder as ours, or check that it is a Toyscapes of the same settings."""
+    settings = {'toyscapes': VERSION, 'seed': int(seed), 'height': int(size[0]), 'width': int(size[1])}
+    marker = folder / MARKER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{folder} is a file; name a folder for the data set')
+    if marker.is_file():
+        try:
+            found = json.loads(marker.read_text(encoding='utf-8'))
+        except (ValueError, OSError):
+            found = None
+        if found != settings:
+            raise UserError(
+                f'{folder} holds a Toyscapes of other settings: {found}, not {settings}; name a new folder'
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f'{folder} is not empty and holds no {MARKER}; name an empty or a new folder')
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(marker, (json.dumps(settings) + '\n').encode())
+
+
+def _spread(
+    work: Callable[[tuple[str, int]], None], jobs: list[tuple[str, int]], nproc: int
+) -> Iterator[None]:
+    """Yield once for each finished job."""
+    if nproc == 1 or len(jobs) < 2:
+        yield from map(work, jobs)
+        return
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(
+        min(nproc, len(jobs)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        yield from pool.map(work, jobs, chunksize=max(1, min(8, len(jobs) // (4 * nproc))))
+
+
+def _make(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) -> None:
+    split, index = job
+    files = scene_files(folder, split, index)
+    scene = generate_scene(seed, index, split=split, size=size)
+    _save(files['image'], _png(scene.image))
+    _save(files['labelIds'], _png(scene.label_ids))
+    _save(files['color'], _png(cv2.cvtColor(scene.color, cv2.COLOR_RGB2BGRA)))
+    _save(files['instanceIds'], _png(scene.instance_ids))
+    _save(files['polygons'], polygons_json(scene).encode())
+
+
+def polygons_json(scene: Scene) -> str:
+    """Return the text of ``_gtFine_polygons.json``: image size, and objects from back to front."""
+    height, width = scene.label_ids.shape
+    objects = [{'label': label, 'polygon': outline.tolist()} for label, outline in scene.polygons]
+    return json.dumps({'imgHeight': height, 'imgWidth': width, 'objects': objects})
+
+
+def _png(image: Array) -> bytes:
+    done, data = cv2.imencode('.png', np.ascontiguousarray(image))
+    assert done
+    return data.tobytes()
+
+
+def _save(path: Path, data: bytes) -> None:
+    """Write a file beside its place and move it there, so that it is whole or not at all."""
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

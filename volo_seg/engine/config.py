@@ -1,0 +1,78 @@
+"""Find a config by path or by name, load it, and apply the command line to it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from volo_seg.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def config_root() -> Path:
+    """The folder that holds ``configs/``: the checkout when there is one, else what the wheel brought along."""
+    checkout = PACKAGE.parent
+    return checkout if (checkout / 'configs' / 'volo').is_dir() else PACKAGE / '.mim'
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name (without suffix) to path of every config that can be trained."""
+    return {path.stem: path for path in sorted((config_root() / 'configs').glob('[!_]*/*.py'))}
+
+
+def find_config(name: str) -> Path:
+    """Return the config file that ``name`` means: a path, or the name of a shipped config.
+
+    Raises:
+        UserError: There is neither; the closest names are suggested.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    stem = path.name.removesuffix('.py')
+    if stem in shipped:
+        return shipped[stem]
+    close = difflib.get_close_matches(stem, shipped, n=3, cutoff=0.5)
+    hint = f'did you mean {" or ".join(close)}?' if close else f'shipped names: {", ".join(shipped)}'
+    raise UserError(f'config {name!r} is neither a file nor the name of a shipped config; {hint}')
+
+
+def load_config(name: str, options: Sequence[str] | None = None) -> Config:
+    """Load the config ``name`` and merge ``options`` (``key=value``, as in MMSegmentation) into it.
+
+    Raises:
+        UserError: No such config, one that does not parse, or an option that is no ``key=value``.
+    """
+    path = find_config(name)
+    if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise UserError(f'config {name!r} ends in {path.suffix!r}; a config is a .py, .json or .yaml file')
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:
+        raise UserError(f'config {str(path)!r} cannot be read: {type(error).__name__}: {error}') from error
+    config.merge_from_dict(parse_options(options or []))
+    return config
+
+
+def parse_options(options: Sequence[str]) -> dict[str, object]:
+    """Parse ``key=value`` words into a flat dict with dotted keys, by the rules of MMEngine's ``--cfg-options``."""
+    for option in options:
+        if '=' not in option.lstrip('='):
+            raise UserError(f'--cfg-options {option!r} is not of the form key=value')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='*', action=DictAction, default={})
+    return parser.parse_args(['--cfg-options', *options]).cfg_options or {}
+
+
+def set_data_root(config: Config, data_root: str) -> None:
+    """Point every data loader of ``config`` at the folder ``data_root``."""
+    for split in ('train', 'val', 'test'):
+        loader = config.get(f'{split}_dataloader')
+        if loader is not None:
+            loader.dataset.data_root = data_root

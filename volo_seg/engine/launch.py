@@ -1,0 +1,74 @@
+"""What depends on the machine: process groups, mixed precision and batch norm where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from volo_seg.errors import UserError
+
+
+def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
+    """Name the launcher in ``config``; without a GPU, start a gloo group and adapt what only runs on GPUs.
+
+    Raises:
+        UserError: A process group is asked for outside its launcher.
+    """
+    config.launcher = launcher
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise UserError(f'--launcher {launcher} needs GPUs, and none is visible here; use --launcher pytorch (gloo)')
+    if 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch runs under torchrun: use tools/dist_train.sh or tools/dist_test.sh')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    config.model = replace_types(config.model, {'SyncBN': 'BN'})
+    config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+
+
+def enable_amp(config: Config) -> None:
+    """Train in mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
+
+    Raises:
+        UserError: The config already has an optimizer wrapper of another kind.
+    """
+    kind = config.optim_wrapper.type
+    if kind in ('AmpOptimWrapper', 'AutocastOptimWrapper'):
+        return
+    if kind != 'OptimWrapper':
+        raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, and this config has {kind!r}')
+    if torch.cuda.is_available():
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.loss_scale = 'dynamic'
+        return
+    config.optim_wrapper.type = 'AutocastOptimWrapper'
+    if not has_fast_bfloat16():
+        print_log('--amp: this CPU has no bfloat16 instructions; training will be slower, not faster', 'current', 30)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware."""
+    return bool(
+        getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
+        or getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+    )
+
+
+def replace_types(node: Any, names: dict[str, str]) -> Any:
+    """Copy a config tree with every ``type=OLD`` replaced by ``type=names[OLD]``."""
+    if isinstance(node, dict):
+        return {
+            key: names.get(value, value)
+            if key == 'type' and isinstance(value, str)
+            else replace_types(value, names)
+            for key, value in node.items()
+        }
+    if isinstance(node, (list, tuple)):
+        return type(node)(replace_types(item, names) for item in node)
+    return node

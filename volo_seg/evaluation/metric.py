@@ -1,0 +1,234 @@
+"""``ExactIoUMetric``: MMSegmentation's ``IoUMetric`` with exact counts, named errors and a full report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import all_gather_object, all_reduce, get_dist_info, is_main_process
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmseg.registry import METRICS
+from torch import Tensor
+
+from volo_seg.errors import UserError
+from volo_seg.evaluation.boundary import boundary_counts
+from volo_seg.evaluation.calibration import calibration_counts
+from volo_seg.evaluation.confusion import confusion
+from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources
+from volo_seg.evaluation.report import check_report_folder, write_report
+from volo_seg.evaluation.scores import Scores, check_definition, compute_scores, unique_names
+from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
+from volo_seg.evaluation.tally import Tally
+
+_EXTRA = {'mIoU', 'mDice', 'mFscore'}
+
+
+@METRICS.register_module()
+class ExactIoUMetric(BaseMetric):
+    """Mean IoU and all that goes with it, from one exact int64 confusion matrix.
+
+    ``evaluate`` returns percent: ``mIoU`` (by ``definition``), ``mAcc``, ``aAcc``, on request ``mFscore``,
+    ``mDice``, ``boundary_mIoU`` and ``ECE``, and ``IoU/<class>`` for each class that is not absent. The
+    result is the same whatever the batch size, the order of the images and the number of processes.
+
+    Args:
+        ignore_index: ground-truth value that is not counted.
+        definition: ``'mmseg'``, ``'ade'`` or ``'gt_classes'``; the log and ``metrics.json`` hold all three.
+        iou_metrics: ``'mIoU'`` always; ``'mFscore'`` and ``'mDice'`` add their means to the result.
+        boundary: also count boundary IoU.
+        calibration: also count the expected calibration error, from the ``seg_logits`` of the results.
+        per_class: return ``IoU/<class>`` entries, for the trackers.
+        out_dir: folder for ``metrics.json``, ``metrics.csv`` and ``confusion_matrix.png``; none: not written.
+        output_dir: folder for the predictions, as label PNGs named after the images (+1 where labels lost 1).
+        img_dir: folder above all images; its subfolders are kept below ``output_dir``.
+        format_only: write predictions only; there is no ground truth.
+        keep_results: taken for the sake of MMSegmentation's tools; predictions are kept in any case.
+
+    Raises:
+        UserError: an option contradicts another or names what does not exist.
+    """
+
+    default_prefix = ''
+
+    def __init__(
+        self,
+        *,
+        ignore_index: int = 255,
+        definition: str = 'mmseg',
+        iou_metrics: Sequence[str] = ('mIoU',),
+        boundary: bool = False,
+        calibration: bool = False,
+        per_class: bool = True,
+        out_dir: str | None = None,
+        output_dir: str | None = None,
+        img_dir: str | None = None,
+        format_only: bool = False,
+        keep_results: bool = True,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.ignore_index = ignore_index
+        self.definition = check_definition(definition)
+        self.iou_metrics = _check_iou_metrics(iou_metrics)
+        self.boundary = boundary
+        self.calibration = calibration
+        self.per_class = per_class
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        if self.out_dir is not None:
+            check_report_folder(self.out_dir)
+        if format_only and output_dir is None:
+            raise UserError('format_only=True writes predictions and needs output_dir; name a folder')
+        self.format_only = format_only
+        self.writer = None if output_dir is None else PredictionWriter(output_dir, img_dir=img_dir)
+        self._total: Tally | None = None
+        self._last: Tally | None = None
+        self._seen = 0
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Count (and write, with ``output_dir``) one batch of results.
+
+        Raises:
+            UserError: a label is out of range, sizes differ, or a result lacks what an option needs.
+        """
+        for sample in data_samples:
+            prediction = _map_of(sample, 'pred_sem_seg')
+            if self.writer is not None:
+                self._write(sample, prediction)
+            if not self.format_only:
+                self._settle()
+                self._last = self._count(sample, prediction)
+                self._seen += 1
+
+    def compute_metrics(self, results: list[Tally]) -> dict[str, float]:
+        """Scores of the counts as ``evaluate`` returns them; the main process logs and writes them."""
+        total = Tally.empty(len(self._classes()))
+        for tally in results:
+            total.add(tally)
+        scores = compute_scores(total, unique_names(self._classes()))
+        if is_main_process():
+            self._log(scores)
+            if self.out_dir is not None:
+                write_report(
+                    self.out_dir, total, scores, definition=self.definition, ignore_index=self.ignore_index
+                )
+        return self._returned(scores)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Sum the counts of all processes and compute the scores of the ``size`` images of the data set.
+
+        Samplers deal images to processes in turn and repeat the first ones to give each the same number; the
+        repeated ones are the last of a process, and are left out here.
+
+        Raises:
+            UserError: nothing can be scored. RuntimeError: more images were counted than there are.
+        """
+        rank, world = get_dist_info()
+        if self.writer is not None and world > 1:
+            check_sources(all_gather_object(self.writer.sources))
+        if self.format_only:
+            print_log(f'predictions are in {self.writer.folder}', logger='current')  # type: ignore[union-attr]
+            return {}
+        if (self._seen - 1) * world + rank < size:
+            self._settle()
+        total = self._total or Tally.empty(len(self._classes()))
+        self._restart()
+        vector = total.to_vector()
+        all_reduce(vector)
+        total = Tally.from_vector(vector, len(self._classes()))
+        if total.images > size:
+            raise RuntimeError(
+                f'{total.images} images were counted in a data set of {size}; evaluate with DefaultSampler'
+            )
+        if total.images < size:
+            print_log(f'only {total.images} of {size} images were evaluated', 'current', logging.WARNING)
+        metrics = self.compute_metrics([total])
+        return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
+
+    def _restart(self) -> None:
+        self._total = self._last = None
+        self._seen = 0
+
+    def _settle(self) -> None:
+        """Add the last image to the total, now that it is known to be no repetition."""
+        if self._last is not None:
+            self._total = self._total or Tally.empty(len(self._classes()))
+            self._total.add(self._last)
+            self._last = None
+
+    def _classes(self) -> Sequence[str]:
+        if not self.dataset_meta or not self.dataset_meta.get('classes'):
+            raise UserError("the data set names no classes; give it metainfo=dict(classes=('road', ...))")
+        return self.dataset_meta['classes']
+
+    def _count(self, sample: Mapping[str, Any], prediction: Tensor) -> Tally:
+        truth = _map_of(sample, 'gt_sem_seg')
+        number, ignore = len(self._classes()), self.ignore_index
+        where = _name_of(sample)
+        matrix, ignored = confusion(truth, prediction, num_classes=number, ignore_index=ignore, where=where)
+        tally = Tally.of_image(matrix, ignored=ignored, pixels=truth.numel())
+        if self.boundary:
+            prediction = prediction.to(truth.device)
+            tally.boundary += boundary_counts(truth, prediction, num_classes=number, ignore_index=ignore)
+        if self.calibration:
+            scores = _field(sample, 'seg_logits')
+            tally.calibration += calibration_counts(scores, truth, prediction, ignore_index=ignore)
+        return tally
+
+    def _write(self, sample: Mapping[str, Any], prediction: Tensor) -> None:
+        labels = prediction.cpu().numpy() + bool(sample.get('reduce_zero_label', False))
+        self.writer.write(  # type: ignore[union-attr]
+            labels, img_path=sample['img_path'], seg_map_path=sample.get('seg_map_path')
+        )
+
+    def _log(self, scores: Scores) -> None:
+        for title, rows in (
+            ('by class', scores.classes),
+            ('by class, worst first', sorted_worst_first(scores.classes)),
+        ):
+            print_log(f'{title}:\n{class_table(rows)}', logger='current')
+        print_log(summary(scores, definition=self.definition), logger='current')
+
+    def _returned(self, scores: Scores) -> dict[str, float]:
+        shares = {
+            'mIoU': scores.mean_iou[self.definition],
+            'mAcc': scores.mean_accuracy,
+            'aAcc': scores.pixel_accuracy,
+        }
+        shares |= {key: scores.mean_f_score for key in self.iou_metrics if key != 'mIoU'}
+        extra = {'boundary_mIoU': scores.mean_boundary_iou, 'ECE': scores.calibration_error}
+        shares |= {key: value for key, value in extra.items() if value is not None}
+        if self.per_class:
+            shares |= {f'IoU/{row.name}': row.iou for row in scores.classes if row.iou is not None}
+        return {key: 100 * value for key, value in shares.items()}
+
+
+def _check_iou_metrics(names: Sequence[str] | str) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in _EXTRA:
+            raise UserError(f'iou_metrics={name!r} is not known; choose from {", ".join(sorted(_EXTRA))}')
+    return names
+
+
+def _map_of(sample: Mapping[str, Any], key: str) -> Tensor:
+    """(H, W) labels of a result."""
+    return _field(sample, key).squeeze(0)
+
+
+def _field(sample: Mapping[str, Any], key: str) -> Tensor:
+    if key in sample:
+        return sample[key]['data']
+    fixes = {
+        'gt_sem_seg': 'load annotations in the test pipeline, or set format_only=True where there are none',
+        'seg_logits': 'calibration=True needs a model that keeps its scores',
+        'pred_sem_seg': 'the model must return predictions (mode="predict")',
+    }
+    raise UserError(f'{_name_of(sample)}: the result has no {key}; {fixes[key]}')
+
+
+def _name_of(sample: Mapping[str, Any]) -> str:
+    return str(sample.get('seg_map_path') or sample.get('img_path') or 'an image without a name')

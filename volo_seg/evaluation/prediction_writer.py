@@ -1,0 +1,75 @@
+"""Predictions as label PNGs, named after their images."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+from volo_seg.errors import UserError
+from volo_seg.evaluation.label_files import Labels, write_labels
+
+
+class PredictionWriter:
+    """Writes ``<folder>/<subfolders>/<image name>.png``.
+
+    The subfolders are the image's below ``img_dir``; without ``img_dir`` those that the paths of the image
+    and of its labels have in common at the end (``…/images/val/ulm/a.jpg`` and ``…/labels/val/ulm/a_ids.png``
+    give ``val/ulm``), and none for an image without labels.
+    """
+
+    def __init__(self, folder: str | Path, *, img_dir: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.img_dir = None if img_dir is None else PurePath(img_dir)
+        self.sources: dict[str, str] = {}
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f'output_dir={str(folder)!r} is a file; name a folder')
+
+    def write(self, labels: Labels, *, img_path: str, seg_map_path: str | None) -> Path:
+        """Write one prediction (H, W) and return its path.
+
+        Raises:
+            UserError: two images want the same name, or a file of somebody else's has it.
+        """
+        name = self._name(PurePath(img_path), seg_map_path).as_posix()
+        check_sources([self.sources, {name: img_path}])
+        self.sources[name] = img_path
+        path = self.folder / name
+        write_labels(path, labels)
+        return path
+
+    def _name(self, image: PurePath, seg_map_path: str | None) -> PurePath:
+        if self.img_dir is not None:
+            try:
+                return image.relative_to(self.img_dir).with_suffix('.png')
+            except ValueError:
+                raise UserError(
+                    f'{image} is not below img_dir={str(self.img_dir)!r}; correct img_dir'
+                ) from None
+        folders = () if seg_map_path is None else shared_folders(image, PurePath(seg_map_path))
+        return PurePath(*folders, image.stem + '.png')
+
+
+def shared_folders(image: PurePath, labels: PurePath) -> tuple[str, ...]:
+    """The folders that two paths have in common just above the file, below the first that differs."""
+    ours, theirs = image.parent.parts, labels.parent.parts
+    if ours == theirs:
+        return ()
+    count = 0
+    while count < min(len(ours), len(theirs)) and ours[-1 - count] == theirs[-1 - count]:
+        count += 1
+    return ours[len(ours) - count :]
+
+
+def check_sources(parts: list[dict[str, str]]) -> None:
+    """Check that the images of all writers (one a process) have names of their own.
+
+    Raises:
+        UserError: two images would have, or had, the same prediction file.
+    """
+    known: dict[str, str] = {}
+    for part in parts:
+        for name, source in part.items():
+            if known.setdefault(name, source) != source:
+                raise UserError(
+                    f'{known[name]} and {source} would both be written to {name}; '
+                    'set img_dir to the folder above all images, so that their subfolders are kept'
+                )

@@ -1,0 +1,135 @@
+"""From counts to scores: shares in [0, 1], and ``None`` where a class gives nothing to divide by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from volo_seg.errors import UserError
+from volo_seg.evaluation.calibration import expected_calibration_error
+from volo_seg.evaluation.tally import Tally
+
+Share = float | None
+DEFINITIONS = {
+    'mmseg': 'mean IoU over the classes that occur in the ground truth or in a prediction',
+    'ade': 'mean IoU over all classes, absent ones counted as 0 (the ADE20K development kit)',
+    'gt_classes': 'mean IoU over the classes that occur in the ground truth',
+}
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores and pixel counts of one class."""
+
+    name: str
+    iou: Share
+    accuracy: Share
+    precision: Share
+    f_score: Share
+    boundary_iou: Share
+    truth_pixels: int
+    predicted_pixels: int
+    correct_pixels: int
+
+    @property
+    def absent(self) -> bool:
+        """Neither in the ground truth nor in a prediction (ignored pixels apart)."""
+        return self.truth_pixels == 0 and self.predicted_pixels == 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything that is reported. ``mean_iou`` has one entry for each of :data:`DEFINITIONS`."""
+
+    classes: tuple[ClassScores, ...]
+    mean_iou: dict[str, float]
+    mean_accuracy: float
+    pixel_accuracy: float
+    mean_f_score: float
+    mean_boundary_iou: Share
+    calibration_error: Share
+
+
+def compute_scores(tally: Tally, classes: Sequence[str]) -> Scores:
+    """Scores of the counts, one class a name.
+
+    Raises:
+        UserError: no pixel has a ground-truth class, so that no score is defined.
+    """
+    if len(classes) != len(tally.matrix):
+        raise ValueError(f'{len(classes)} class names for a matrix of {len(tally.matrix)} classes')
+    if tally.images == 0:
+        raise UserError('no image was evaluated; the data set is empty or its loader gave nothing')
+    counted = int(tally.matrix.sum())
+    if counted == 0:
+        raise UserError(
+            f'all {tally.ignored} pixels of {tally.images} image(s) are ignored: no score is defined; '
+            'check ignore_index and reduce_zero_label against the values in the label files'
+        )
+    rows = _class_scores(tally, classes)
+    calibration = expected_calibration_error(tally.calibration) if tally.calibration.any() else None
+    return Scores(
+        classes=rows,
+        mean_iou={name: mean_iou(rows, definition=name) for name in DEFINITIONS},
+        mean_accuracy=_mean([row.accuracy for row in rows]) or 0.0,
+        pixel_accuracy=sum(row.correct_pixels for row in rows) / counted,
+        mean_f_score=_mean([row.f_score for row in rows]) or 0.0,
+        mean_boundary_iou=_mean([row.boundary_iou for row in rows]),
+        calibration_error=calibration,
+    )
+
+
+def mean_iou(rows: Sequence[ClassScores], *, definition: str) -> float:
+    """Mean IoU of the classes by one of :data:`DEFINITIONS`."""
+    if definition == 'ade':
+        return sum(row.iou or 0.0 for row in rows) / len(rows)
+    if definition == 'gt_classes':
+        return _mean([row.iou for row in rows if row.truth_pixels > 0]) or 0.0
+    return _mean([row.iou for row in rows]) or 0.0
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Class names; a name that occurs twice is followed by its class number each time."""
+    names = list(names)
+    return [name if names.count(name) == 1 else f'{name} #{i}' for i, name in enumerate(names)]
+
+
+def check_definition(definition: str) -> str:
+    """Return ``definition``.
+
+    Raises:
+        UserError: there is no such definition of mean IoU.
+    """
+    if definition not in DEFINITIONS:
+        raise UserError(f'definition={definition!r} is no mean IoU; choose one of {", ".join(DEFINITIONS)}')
+    return definition
+
+
+def _class_scores(tally: Tally, classes: Sequence[str]) -> tuple[ClassScores, ...]:
+    truth = tally.matrix.sum(1)
+    predicted = tally.matrix[:, :-1].sum(0)
+    correct = tally.matrix.diagonal()
+    agree, outline_t, outline_p = tally.boundary
+    columns = (
+        classes,
+        _ratio(correct, truth + predicted - correct),
+        _ratio(correct, truth),
+        _ratio(correct, predicted),
+        _ratio(2 * correct, truth + predicted),
+        _ratio(agree, outline_t + outline_p - agree),
+        truth.tolist(),
+        predicted.tolist(),
+        correct.tolist(),
+    )
+    return tuple(ClassScores(*row) for row in zip(*columns, strict=True))
+
+
+def _ratio(part: Tensor, whole: Tensor) -> list[Share]:
+    return [p / w if w else None for p, w in zip(part.tolist(), whole.tolist(), strict=True)]
+
+
+def _mean(shares: Sequence[Share]) -> Share:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,169 @@
+"""Archives for the test servers of Cityscapes and ADE20K."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from volo_seg.errors import UserError
+from volo_seg.evaluation.folders import CITYSCAPES_FRAME, label_files, map_labels
+from volo_seg.evaluation.label_files import encode_labels, read_labels
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class ServerRule:
+    """What a server wants: file names that start with ``frame`` and show ``pattern``, and ``allowed`` values.
+
+    ``scored``: the values that can be right; the other allowed ones always count as misses. ``size`` is
+    (height, width) in pixels, or None where images differ; ``count`` the number of test images;
+    ``most_bytes`` the limit of the archive.
+    """
+
+    name: str
+    frame: re.Pattern[str]
+    pattern: str
+    allowed: frozenset[int]
+    scored: frozenset[int]
+    size: tuple[int, int] | None
+    count: int | None
+    most_bytes: int | None
+    hint: str
+
+
+def cityscapes_rule(label_ids: Iterable[int], scored_ids: Iterable[int]) -> ServerRule:
+    """Pixel-level labelling: 8-bit PNGs of label ids, one a test image, at most 100 MB.
+
+    Source: cityscapesScripts 2.3.0, ``evalPixelLevelSemanticLabeling`` (names, sizes and ids), and the
+    submission page of the benchmark (archive).
+    """
+    return ServerRule(
+        name='Cityscapes',
+        frame=CITYSCAPES_FRAME,
+        pattern='<city>_<6 digits>_<6 digits>*.png',
+        allowed=frozenset(i for i in label_ids if i >= 0),
+        scored=frozenset(scored_ids),
+        size=(1024, 2048),
+        count=1525,
+        most_bytes=100 * 1000**2,
+        hint='write label ids (road is 7), not training ids (road is 0)',
+    )
+
+
+def ade20k_rule() -> ServerRule:
+    """Scene parsing: PNGs named as the test images, pixels 1..150.
+
+    Source: github.com/CSAILVision/sceneparsing, README.md and evaluationCode at 07a8e27f8b34.
+    """
+    return ServerRule(
+        name='ADE20K',
+        frame=re.compile(r'^(ADE_[a-z]+_\d{8})'),
+        pattern='ADE_test_<8 digits>.png',
+        allowed=frozenset(range(151)),
+        scored=frozenset(range(1, 151)),
+        size=None,
+        count=None,
+        most_bytes=None,
+        hint='write 1..150 (wall is 1), not training ids 0..149 (wall is 0)',
+    )
+
+
+def write_submission(
+    prediction_dir: Path,
+    archive: Path,
+    rule: ServerRule,
+    *,
+    table: Mapping[int, int],
+    suffix: str = '.png',
+    frames: Iterable[str] | None = None,
+    watch: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> int:
+    """Write the predictions as ``<frame>.png`` into a new zip, and return their number.
+
+    ``table`` turns the predictions' values into the server's; ``frames``: the images that must be there;
+    ``watch`` sees the frames pass, for a progress bar.
+
+    Raises:
+        UserError: ``archive`` exists; a file is not named after an image, is there twice or is missing, has
+            another size than the server wants, or holds a value that is not in ``table``.
+    """
+    if archive.exists():
+        raise UserError(f'{archive} exists and is left as it is; name another archive')
+    files = _by_frame(label_files(prediction_dir, suffix=suffix), rule)
+    _check_frames(set(files), None if frames is None else set(frames), prediction_dir)
+    part = archive.with_name(f'.{archive.name}.{os.getpid()}.part')
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(part, 'x', zipfile.ZIP_STORED) as file:
+            for frame in watch(sorted(files)):
+                file.writestr(zipfile.ZipInfo(f'{frame}.png', _EPOCH), _server_png(files[frame], rule, table))
+        os.replace(part, archive)
+    except OSError as error:
+        raise UserError(f'{archive} cannot be written ({error.strerror}); name another place') from error
+    finally:
+        part.unlink(missing_ok=True)
+    return len(files)
+
+
+def frame_of(name: str, rule: ServerRule) -> str | None:
+    """The image that a file name belongs to, if it is one of the server's."""
+    match = rule.frame.match(name)
+    return match[1] if match else None
+
+
+def image_frames(folder: Path, rule: ServerRule) -> dict[str, Path]:
+    """The images below ``folder`` that the server knows: name of the frame and file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f'{folder} is not a folder; name the folder of the test images')
+    images = (path for path in folder.rglob('*') if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
+    found = {frame: path for path in sorted(images) if (frame := frame_of(path.name, rule))}
+    if not found:
+        raise UserError(f'{folder} holds no image of {rule.name} ({rule.pattern}); name its test images')
+    return found
+
+
+def _by_frame(paths: Iterable[Path], rule: ServerRule) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in paths:
+        frame = frame_of(path.name, rule)
+        if frame is None:
+            raise UserError(
+                f'{path} is not named as {rule.name} wants it ({rule.pattern}); rename or remove it'
+            )
+        if files.setdefault(frame, path) != path:
+            raise UserError(f'{files[frame]} and {path} are both predictions of {frame}; keep one of them')
+    return files
+
+
+def _check_frames(found: set[str], wanted: set[str] | None, folder: Path) -> None:
+    for names, problem in (
+        ((wanted or found) - found, 'has no prediction for'),
+        (found - (wanted or found), 'has predictions without an image:'),
+    ):
+        if names:
+            more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+            raise UserError(
+                f'{folder} {problem} {", ".join(sorted(names)[:5])}{more}; compare the two folders'
+            )
+
+
+def _server_png(path: Path, rule: ServerRule, table: Mapping[int, int]) -> bytes:
+    labels = read_labels(path)
+    if rule.size is not None and labels.shape != rule.size:
+        height, width = rule.size
+        raise UserError(
+            f'{path} is {labels.shape[1]}x{labels.shape[0]}, but {rule.name} wants {width}x{height} pixels; '
+            'predict at full size'
+        )
+    return encode_labels(map_labels(labels, table, where=str(path)).astype(np.uint8))

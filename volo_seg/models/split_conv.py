@@ -1,0 +1,182 @@
+"""A 3x3 convolution over resized maps, applied where the map is small: channels first, then space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .interpolation import BLOCK_ROWS, BLOCK_ROWS_ELSEWHERE, multiply, tap_axis, tap_matrices
+
+Size = tuple[int, int]
+
+
+def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
+    """``F.conv2d(F.interpolate(x, size, mode='bilinear'), weight, padding=1)`` without the large map.
+
+    The nine taps are one linear layer at ``x``'s own resolution; nine shifted bilinear matrices, zero beyond the
+    border, then spread and sum its outputs. ``x`` is (B, C, h, w), ``weight`` (O, C, 3, 3), the result (B, O, *size)
+    in the memory of NHWC. Exact, gradients too.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        low = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(low), weight.to(low)
+    channels_out, channels = weight.shape[:2]
+    taps = weight.permute(2, 3, 0, 1).reshape(3, 3 * channels_out, channels)
+    pixels = x.permute(0, 2, 3, 1)
+    if torch.compiler.is_compiling():
+        mixed = _traced(pixels, taps, size, align_corners)
+    else:
+        mixed = _ConvOfResized.apply(pixels.contiguous(), taps, size, align_corners)
+    return mixed.permute(0, 3, 1, 2)
+
+
+def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
+    """Whether :func:`conv3x3_of_resized` costs less than resizing ``x`` and then convolving it.
+
+    Counted in multiply-adds of a convolution, with what was measured on a CPU: a plain matrix product runs at 0.8 of
+    a convolution's rate, a product with a band at 0.4, and laying out a weight anew costs as much as using it 30 times.
+    """
+    batch, channels, height, width = x.shape
+    rows, columns = size
+    plain = 9 * batch * rows * columns * channels * channels_out
+    mixing = 9 * batch * height * width * channels * channels_out / 0.8
+    down = batch * rows * columns * channels_out * _band(height, rows, x.device)
+    across = 3 * batch * height * columns * channels_out * _band(width, columns, x.device)
+    layout = 30 * 9 * channels * channels_out
+    return mixing + (down + across) / 0.4 + layout < plain
+
+
+def _band(source: int, target: int, device: torch.device) -> float:
+    """Columns of a block of a tap axis."""
+    block = min(target, BLOCK_ROWS.get(device.type, BLOCK_ROWS_ELSEWHERE))
+    return 3 * min(source, block * source / target + 3)
+
+
+def _traced(pixels: Tensor, taps: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """The same in plain operations and for sizes that may be symbols: for ``torch.compile`` and export."""
+    batch, height, width, _ = pixels.shape
+    channels_out = taps.shape[1] // 3
+    options: dict[str, Any] = {'align_corners': align_corners, 'dtype': pixels.dtype, 'device': pixels.device}
+    down = tap_matrices(height, size[0], **options)
+    across = tap_matrices(width, size[1], **options).permute(1, 2, 0).reshape(size[1], width * 3)
+    total = pixels.new_zeros(())
+    for tap in range(3):
+        mixed = F.linear(pixels, taps[tap]).reshape(batch, height, width * 3, channels_out)
+        row = torch.matmul(across, mixed).reshape(batch, height, size[1] * channels_out)
+        total = total + torch.matmul(down[tap], row)
+    return total.reshape(batch, size[0], size[1], channels_out)
+
+
+class _ConvOfResized(torch.autograd.Function):
+    """Pixels (B, h, w, C) and taps (3, 3 O, C), rows of ``dx`` by ``O``, to (B, H, W, O); bands in blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, taps: Tensor, size: Size, align_corners: bool) -> Tensor:
+        batch, height, width, channels = pixels.shape
+        channels_out = taps.shape[1] // 3
+        options: dict[str, Any] = {'align_corners': align_corners, 'dtype': taps.dtype, 'device': taps.device}
+        ctx.down = tap_axis(height, size[0], **options)
+        ctx.across = tap_axis(width, size[1], **options)
+        ctx.save_for_backward(pixels, taps)
+        ctx.size = size
+        flat = pixels.view(-1, channels)
+        rows = pixels.new_empty(batch, height, 3, size[1], channels_out)
+        for tap in range(3):
+            mixed = torch.mm(flat, taps[tap].t()).view(batch * height, width * 3, channels_out)
+            multiply(ctx.across.forward, mixed, out=rows[:, :, tap].flatten(0, 1))
+        result = pixels.new_empty(batch, size[0], size[1] * channels_out)
+        multiply(ctx.down.forward, rows.view(batch, height * 3, -1), out=result)
+        return result.view(batch, *size, channels_out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, taps = ctx.saved_tensors
+        batch, height, width, channels = pixels.shape
+        channels_out = taps.shape[1] // 3
+        flat = pixels.view(-1, channels)
+        rows = gradient.new_empty(batch, height * 3, ctx.size[1] * channels_out)
+        multiply(ctx.down.backward, gradient.reshape(batch, ctx.size[0], -1), out=rows)
+        rows = rows.view(batch, height, 3, ctx.size[1], channels_out)
+        for_pixels = torch.zeros_like(flat) if ctx.needs_input_grad[0] else None
+        for_taps = torch.empty_like(taps) if ctx.needs_input_grad[1] else None
+        mixed = gradient.new_empty(batch * height, width * 3, channels_out)
+        for tap in range(3):
+            multiply(ctx.across.backward, rows[:, :, tap].flatten(0, 1), out=mixed)
+            by_pixel = mixed.view(-1, 3 * channels_out)
+            if for_pixels is not None:
+                for_pixels.addmm_(by_pixel, taps[tap])
+            if for_taps is not None:
+                torch.mm(by_pixel.t(), flat, out=for_taps[tap])
+        return None if for_pixels is None else for_pixels.view_as(pixels), for_taps, None, None
+
+
+def conv3x3_of_maps(
+    maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool
+) -> Tensor:
+    """``F.conv2d`` (3x3, padding 1) over the concatenation of ``maps``, each resized to ``size`` first.
+
+    Neighbours of equal size are taken together. Each such group is either resized and convolved with the maps that
+    have the wanted size, or mixed at its own resolution, whichever costs less.
+    """
+    groups = _grouped(maps)
+    weights = torch.split(weight, [sum(m.shape[1] for m in group) for group in groups], dim=1)
+    large: list[Tensor] = []
+    large_weights: list[Tensor] = []
+    small: list[tuple[Tensor, Tensor]] = []
+    for group, part in zip(groups, weights, strict=True):
+        x = group[0] if len(group) == 1 else torch.cat(group, dim=1)
+        if _same(x.shape[2:], size):
+            large.append(x)
+            large_weights.append(part)
+        elif torch.compiler.is_exporting() or split_pays(x, len(weight), size):
+            small.append((x, part))
+        else:
+            large.append(F.interpolate(x, size, mode='bilinear', align_corners=align_corners))
+            large_weights.append(part)
+    del maps, groups
+    total = None
+    while small:
+        x, part = small.pop()
+        mixed = conv3x3_of_resized(x, part, size, align_corners=align_corners)
+        total = mixed if total is None else _add(total, mixed)
+    if large:
+        direct = F.conv2d(_joined(large), weight if len(large) == len(weights) else _joined(large_weights), padding=1)
+        total = direct if total is None else _add(direct, total)
+    assert total is not None
+    return total
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def _grouped(maps: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Runs of neighbours of equal size."""
+    groups: list[list[Tensor]] = []
+    for x in maps:
+        if groups and _same(groups[-1][0].shape[2:], x.shape[2:]):
+            groups[-1].append(x)
+        else:
+            groups.append([x])
+    return groups
+
+
+def _same(first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether two sizes are equal; in an export, whether they are equal for all sizes."""
+    if torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return all(statically_known_true(a == b) for a, b in zip(first, second, strict=True))
+    return tuple(first) == tuple(second)
+
+
+def _add(first: Tensor, second: Tensor) -> Tensor:
+    """Sum, in place where nothing is recorded, in the layout of ``first``."""
+    if torch.is_grad_enabled():
+        return first + second
+    return first.add_(second)

@@ -1,0 +1,31 @@
+"""Outlook attention as plain loops over windows: slow, and the oracle of every other implementation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from volo_seg.ops.window import Window
+
+__all__ = ['outlook_attention_definition']
+
+
+def outlook_attention_definition(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
+    """Mix each K x K window of zero-padded (B, H, W, C) ``v`` by its own weights and add it back in place.
+
+    Source: arXiv 2106.13112, section 3.1.
+    """
+    num_heads, kernel, stride, pad, scale = window
+    batch, height, width, channels = v.shape
+    area = kernel * kernel
+    padded = F.pad(v, (0, 0, pad, pad, pad, pad))
+    result = torch.zeros_like(padded)
+    for row in range(logits.shape[1]):
+        for col in range(logits.shape[2]):
+            ys = slice(row * stride, row * stride + kernel)
+            xs = slice(col * stride, col * stride + kernel)
+            values = padded[:, ys, xs].reshape(batch, area, num_heads, channels // num_heads)
+            weights = (logits[:, row, col].reshape(batch, num_heads, area, area) * scale).softmax(dim=-1)
+            weights = F.dropout(weights, dropout_p).to(v.dtype)
+            mixed = torch.einsum('bnoi,bind->bond', weights, values)
+            result[:, ys, xs] += mixed.reshape(batch, kernel, kernel, channels)
+    return result[:, pad : pad + height, pad : pad + width]

@@ -1,0 +1,91 @@
+"""Windows of a map, a strip of rows at a time: reading them, and adding them back where they overlap.
+
+Maps are (b, H, W, C). A batch of windows is (b * r * w * heads, K*K, D): r rows of w windows, each split by
+heads of D channels. A strip is the zero-padded piece of the map that r rows of windows touch.
+"""
+
+import torch
+from torch import Tensor
+
+from volo_seg.ops.window import Window
+
+__all__ = ['Adder', 'Reader', 'working_dtype']
+
+
+def strip_shape(shape: torch.Size, rows: int, window: Window) -> tuple[int, int, int, int]:
+    """Shape of the strip under ``rows`` rows of windows of a map of ``shape``; it covers the map's width."""
+    stride, tail = window.stride, _tail(window)
+    return shape[0], rows * stride + tail, _cols(shape, window) * stride + tail, shape[3]
+
+
+def _tail(window: Window) -> int:
+    """Rows or columns of a strip beyond ``stride`` for each window."""
+    return max(window.kernel_size - window.stride, window.padding)
+
+
+def _cols(shape: torch.Size, window: Window) -> int:
+    """Windows in a row of a map of ``shape``."""
+    return -(-shape[2] // window.stride)
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """A CPU mixes half precision in float32 (faster there, and more exact); elsewhere the dtype stays."""
+    return torch.promote_types(tensor.dtype, torch.float32) if tensor.device.type == 'cpu' else tensor.dtype
+
+
+class Reader:
+    """Copies the windows of a few window rows out of ``source``; its buffers serve every strip in turn."""
+
+    def __init__(self, source: Tensor, rows: int, window: Window) -> None:
+        self.source, self.window = source, window
+        dtype, (kernel, stride) = working_dtype(source), (window.kernel_size, window.stride)
+        self.strip = torch.zeros(strip_shape(source.shape, rows, window), dtype=dtype, device=source.device)
+        heads = self.strip.unflatten(3, (window.num_heads, source.shape[3] // window.num_heads))
+        views = heads.unfold(1, kernel, stride).unfold(2, kernel, stride)
+        self.views = views[:, :rows, : _cols(source.shape, window)].permute(0, 1, 2, 3, 5, 6, 4)
+        self.buffer = torch.empty(self.views.shape, dtype=dtype, device=source.device)
+
+    def read(self, first: int, count: int) -> Tensor:
+        """``count`` rows of windows from row ``first`` on; the buffer is overwritten by the next call."""
+        top, left = first * self.window.stride - self.window.padding, self.window.padding
+        low, high = max(top, 0), min(top + self.strip.shape[1], self.source.shape[1])
+        self.strip[:, : low - top].zero_()
+        self.strip[:, low - top : high - top, left : left + self.source.shape[2]] = self.source[:, low:high]
+        self.strip[:, high - top :].zero_()
+        windows = self.buffer[:, :count].copy_(self.views[:, :count])
+        return windows.reshape(-1, self.window.kernel_size**2, windows.shape[-1])
+
+
+class Adder:
+    """Sums windows where they overlap and writes each row of ``result`` once, when it is complete."""
+
+    def __init__(self, result: Tensor, window: Window) -> None:
+        self.result, self.window = result, window
+        self.carried: Tensor | None = None
+
+    def add(self, windows: Tensor, first: int, count: int) -> None:
+        """Add ``count`` rows of windows from row ``first`` on; rows must come in order, to the last."""
+        stride, tail = self.window.stride, _tail(self.window)
+        strip = self._sum(windows, count)
+        if self.carried is not None:
+            strip[:, :tail] += self.carried
+        _, height, width, _ = self.result.shape
+        top, left = first * stride - self.window.padding, self.window.padding
+        last = (first + count) * stride >= height
+        low, high = max(top, 0), height if last else top + count * stride
+        if high > low:
+            self.result[:, low:high] = strip[:, low - top : high - top, left : left + width]
+        self.carried = None if last else strip[:, count * stride :].clone()
+
+    def _sum(self, windows: Tensor, count: int) -> Tensor:
+        """The strip under ``count`` rows of windows: the sum of K*K slices."""
+        kernel, stride, heads = self.window.kernel_size, self.window.stride, self.window.num_heads
+        cols = _cols(self.result.shape, self.window)
+        strip = windows.new_zeros(strip_shape(self.result.shape, count, self.window))
+        target = strip.unflatten(3, (heads, strip.shape[3] // heads))
+        parts = windows.view(strip.shape[0], count, cols, heads, kernel, kernel, -1)
+        for a in range(kernel):
+            for b in range(kernel):
+                rows = slice(a, a + (count - 1) * stride + 1, stride)
+                target[:, rows, b : b + (cols - 1) * stride + 1 : stride] += parts[:, :, :, :, a, b]
+        return strip
