@@ -90,9 +90,7 @@ def settings(args: argparse.Namespace) -> Settings:
     if args.threads < 1 or args.rounds < 1:
         raise SystemExit(f'error: --threads {args.threads} and --rounds {args.rounds} must be 1 or more')
     if torch.device(args.device).type == 'cuda' and not torch.cuda.is_available():
-        raise SystemExit(
-            f'error: --device {args.device} needs a CUDA build of torch and a GPU; neither is here'
-        )
+        raise SystemExit(f'error: --device {args.device} needs a CUDA build of torch and a GPU; neither is here')
     torch.set_num_threads(args.threads)
     if torch.device(args.device).type == 'cuda':
         torch.cuda.set_device(torch.device(args.device).index or 0)
@@ -234,8 +232,13 @@ class Report:
         notes: Mapping[str, Mapping[str, Any]] | None = None,
         clock: str | None = None,
         memory: bool = True,
+        calls: int = 1,
     ) -> list[Row]:
-        """Time ``peers`` side by side and measure their peaks; the first one is the baseline."""
+        """Time ``peers`` side by side and measure their peaks; the first one is the baseline.
+
+        ``calls`` is how often a peer does its work when called once: times are divided by it, peaks are not.
+        ``notes`` holds further columns for each peer.
+        """
         clock = clock or self._clock()
         samples = interleaved(peers, device=self.settings.device, rounds=self.settings.rounds, clock=clock)
         peaks = {n: peak_memory(p, device=self.settings.device) for n, p in peers.items()} if memory else {}
@@ -245,7 +248,7 @@ class Report:
             ratios = [old / new for old, new in zip(samples[base], samples[name], strict=True)]
             share = peaks[name] / peaks[base] if peaks.get(base) else None
             error, note = (errors or {}).get(name), dict((notes or {}).get(name, {}))
-            times = quartiles(samples[name])
+            times = quartiles([sample / calls for sample in samples[name]])
             rows.append(Row(case, name, clock, times, quartiles(ratios), peaks.get(name), share, error, note))
         self.rows += rows
         return rows
@@ -289,9 +292,7 @@ class Report:
         if self.settings.json is not None:
             content = {'title': self.title, 'machine': about, 'threads': self.settings.threads}
             content |= {'rounds': self.settings.rounds, 'remarks': self.remarks}
-            _write_whole(
-                self.settings.json, json.dumps({**content, 'rows': [asdict(r) for r in self.rows]}, indent=1)
-            )
+            _write_whole(self.settings.json, json.dumps({**content, 'rows': [asdict(r) for r in self.rows]}, indent=1))
 
 
 def _cells(row: Row, extra: Sequence[str]) -> list[str]:

@@ -53,8 +53,8 @@ def test_scores_own_classes(tmp_path, folders, capsys):
     assert content['mIoU'] == pytest.approx(100 * (1 / 2 + 6 / 10) / 2)
     out = capsys.readouterr().out
     assert 'mIoU 55.00% (mean IoU over the classes that occur in the ground truth or in a prediction)' in out
-    assert '2 pixels (20.00%) are predicted as the ignored value and count as misses' in out
-    assert '2 images, 10 pixels scored, 4 ignored' in out
+    assert '2 pixels (16.67%) are predicted as the ignored value and count as misses' in out
+    assert '2 images, 12 pixels scored, 4 ignored' in out
     assert 'worst first:' in out
 
 

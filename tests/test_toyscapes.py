@@ -37,9 +37,7 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob('*')) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob('*')) if path.is_file()}
 
 
 # -- the label table -------------------------------------------------------------------------------
@@ -260,9 +258,7 @@ def test_same_call_changes_nothing_and_heals(small_set: Path, tmp_path: Path) ->
     assert contents(root) == before
 
 
-def test_more_scenes_keep_the_earlier_ones_in_any_number_of_processes(
-    small_set: Path, tmp_path: Path
-) -> None:
+def test_more_scenes_keep_the_earlier_ones_in_any_number_of_processes(small_set: Path, tmp_path: Path) -> None:
     assert write_toyscapes(tmp_path, train=6, val=2, size=SIZE, seed=3, nproc=2) == 8
     more = contents(tmp_path)
     assert len(more) == 8 * 5 + 1
@@ -299,9 +295,7 @@ def test_other_settings_are_refused(small_set: Path, changes: dict) -> None:
 
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / 'thesis.txt').write_text('mine')
-    with pytest.raises(
-        UserError, match=r'is not empty and holds no toyscapes\.json; name an empty or a new folder'
-    ):
+    with pytest.raises(UserError, match=r'is not empty and holds no toyscapes\.json; name an empty or a new folder'):
         write_toyscapes(tmp_path, train=1, val=0, size=SIZE, seed=0)
     with pytest.raises(UserError, match='is a file; name a folder'):
         write_toyscapes(tmp_path / 'thesis.txt', train=1, val=0, size=SIZE, seed=0)
@@ -340,9 +334,7 @@ def test_command_makes_a_set_and_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert len(contents(tmp_path)) == 3 * 5 + 1
 
 
-def test_command_says_what_is_wrong_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_says_what_is_wrong_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'mine.txt').write_text('mine')
     assert run('toyscapes', [str(tmp_path), '--train', '1', '--val', '0']) == 2
     assert capsys.readouterr().err.startswith(f'error: {tmp_path} is not empty')

@@ -214,9 +214,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_custom_arch():
-    arch = dict(
-        depths=[1, 1, 1, 1], embed_dims=[32, 64, 64, 64], num_heads=[1, 2, 2, 2], mlp_ratio=2, stem_channels=16
-    )
+    arch = dict(depths=[1, 1, 1, 1], embed_dims=[32, 64, 64, 64], num_heads=[1, 2, 2, 2], mlp_ratio=2, stem_channels=16)
     assert [m.shape[1] for m in VOLO(arch)(torch.randn(1, 3, 32, 32))] == [32, 64, 64, 64]
 
 

@@ -1,12 +1,12 @@
 default_scope = 'mmseg'
 custom_imports = dict(
     imports=['volo_seg.models', 'volo_seg.datasets.folders', 'volo_seg.evaluation', 'volo_seg.engine'],
-    allow_failed_imports=False)
+    allow_failed_imports=False,
+)
 runner_type = 'SafeRunner'
 env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
+)
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(by_epoch=False)

@@ -1,9 +1,12 @@
 _base_ = [
-    '../_base_/models/upernet_volo.py', '../_base_/datasets/ade20k.py', '../_base_/schedules/adamw_160k.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/upernet_volo.py',
+    '../_base_/datasets/ade20k.py',
+    '../_base_/schedules/adamw_160k.py',
+    '../_base_/default_runtime.py',
 ]
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(img_size=_base_.crop_size),
     decode_head=dict(num_classes=_base_.num_classes),
-    auxiliary_head=dict(num_classes=_base_.num_classes))
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

@@ -3,6 +3,7 @@ crop_size = (512, 1024)
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(img_size=crop_size),
-    test_cfg=dict(crop_size=crop_size, stride=(384, 768)))
+    test_cfg=dict(crop_size=crop_size, stride=(384, 768)),
+)
 train_pipeline = [dict(t, crop_size=crop_size) if t.type == 'RandomCrop' else t for t in _base_.train_pipeline]
 train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))

@@ -6,7 +6,7 @@ from .formats import VoloWeights, read_volo, recognise
 from .official import OFFICIAL, OfficialFile
 from .reading import load_file
 from .saving import check_destination, save_file
-from .segmentor import load_segmentor_weights
+from .segmentor import fit_segmentor_weights, load_segmentor_weights
 
 __all__ = [
     'OFFICIAL',
@@ -19,6 +19,7 @@ __all__ = [
     'convert',
     'count_groups',
     'describe',
+    'fit_segmentor_weights',
     'load_file',
     'load_pretrained',
     'load_segmentor_weights',

@@ -83,9 +83,7 @@ def parameter_names(architecture: Architecture) -> list[str]:
 
     Statistics of the stem's batch norms are left out too, as a stem may be built with other norms.
     """
-    stem = [f'conv.{i}.weight' for i in (0, 3, 6)] + [
-        f'conv.{i}.{kind}' for i in (1, 4, 7) for kind in _LINEAR
-    ]
+    stem = [f'conv.{i}.weight' for i in (0, 3, 6)] + [f'conv.{i}.{kind}' for i in (1, 4, 7) for kind in _LINEAR]
     names = [f'patch_embed.{name}' for name in [*stem, 'proj.weight', 'proj.bias']]
     names += ['network.1.proj.weight', 'network.1.proj.bias', 'pos_embed']
     for stage, depth in zip(_STAGES, architecture.depths, strict=True):

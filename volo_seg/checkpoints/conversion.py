@@ -81,8 +81,7 @@ def read_backbone(source: str | os.PathLike[str]) -> VoloWeights:
     lacking = [key for key in needed if key not in found]
     if lacking or not weights.architecture:
         raise UserError(
-            f'{weights.name} lacks parts of the backbone ({first_few(lacking) or "whole stages"}): '
-            'give a complete file'
+            f'{weights.name} lacks parts of the backbone ({first_few(lacking) or "whole stages"}): give a complete file'
         )
     return replace(weights, state_dict=found, dropped=weights.dropped + dropped)
 
@@ -136,9 +135,7 @@ def convert(
     return Conversion(state, dropped + spare, kept, (old, new) if old != new else None)
 
 
-def _check_variant(
-    found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, model_name: str
-) -> None:
+def _check_variant(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, model_name: str) -> None:
     theirs, ours = describe(found), describe(target)
     if theirs and ours and theirs != ours:
         raise UserError(
@@ -172,18 +169,12 @@ def _grid(pos_embed: Tensor, target: Tensor, *, name: str) -> tuple[int, int]:
     return pos_embed.shape[1], pos_embed.shape[2]
 
 
-def check_shapes(
-    found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, model_name: str
-) -> None:
+def check_shapes(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, model_name: str) -> None:
     """Compare the shapes of what both have.
 
     Raises:
         UserError: Some differ.
     """
-    both = (
-        (key, tuple(value.shape), tuple(target[key].shape)) for key, value in found.items() if key in target
-    )
+    both = ((key, tuple(value.shape), tuple(target[key].shape)) for key, value in found.items() if key in target)
     unlike = [f'{key} is {theirs} against {ours}' for key, theirs, ours in both if theirs != ours]
-    _check_none(
-        unlike, f'{name} has other shapes than {model_name}', 'build the model that the file was saved from'
-    )
+    _check_none(unlike, f'{name} has other shapes than {model_name}', 'build the model that the file was saved from')

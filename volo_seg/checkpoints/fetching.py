@@ -48,9 +48,7 @@ def locate(source: str | os.PathLike[str]) -> Place:
     if text in OFFICIAL:
         url = OFFICIAL[text].url
         return Place(cache_path(url), url)
-    raise UserError(
-        f'no weights file {text!r}: give a path, an http(s) address, or one of {", ".join(OFFICIAL)}'
-    )
+    raise UserError(f'no weights file {text!r}: give a path, an http(s) address, or one of {", ".join(OFFICIAL)}')
 
 
 def _locate_address(url: str, scheme: str) -> Place:

@@ -57,9 +57,7 @@ def recognise(content: Mapping[str, Any], *, name: str) -> VoloWeights:
         UserError: It holds no VOLO.
     """
     state_dict, container = unwrap(content, name=name)
-    backbone = {
-        key.removeprefix('backbone.'): v for key, v in state_dict.items() if key.startswith('backbone.')
-    }
+    backbone = {key.removeprefix('backbone.'): v for key, v in state_dict.items() if key.startswith('backbone.')}
     found = backbone or state_dict
     if sum(mark in found for mark in _MARKS) < len(_MARKS) - 1:
         raise UserError(

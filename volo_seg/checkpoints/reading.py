@@ -54,9 +54,7 @@ def read_weights(
     except Exception as error:
         raise UserError(_explain(error, name=name, advice=advice)) from error
     if not isinstance(content, dict):
-        raise UserError(
-            f'{name} holds a {type(content).__name__}, not a dict of weights: save a state_dict() instead'
-        )
+        raise UserError(f'{name} holds a {type(content).__name__}, not a dict of weights: save a state_dict() instead')
     return content
 
 
@@ -67,9 +65,7 @@ def _head(path: Path, *, name: str) -> bytes:
         with open(path, 'rb') as file:
             return file.read(1024)
     except OSError as error:
-        raise UserError(
-            f'{name} cannot be read ({error.strerror}): mend the path or its permissions'
-        ) from error
+        raise UserError(f'{name} cannot be read ({error.strerror}): mend the path or its permissions') from error
 
 
 def _refuse_other_files(path: Path, head: bytes, *, name: str, advice: str) -> None:
@@ -141,9 +137,7 @@ def _explain(error: Exception, *, name: str, advice: str) -> str:
     if 'TorchScript' in str(error):
         return f'{name} is a TorchScript program: save its state_dict() and give that file'
     if 'persistent' in str(error):
-        return (
-            f'{name} is one piece of an unpacked torch file: give the whole file, which is not to be unpacked'
-        )
+        return f'{name} is one piece of an unpacked torch file: give the whole file, which is not to be unpacked'
     # torch opens with advice to load unsafely and puts what was wrong behind it
     told = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
     detail = told.splitlines()[0].rstrip('. ')[:160]

@@ -33,8 +33,7 @@ def save_file(
     path = check_destination(path, overwrite=overwrite)
     # a view must not drag its whole storage into the file
     state = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, value in state_dict.items()
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()
     }
     part = path.with_name(f'.{path.stem}.{uuid.uuid4().hex}{path.suffix}')
     try:

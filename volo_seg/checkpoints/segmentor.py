@@ -21,13 +21,8 @@ _POSITIONS = 'backbone.pos_embed'
 _TRAINED_WITH = 'use the config it was trained with'
 
 
-def load_segmentor_weights(
-    model: nn.Module, source: str | os.PathLike[str], *, strict: bool = True
-) -> dict[str, Any]:
+def load_segmentor_weights(model: nn.Module, source: str | os.PathLike[str], *, strict: bool = True) -> dict[str, Any]:
     """Load the trained checkpoint ``source`` (see :func:`.load_file`) into ``model``, all of it or nothing.
-
-    A position grid of another size (a model trained on other crops) is resampled. With ``strict`` false,
-    names that only one side has are logged instead of refused; shapes and classes must agree all the same.
 
     Returns:
         The checkpoint's ``meta`` (classes, palette, iteration, config, ...), empty if it has none.
@@ -35,7 +30,21 @@ def load_segmentor_weights(
     Raises:
         UserError: The file cannot be had or read, or is of another model or for another number of classes.
     """
-    content, name = load_file(source), os.fspath(source)
+    content = load_file(source)
+    fit_segmentor_weights(model, content, name=os.fspath(source), strict=strict)
+    meta = content.get('meta')
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def fit_segmentor_weights(model: nn.Module, content: Mapping[str, Any], *, name: str, strict: bool = True) -> None:
+    """Put the weights of ``content``, what :func:`.load_file` made of the file ``name``, into ``model``.
+
+    A position grid of another size (a model trained on other crops) is resampled. With ``strict`` false,
+    names that only one side has are logged instead of refused; shapes and classes must agree all the same.
+
+    Raises:
+        UserError: They are of another model or for another number of classes.
+    """
     found, _ = unwrap(content, name=name)
     target = model.state_dict()
     _check_backbone(found, target, name=name)
@@ -44,15 +53,11 @@ def load_segmentor_weights(
     _fit_positions(found, target, name=name)
     check_shapes(found, target, name=name, model_name='this model')
     model.load_state_dict(found, strict=False)
-    meta = content.get('meta')
-    return dict(meta) if isinstance(meta, Mapping) else {}
 
 
 def _check_backbone(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str) -> None:
     theirs, ours = (
-        describe(
-            {key.removeprefix('backbone.'): v for key, v in state.items() if key.startswith('backbone.')}
-        )
+        describe({key.removeprefix('backbone.'): v for key, v in state.items() if key.startswith('backbone.')})
         for state in (found, target)
     )
     if theirs and ours and theirs != ours:
@@ -62,9 +67,7 @@ def _check_backbone(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *
         )
 
 
-def _check_names(
-    found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, strict: bool
-) -> None:
+def _check_names(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, strict: bool) -> None:
     lacking = [key for key in target if key not in found and not key.endswith('.num_batches_tracked')]
     spare = [key for key in found if key not in target]
     told = []

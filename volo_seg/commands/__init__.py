@@ -34,6 +34,8 @@ def door(name: str, argv: Sequence[str] | None = None) -> None:
 def run(name: str, argv: Sequence[str] | None = None) -> int:
     """Run the command ``name`` and return its exit status; a UserError becomes one sentence on stderr."""
     quiet_imports()
+    # idle threads sleep instead of spinning: on a machine with other work, spinning costs several times the work
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     try:
         return importlib.import_module(f'{__name__}.{name}').main(argv)
     except UserError as error:

@@ -58,7 +58,7 @@ def convert(polygons: Sequence[Path], nproc: int) -> None:
 
 
 def renderer():  # type: ignore[no-untyped-def]
-    """cityscapesScripts' own function from polygons to a label image."""
+    """CityscapesScripts' own function from polygons to a label image."""
     try:
         from cityscapesscripts.preparation.json2labelImg import json2labelImg
     except ImportError as error:

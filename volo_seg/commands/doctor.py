@@ -56,7 +56,10 @@ def describe_machine() -> list[tuple[str, str]]:
         import torch
 
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU only'
-        rows += [('device', f'{device}, {torch.get_num_threads()} CPU threads'), ('CUDA of torch', str(torch.version.cuda))]
+        rows += [
+            ('device', f'{device}, {torch.get_num_threads()} CPU threads'),
+            ('CUDA of torch', str(torch.version.cuda)),
+        ]
     return rows
 
 
@@ -88,7 +91,5 @@ def missing() -> list[str]:
     """Required distributions that are not installed; either line of OpenMMLab and either OpenCV will do."""
     stand_ins = {**RIVALS, 'opencv-python': 'opencv-python-headless'}
     return [
-        name
-        for name in REQUIRED
-        if not version_of(name) and not (name in stand_ins and version_of(stand_ins[name]))
+        name for name in REQUIRED if not version_of(name) and not (name in stand_ins and version_of(stand_ins[name]))
     ]

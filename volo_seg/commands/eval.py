@@ -44,9 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--dataset', choices=('cityscapes', 'ade20k'), help='names, numbering and file names')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='class names, 0 first, for other data')
     parser.add_argument('--classes-file', type=Path, metavar='FILE', help='the same, one a line')
-    parser.add_argument(
-        '--ignore-index', type=int, metavar='N', help='value that is not scored (default 255)'
-    )
+    parser.add_argument('--ignore-index', type=int, metavar='N', help='value that is not scored (default 255)')
     parser.add_argument(
         '--reduce-zero-label',
         action='store_true',
@@ -67,12 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
         help='mean IoU over classes in truth or prediction (mmseg), all classes (ade), classes in the truth',
     )
     parser.add_argument('--boundary', action='store_true', help='also boundary IoU')
-    parser.add_argument(
-        '--json', type=Path, metavar='OUT', help='write all figures and the confusion matrix there'
-    )
-    parser.add_argument(
-        '--out-dir', type=Path, metavar='DIR', help='write metrics.json, .csv and a picture there'
-    )
+    parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures and the confusion matrix there')
+    parser.add_argument('--out-dir', type=Path, metavar='DIR', help='write metrics.json, .csv and a picture there')
     return parser
 
 
@@ -118,9 +112,7 @@ def rule_of(args: argparse.Namespace) -> Rule:
     if args.dataset is None:
         return own_rule(args)
     if args.ignore_index is not None or args.reduce_zero_label:
-        raise UserError(
-            f'--dataset {args.dataset} fixes the numbering; leave out --ignore-index and its like'
-        )
+        raise UserError(f'--dataset {args.dataset} fixes the numbering; leave out --ignore-index and its like')
     return cityscapes_rule(args) if args.dataset == 'cityscapes' else ade20k_rule(args)
 
 

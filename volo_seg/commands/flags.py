@@ -20,8 +20,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add what training and evaluation share: where the data is, where results go, which launcher."""
     parser.add_argument('--work-dir', help='folder for logs, metrics, checkpoints (default work_dirs/<config name>)')
     parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
-    parser.add_argument(
-        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='job launcher'
-    )
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='job launcher')
     # old launchers pass the rank as a flag
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(args.config, args.cfg_options)
     init_default_scope('mmseg')
     height, width = image_size(args.shape or config.model.data_preprocessor.get('size'))
-    model = MODELS.build(config.model).eval()
-    rows = count(model, height, width)
+    rows = count(MODELS.build(config.model).eval(), height, width)
     print(f'{"part":<16}{"params (M)":>12}{"GMAC":>10}   at {height}x{width} pixels')
     print('\n'.join(f'{name:<16}{params / 1e6:>12.3f}{macs / 1e9:>10.2f}' for name, params, macs in rows))
     print('auxiliary_head runs in training only; MACs are counted by torch.utils.flop_counter (one MAC = two FLOPs)')
@@ -53,10 +52,16 @@ def image_size(shape: Sequence[int] | None) -> tuple[int, int]:
 def count(model, height: int, width: int) -> list[tuple[str, int, float]]:  # type: ignore[no-untyped-def]
     """(part, parameters, MACs of one image) for each part of a segmentor, and the inference total."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query, key, value, *_, out_shape=None, **__):  # type: ignore[no-untyped-def]
+        return sdpa_flop_count(query, key, value)
+
+    # torch counts the attention kernels of GPUs only
+    kernels = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
 
     def macs(run, *inputs):  # type: ignore[no-untyped-def]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False, custom_mapping=kernels) as counter, torch.no_grad():
             outputs = run(*inputs)
         return counter.get_total_flops() / 2, outputs
 

@@ -20,16 +20,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg submit``."""
     parser = argparse.ArgumentParser(prog='volo-seg submit', description=__doc__)
     parser.add_argument('pred_dir', type=Path, nargs='?', metavar='PRED_DIR', help='folder of predicted PNGs')
-    parser.add_argument(
-        'archive', type=Path, nargs='?', metavar='OUT.zip', help='archive to write; must be new'
-    )
-    parser.add_argument(
-        '--validate', type=Path, metavar='ZIP', help='check this archive instead of writing one'
-    )
+    parser.add_argument('archive', type=Path, nargs='?', metavar='OUT.zip', help='archive to write; must be new')
+    parser.add_argument('--validate', type=Path, metavar='ZIP', help='check this archive instead of writing one')
     parser.add_argument('--dataset', choices=('cityscapes', 'ade20k'), required=True, help='which server')
-    parser.add_argument(
-        '--images', type=Path, metavar='DIR', help='test images; then names and sizes are compared'
-    )
+    parser.add_argument('--images', type=Path, metavar='DIR', help='test images; then names and sizes are compared')
     parser.add_argument(
         '--pred-ids',
         choices=('train', 'label'),

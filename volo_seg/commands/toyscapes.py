@@ -29,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started, size = time.monotonic(), (args.size[0], args.size[1])
     counts = {'train': args.train, 'val': args.val}
     with _Bar() as report:
-        made = write_toyscapes(
-            args.out_dir, **counts, size=size, seed=args.seed, nproc=args.nproc, progress=report
-        )
+        made = write_toyscapes(args.out_dir, **counts, size=size, seed=args.seed, nproc=args.nproc, progress=report)
     what = f'{args.train} training and {args.val} validation scenes of {size[0]}x{size[1]}'
     if not made:
         print(f'{args.out_dir}: {what} are there already')

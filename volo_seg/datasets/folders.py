@@ -81,7 +81,7 @@ class FolderDataset(BaseSegDataset):
         image_dir = Path(self.data_prefix['img_path'])
         mask_dir = self.data_prefix.get('seg_map_path')
         suffixes = (self.img_suffix,) if isinstance(self.img_suffix, str) else tuple(self.img_suffix)
-        label_map = {label: self.ignore_index for label in self.ignore_labels} or None
+        label_map = dict.fromkeys(self.ignore_labels, self.ignore_index) or None
         pairs: dict[Path, dict[str, Any]] = {}
         for image in sorted(path for path in image_dir.rglob('*') if path.name.lower().endswith(suffixes)):
             name = image.relative_to(image_dir).with_suffix('')

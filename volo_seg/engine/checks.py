@@ -24,7 +24,16 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
         if loader is None:
             raise UserError(f'the config has no {split}_dataloader; name one, or a config that has it')
         _check_folders(split, loader.dataset)
+        fill_class_count(config, _describe(loader.dataset).metainfo.get('classes'))
         _check_class_count(config, split, loader.dataset)
+
+
+def fill_class_count(config: Config, classes: Sequence[str] | None) -> None:
+    """Give each head of ``config`` that names no ``num_classes`` the number of ``classes``."""
+    for name in ('decode_head', 'auxiliary_head'):
+        head = config.model.get(name)
+        if classes and isinstance(head, dict) and 'num_classes' not in head:
+            head['num_classes'] = len(classes)
 
 
 def _check_folders(split: str, dataset: dict[str, Any]) -> None:

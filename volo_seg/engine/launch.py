@@ -64,9 +64,7 @@ def replace_types(node: Any, names: dict[str, str]) -> Any:
     """Copy a config tree with every ``type=OLD`` replaced by ``type=names[OLD]``."""
     if isinstance(node, dict):
         return {
-            key: names.get(value, value)
-            if key == 'type' and isinstance(value, str)
-            else replace_types(value, names)
+            key: names.get(value, value) if key == 'type' and isinstance(value, str) else replace_types(value, names)
             for key, value in node.items()
         }
     if isinstance(node, (list, tuple)):

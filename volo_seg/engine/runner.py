@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch.utils.data import DataLoader
 
-from volo_seg.checkpoints import load_file, load_segmentor_weights
+from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.errors import UserError
 
 
@@ -39,7 +39,8 @@ class SafeRunner(Runner):
         checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_segmentor_weights(model.module if isinstance(model, BaseTTAModel) else model, filename, strict=strict)
+        model = model.module if isinstance(model, BaseTTAModel) else model
+        fit_segmentor_weights(model, checkpoint, name=str(filename), strict=strict)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
@@ -104,4 +105,3 @@ def why_unreadable(path: str | Path) -> str | None:
     except cv2.error as error:
         return f'the image does not decode ({error.err})'
     return 'it is damaged or not an image' if image is None else None
-

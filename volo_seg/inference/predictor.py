@@ -14,7 +14,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
-from volo_seg.checkpoints import load_segmentor_weights
+from volo_seg.checkpoints import fit_segmentor_weights, load_file
+from volo_seg.engine.checks import fill_class_count
 from volo_seg.engine.config import load_config
 from volo_seg.errors import UserError
 
@@ -46,11 +47,13 @@ class Predictor:
         loaded = load_config(config, cfg_options) if isinstance(config, str) else config
         init_default_scope('mmseg')
         self.device = pick_device(device)
-        self.model = revert_sync_batchnorm(MODELS.build(loaded.model))
-        meta = load_segmentor_weights(self.model, checkpoint)
-        self.model.to(self.device).eval()
+        content = load_file(checkpoint)
         dataset = loaded.test_dataloader.dataset
-        described = meta.get('dataset_meta') or describe_dataset(dataset)
+        described = content.get('meta', {}).get('dataset_meta') or describe_dataset(dataset)
+        fill_class_count(loaded, described['classes'])
+        self.model = revert_sync_batchnorm(MODELS.build(loaded.model))
+        fit_segmentor_weights(self.model, content, name=str(checkpoint))
+        self.model.to(self.device).eval()
         self.classes = tuple(described['classes'])
         self.palette = np.asarray(described['palette'], dtype=np.uint8)
         self.pipeline = Compose(image_pipeline(dataset.pipeline))

@@ -4,6 +4,8 @@ from .host import import_mmseg
 
 import_mmseg()
 
+import volo_seg.registry  # noqa: E402, F401
+
 from .pyramid import VOLOPyramid  # noqa: E402
 from .segmentor import VOLOSegmentor  # noqa: E402
 from .uper_head import VOLOUPerHead  # noqa: E402

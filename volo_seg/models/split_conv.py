@@ -24,13 +24,11 @@ def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: 
     if torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(low), weight.to(low)
-    channels_out, channels = weight.shape[:2]
-    taps = weight.permute(2, 3, 0, 1).reshape(3, 3 * channels_out, channels)
     pixels = x.permute(0, 2, 3, 1)
     if torch.compiler.is_compiling():
-        mixed = _traced(pixels, taps, size, align_corners)
+        mixed = _traced(pixels, weight, size, align_corners)
     else:
-        mixed = _ConvOfResized.apply(pixels.contiguous(), taps, size, align_corners)
+        mixed = _ConvOfResized.apply(pixels.contiguous(), weight, size, align_corners)
     return mixed.permute(0, 3, 1, 2)
 
 
@@ -56,37 +54,42 @@ def _band(source: int, target: int, device: torch.device) -> float:
     return 3 * min(source, block * source / target + 3)
 
 
-def _traced(pixels: Tensor, taps: Tensor, size: Size, align_corners: bool) -> Tensor:
+def _taps(weight: Tensor, row: int) -> Tensor:
+    """The three taps of one row of the kernel as a linear layer: (3 O, C), a tap's O outputs together."""
+    return weight[:, :, row].permute(2, 0, 1).reshape(-1, weight.shape[1])
+
+
+def _traced(pixels: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
     """The same in plain operations and for sizes that may be symbols: for ``torch.compile`` and export."""
     batch, height, width, _ = pixels.shape
-    channels_out = taps.shape[1] // 3
+    channels_out = len(weight)
     options: dict[str, Any] = {'align_corners': align_corners, 'dtype': pixels.dtype, 'device': pixels.device}
     down = tap_matrices(height, size[0], **options)
     across = tap_matrices(width, size[1], **options).permute(1, 2, 0).reshape(size[1], width * 3)
     total = pixels.new_zeros(())
     for tap in range(3):
-        mixed = F.linear(pixels, taps[tap]).reshape(batch, height, width * 3, channels_out)
+        mixed = F.linear(pixels, _taps(weight, tap)).reshape(batch, height, width * 3, channels_out)
         row = torch.matmul(across, mixed).reshape(batch, height, size[1] * channels_out)
         total = total + torch.matmul(down[tap], row)
     return total.reshape(batch, size[0], size[1], channels_out)
 
 
 class _ConvOfResized(torch.autograd.Function):
-    """Pixels (B, h, w, C) and taps (3, 3 O, C), rows of ``dx`` by ``O``, to (B, H, W, O); bands in blocks."""
+    """Pixels (B, h, w, C) and weight (O, C, 3, 3) to (B, H, W, O); the bands in blocks, little kept for backward."""
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, taps: Tensor, size: Size, align_corners: bool) -> Tensor:
+    def forward(ctx: Any, pixels: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
         batch, height, width, channels = pixels.shape
-        channels_out = taps.shape[1] // 3
-        options: dict[str, Any] = {'align_corners': align_corners, 'dtype': taps.dtype, 'device': taps.device}
+        channels_out = len(weight)
+        options: dict[str, Any] = {'align_corners': align_corners, 'dtype': pixels.dtype, 'device': pixels.device}
         ctx.down = tap_axis(height, size[0], **options)
         ctx.across = tap_axis(width, size[1], **options)
-        ctx.save_for_backward(pixels, taps)
+        ctx.save_for_backward(pixels, weight)
         ctx.size = size
         flat = pixels.view(-1, channels)
         rows = pixels.new_empty(batch, height, 3, size[1], channels_out)
         for tap in range(3):
-            mixed = torch.mm(flat, taps[tap].t()).view(batch * height, width * 3, channels_out)
+            mixed = torch.mm(flat, _taps(weight, tap).t()).view(batch * height, width * 3, channels_out)
             multiply(ctx.across.forward, mixed, out=rows[:, :, tap].flatten(0, 1))
         result = pixels.new_empty(batch, size[0], size[1] * channels_out)
         multiply(ctx.down.forward, rows.view(batch, height * 3, -1), out=result)
@@ -95,24 +98,25 @@ class _ConvOfResized(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        pixels, taps = ctx.saved_tensors
+        pixels, weight = ctx.saved_tensors
         batch, height, width, channels = pixels.shape
-        channels_out = taps.shape[1] // 3
+        channels_out = len(weight)
         flat = pixels.view(-1, channels)
         rows = gradient.new_empty(batch, height * 3, ctx.size[1] * channels_out)
         multiply(ctx.down.backward, gradient.reshape(batch, ctx.size[0], -1), out=rows)
         rows = rows.view(batch, height, 3, ctx.size[1], channels_out)
         for_pixels = torch.zeros_like(flat) if ctx.needs_input_grad[0] else None
-        for_taps = torch.empty_like(taps) if ctx.needs_input_grad[1] else None
+        for_weight = weight.new_empty(weight.shape) if ctx.needs_input_grad[1] else None
         mixed = gradient.new_empty(batch * height, width * 3, channels_out)
+        by_pixel = mixed.view(-1, 3 * channels_out)
         for tap in range(3):
             multiply(ctx.across.backward, rows[:, :, tap].flatten(0, 1), out=mixed)
-            by_pixel = mixed.view(-1, 3 * channels_out)
             if for_pixels is not None:
-                for_pixels.addmm_(by_pixel, taps[tap])
-            if for_taps is not None:
-                torch.mm(by_pixel.t(), flat, out=for_taps[tap])
-        return None if for_pixels is None else for_pixels.view_as(pixels), for_taps, None, None
+                for_pixels.addmm_(by_pixel, _taps(weight, tap))
+            if for_weight is not None:
+                for_taps = torch.mm(by_pixel.t(), flat).view(3, channels_out, channels)
+                for_weight[:, :, tap] = for_taps.permute(1, 2, 0)
+        return None if for_pixels is None else for_pixels.view_as(pixels), for_weight, None, None
 
 
 def conv3x3_of_maps(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from .pooling import adaptive_avg_pools
 from .split_conv import Size, conv3x3_of_maps
@@ -39,7 +39,7 @@ class VOLOUPerHead(UPerHead):
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H_0, W_0)."""
         maps = [_laid_out(m) for m in self._transform_inputs(inputs)]
-        laterals = [conv(m) for conv, m in zip(self.lateral_convs, maps, strict=False)]
+        laterals = [_pointwise(conv, m) for conv, m in zip(self.lateral_convs, maps, strict=False)]
         laterals.append(self.psp_forward(maps))
         del maps
         for i in range(len(laterals) - 1, 0, -1):
@@ -47,6 +47,11 @@ class VOLOUPerHead(UPerHead):
         for i, conv in enumerate(self.fpn_convs):
             laterals[i] = conv(laterals[i])
         return self._fuse(self.fpn_bottleneck, laterals, tuple(laterals[0].shape[2:]))
+
+    def cls_seg(self, feat):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or feat.device.type != 'cpu':
+            return super().cls_seg(feat)
+        return _linear(self.conv_seg, feat)
 
     def _plus_resized(self, fine: Tensor, coarse: Tensor) -> Tensor:
         size = fine.shape[2:]
@@ -57,9 +62,24 @@ class VOLOUPerHead(UPerHead):
         x = conv3x3_of_maps(maps, module.conv.weight, size, align_corners=self.align_corners)
         if module.conv.bias is not None:
             x = x + module.conv.bias[:, None, None]
-        if module.with_norm:
-            x = module.norm(x)
-        return module.activate(x) if module.with_activation else x
+        return _finished(module, x)
+
+
+def _finished(module: ConvModule, x: Tensor) -> Tensor:
+    """Norm and activation of ``module``."""
+    if module.with_norm:
+        x = module.norm(x)
+    return module.activate(x) if module.with_activation else x
+
+
+def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
+def _pointwise(module, x):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != 'cpu':
+        return module(x)
+    return _finished(module, _linear(module.conv, x))
 
 
 def _laid_out(x: Tensor) -> Tensor:

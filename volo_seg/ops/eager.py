@@ -18,9 +18,7 @@ CHUNK_VALUES = 1 << 18
 """Window values that one CPU thread mixes at a time: four window rows of a 64 x 64 map of 192 channels."""
 
 
-def outlook_attention_eager(
-    v: Tensor, logits: Tensor, window: Window, chunk_rows: int | None = None
-) -> Tensor:
+def outlook_attention_eager(v: Tensor, logits: Tensor, window: Window, chunk_rows: int | None = None) -> Tensor:
     """Outlook attention of (B, H, W, C) ``v``, differentiable (a second time through the plain form).
 
     ``chunk_rows`` window rows at a time: by default one image's rows that fit a cache on a CPU, and
@@ -49,9 +47,7 @@ class _OutlookAttention(torch.autograd.Function):
         ctx.save_for_backward(v, logits)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         v, logits = ctx.saved_tensors  # type: ignore[attr-defined]
         window, chunk_rows = ctx.numbers  # type: ignore[attr-defined]
         if torch.is_grad_enabled():

@@ -75,9 +75,7 @@ def _(
     return v.new_empty(v.shape), logits.new_empty(logits.shape)
 
 
-def _setup_context(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]
-) -> None:
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     v, logits, *numbers = inputs
     ctx.save_for_backward(v, logits, output[1])
     ctx.numbers = numbers  # type: ignore[attr-defined]

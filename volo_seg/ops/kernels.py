@@ -112,9 +112,7 @@ def _mix(
                     logit = tl.load(logits_ptr + out * (K * K) + n, mask=covered, other=0.0).to(tl.float32)
                     weight = tl.exp(logit * scale - high)
                     weight_sum += weight
-                    at, there = _pixels(
-                        image, head, i * S - PAD + n // K, j * S - PAD + n % K, H, W, HEADS, D
-                    )
+                    at, there = _pixels(image, head, i * S - PAD + n // K, j * S - PAD + n % K, H, W, HEADS, D)
                     mask = (covered & there)[:, None] & real[None, :]
                     value = tl.load(v_ptr + at[:, None] + channel[None, :], mask=mask, other=0.0)
                     mixed += weight[:, None] * value.to(tl.float32)
@@ -146,13 +144,9 @@ def _mix_back(
                 covered = on_map & (i >= 0) & (i < ROWS) & (j >= 0) & (j < COLS)
                 outs = (((image * ROWS + i) * COLS + j) * HEADS + head) * (K * K)
                 for n in tl.static_range(K * K):
-                    at, there = _pixels(
-                        image, head, i * S - PAD + n // K, j * S - PAD + n % K, H, W, HEADS, D
-                    )
+                    at, there = _pixels(image, head, i * S - PAD + n // K, j * S - PAD + n % K, H, W, HEADS, D)
                     there = there & covered
-                    logit = tl.load(logits_ptr + (outs + n) * (K * K) + a * K + b, mask=there, other=0.0).to(
-                        tl.float32
-                    )
+                    logit = tl.load(logits_ptr + (outs + n) * (K * K) + a * K + b, mask=there, other=0.0).to(tl.float32)
                     row_sum = tl.load(sums_ptr + outs + n, mask=there, other=float('inf'))
                     mask = there[:, None] & real[None, :]
                     grad = tl.load(grad_ptr + at[:, None] + channel[None, :], mask=mask, other=0.0)

@@ -45,12 +45,10 @@ def outlook_attention(
     Source: arXiv 2106.13112, section 3.1.
 
     """
-    if not torch.compiler.is_compiling():
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         _check_window(kernel_size, stride, padding, dropout_p)
         _check_shapes(v, logits, num_heads, kernel_size, stride)
-    name, _ = explain(
-        v, kernel_size=kernel_size, stride=stride, dropout_p=dropout_p, implementation=implementation
-    )
+    name, _ = explain(v, kernel_size=kernel_size, stride=stride, dropout_p=dropout_p, implementation=implementation)
     window = Window(num_heads, kernel_size, stride, padding, scale)
     if name == 'fused':
         return outlook_attention_fused(v, logits, window)
@@ -122,9 +120,7 @@ def _check_implementation(implementation: str, dropout_p: float, why_not_fused: 
     if implementation == 'fused' and why_not_fused:
         raise ValueError(f"implementation='fused' cannot run here: {why_not_fused}")
     if implementation in ('fused', 'eager') and dropout_p > 0:
-        raise ValueError(
-            f"implementation={implementation!r} has no dropout (dropout_p={dropout_p:g}); take 'plain'"
-        )
+        raise ValueError(f"implementation={implementation!r} has no dropout (dropout_p={dropout_p:g}); take 'plain'")
 
 
 def _check_window(kernel_size: int, stride: int, padding: int, dropout_p: float) -> None:
@@ -146,8 +142,6 @@ def _check_shapes(v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, s
         raise ValueError(f'v has {channels} channels, which num_heads={num_heads} does not divide')
     expected = (batch, -(-height // stride), -(-width // stride), num_heads * kernel_size**4)
     if tuple(logits.shape) != expected:
-        raise ValueError(
-            f'logits must have shape {expected} for v of {tuple(v.shape)}, not {tuple(logits.shape)}'
-        )
+        raise ValueError(f'logits must have shape {expected} for v of {tuple(v.shape)}, not {tuple(logits.shape)}')
     if logits.device != v.device:
         raise ValueError(f'v is on {v.device} and logits on {logits.device}; they must share a device')

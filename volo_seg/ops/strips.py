@@ -46,10 +46,12 @@ class Reader:
         self.buffer = torch.empty(self.views.shape, dtype=dtype, device=source.device)
 
     def read(self, first: int, count: int) -> Tensor:
-        """``count`` rows of windows from row ``first`` on; the buffer is overwritten by the next call."""
+        """``count`` rows of windows from row ``first`` on; the buffer is overwritten by the next call.
+
+        Calls go down the map, so that the padding above it is never written.
+        """
         top, left = first * self.window.stride - self.window.padding, self.window.padding
         low, high = max(top, 0), min(top + self.strip.shape[1], self.source.shape[1])
-        self.strip[:, : low - top].zero_()
         self.strip[:, low - top : high - top, left : left + self.source.shape[2]] = self.source[:, low:high]
         self.strip[:, high - top :].zero_()
         windows = self.buffer[:, :count].copy_(self.views[:, :count])

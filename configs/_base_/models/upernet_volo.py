@@ -9,13 +9,15 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_val=0,
-        seg_pad_val=255),
+        seg_pad_val=255,
+    ),
     backbone=dict(
         type='VOLO',
         arch='d1',
         drop_path_rate=0.1,
         norm_cfg=norm_cfg,
-        init_cfg=dict(type='Pretrained', checkpoint='volo_d1_384')),
+        init_cfg=dict(type='Pretrained', checkpoint='volo_d1_384'),
+    ),
     decode_head=dict(
         type='VOLOUPerHead',
         in_channels=[192, 384, 384, 384],
@@ -25,7 +27,8 @@ model = dict(
         dropout_ratio=0.1,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(loss_weight=1.0, **loss)),
+        loss_decode=dict(loss_weight=1.0, **loss),
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_channels=384,
@@ -36,9 +39,11 @@ model = dict(
         dropout_ratio=0.1,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(loss_weight=0.4, **loss)),
+        loss_decode=dict(loss_weight=0.4, **loss),
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)
 
 # One row a variant, each from the official ImageNet weights of the highest resolution. Drop path of d1..d3 as in the
 # paper's ImageNet training, of d4 and d5 our choice. nano is this project's own and starts from nothing.
@@ -46,21 +51,27 @@ variants = dict(
     d2=dict(
         backbone=dict(arch='d2', drop_path_rate=0.2, init_cfg=dict(checkpoint='volo_d2_384')),
         decode_head=dict(in_channels=[256, 512, 512, 512]),
-        auxiliary_head=dict(in_channels=512)),
+        auxiliary_head=dict(in_channels=512),
+    ),
     d3=dict(
         backbone=dict(arch='d3', drop_path_rate=0.5, init_cfg=dict(checkpoint='volo_d3_448')),
         decode_head=dict(in_channels=[256, 512, 512, 512]),
-        auxiliary_head=dict(in_channels=512)),
+        auxiliary_head=dict(in_channels=512),
+    ),
     d4=dict(
         backbone=dict(arch='d4', drop_path_rate=0.5, init_cfg=dict(checkpoint='volo_d4_448')),
         decode_head=dict(in_channels=[384, 768, 768, 768]),
-        auxiliary_head=dict(in_channels=768)),
+        auxiliary_head=dict(in_channels=768),
+    ),
     d5=dict(
         backbone=dict(arch='d5', drop_path_rate=0.5, init_cfg=dict(checkpoint='volo_d5_512')),
         decode_head=dict(in_channels=[384, 768, 768, 768]),
-        auxiliary_head=dict(in_channels=768)),
+        auxiliary_head=dict(in_channels=768),
+    ),
     nano=dict(
         backbone=dict(arch='nano', drop_path_rate=0.0, init_cfg=None),
         decode_head=dict(in_channels=[64, 128, 128, 128], channels=64),
-        auxiliary_head=dict(in_channels=128, channels=32)),
-    pyramid=dict(neck=dict(type='VOLOPyramid', in_channels=[192, 384, 384, 384], norm_cfg=norm_cfg)))
+        auxiliary_head=dict(in_channels=128, channels=32),
+    ),
+    pyramid=dict(neck=dict(type='VOLOPyramid', in_channels=[192, 384, 384, 384], norm_cfg=norm_cfg)),
+)

@@ -37,9 +37,7 @@ class Body:
         self.length, self.width, self.height = size
         self._axes = np.array([self.forward, UP, self.right])
 
-    def world(
-        self, local: Array | Sequence[tuple[float, float, float]] | tuple[float, float, float]
-    ) -> Array:
+    def world(self, local: Array | Sequence[tuple[float, float, float]] | tuple[float, float, float]) -> Array:
         """Return the world points, (N, 3), of local metres (N, 3)."""
         points: Array = self.origin + np.asarray(local) @ self._axes
         return points
@@ -48,22 +46,16 @@ class Body:
         """Return the world point (3,) of local metres."""
         return self.world((along, height, across))
 
-    def side(
-        self, points: Sequence[tuple[float, float]], across: float, lean: float = 0.0, belt: float = 1.0
-    ) -> Array:
+    def side(self, points: Sequence[tuple[float, float]], across: float, lean: float = 0.0, belt: float = 1.0) -> Array:
         """Return (N, 3) of shares (along, height) on one side, which leans in by ``lean`` above ``belt``."""
         shares = np.array(points)
         inset = 1.0 - lean * np.maximum(0.0, shares[:, 1] - belt) / max(1.0 - belt, 1e-6)
-        return self.world(
-            np.stack([shares[:, 0] * self.length, shares[:, 1] * self.height, across * inset], axis=1)
-        )
+        return self.world(np.stack([shares[:, 0] * self.length, shares[:, 1] * self.height, across * inset], axis=1))
 
 
 def hull(sketch: Sketch, body: Body, profile: Profile, paint: Array, lean: float) -> None:
     """Draw the strips across the body (roof, glass, front, rear) and then its sides."""
-    left, right = (
-        body.side(profile.points, half, lean, profile.belt) for half in (-body.width / 2, body.width / 2)
-    )
+    left, right = (body.side(profile.points, half, lean, profile.belt) for half in (-body.width / 2, body.width / 2))
     for i in range(len(left) - 1):
         (ax, ay, az), (wx, _, wz) = left[i + 1] - left[i], right[i] - left[i]
         outward = np.array([ay * wz, az * wx - ax * wz, -ay * wx])  # their cross product; the second is level
@@ -100,17 +92,13 @@ def row(start: float, end: float, count: int, gap: float) -> list[tuple[float, f
     return [(float(a) + gap, float(b) - gap) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def panes(
-    sketch: Sketch, body: Body, spans: list[tuple[float, float]], low: float, high: float, colour: Array
-) -> None:
+def panes(sketch: Sketch, body: Body, spans: list[tuple[float, float]], low: float, high: float, colour: Array) -> None:
     """Draw upright quads (windows, stripes) on both sides; all numbers are shares of length and height."""
     for sign in (-1.0, 1.0):
         if not sketch.faces(sign * body.right, body.at(0, 0, sign * body.width / 2)):
             continue
         for start, end in spans:
-            quad = body.side(
-                [(start, low), (start, high), (end, high), (end, low)], sign * (body.width / 2 + 0.01)
-            )
+            quad = body.side([(start, low), (start, high), (end, high), (end, low)], sign * (body.width / 2 + 0.01))
             sketch.face(quad, colour, sign * body.right)
 
 

@@ -17,7 +17,7 @@ FRONTS = ((150, 170, 185), (95, 115, 160), (180, 195, 205), (130, 150, 160), (11
 
 @dataclass(frozen=True)
 class Plane:
-    """A rectangle that stands on the ground from ``start`` to ``end`` = (x, z) metres; ``outward`` (3,): its normal."""
+    """A rectangle that stands on the ground from ``start`` to ``end`` = (x, z); ``outward`` (3,): normal."""
 
     start: tuple[float, float]
     end: tuple[float, float]
@@ -78,9 +78,7 @@ class Style:
         )
 
 
-def stand(
-    view: View, plane: Plane, label: str, paint: Painter, *, layer: int, gable: float = 0.0
-) -> list[Thing]:
+def stand(view: View, plane: Plane, label: str, paint: Painter, *, layer: int, gable: float = 0.0) -> list[Thing]:
     """Return ``plane`` as a thing painted by ``paint(patch)``; ``gable``: metres of a pointed roof on top."""
     corners = plane.corners()
     if gable:
@@ -141,16 +139,12 @@ def _shop(colour: Array, s: Array, t: Array, style: Style) -> None:
     colour[door] = style.shop * 0.6
     fascia = (t > 2.8) & (t < 3.45)
     colour[fascia] = style.shop
-    colour[fascia & (np.abs(t - 3.12) < 0.14) & (((s * 2.3) % 1.0) < 0.6) & (bay > 0.15) & (bay < 0.8)] = (
-        225.0
-    )
+    colour[fascia & (np.abs(t - 3.12) < 0.14) & (((s * 2.3) % 1.0) < 0.6) & (bay > 0.15) & (bay < 0.8)] = 225.0
 
 
 def wall(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) -> list[Thing]:
     """Draw a free-standing wall of concrete, plaster or brick with a coping on top; ``wall``."""
-    base = jitter(
-        rng, ((140, 145, 148), (110, 130, 160), (165, 175, 180), (90, 100, 120))[rng.integers(4)], 14
-    )
+    base = jitter(rng, ((140, 145, 148), (110, 130, 160), (165, 175, 180), (90, 100, 120))[rng.integers(4)], 14)
     kind, shift, factor = rng.integers(3), tuple(rng.integers(0, 256, 2)), view.light.shade(plane.outward)
 
     def paint(patch: Patch) -> None:
@@ -159,9 +153,7 @@ def wall(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) 
         if kind == 0:
             rough -= 0.22 * (((s / 2.5) % 1.0) < 0.03)
         elif kind == 1:
-            rough -= 0.16 * (
-                ((t * 5.0) % 1.0 < 0.15) | (((s * 2.2 + 0.5 * (np.floor(t * 5.0) % 2)) % 1.0) < 0.08)
-            )
+            rough -= 0.16 * (((t * 5.0) % 1.0 < 0.15) | (((s * 2.2 + 0.5 * (np.floor(t * 5.0) % 2)) % 1.0) < 0.08))
         rough += 0.2 * (t > plane.height - 0.18) - 0.18 * np.clip(1 - t / 0.5, 0, 1)
         patch.fill(base.astype(np.float32) * np.float32(factor) * (1 + rough)[..., None], depth)
 
@@ -171,9 +163,7 @@ def wall(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) 
 def fence(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) -> list[Thing]:
     """Draw a fence of bars, pickets or mesh; what shows between them belongs to it; ``fence``."""
     kind = rng.choice(3)
-    base = jitter(rng, ((60, 62, 60), (120, 150, 170), (130, 135, 132))[kind], 22) * view.light.shade(
-        plane.outward
-    )
+    base = jitter(rng, ((60, 62, 60), (120, 150, 170), (130, 135, 132))[kind], 22) * view.light.shade(plane.outward)
     pitch, share = ((rng.uniform(0.18, 0.3), 0.28), (rng.uniform(0.16, 0.24), 0.62), (0.14, 0.22))[kind]
 
     def paint(patch: Patch) -> None:
@@ -182,14 +172,10 @@ def fence(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3)
         bars = ((s / pitch) % 1.0 < share) * soft + share * (1 - soft)
         if kind == 2:
             bars = np.maximum(bars, ((t / pitch) % 1.0 < share) * soft)
-        rails = (
-            (np.abs(t - plane.height + 0.12) < 0.07) | (np.abs(t - 0.25) < 0.06) | ((s / 2.4) % 1.0 < 0.045)
-        )
+        rails = (np.abs(t - plane.height + 0.12) < 0.07) | (np.abs(t - 0.25) < 0.06) | ((s / 2.4) % 1.0 < 0.045)
         cover = np.maximum(bars, rails)[..., None].astype(np.float32)
         behind = patch.image[patch.wanted]
         patch.fill(np.broadcast_to(base.astype(np.float32), behind.shape), depth)
-        patch.image[patch.wanted] = (cover * patch.image[patch.wanted] + (1 - cover) * behind).astype(
-            np.uint8
-        )
+        patch.image[patch.wanted] = (cover * patch.image[patch.wanted] + (1 - cover) * behind).astype(np.uint8)
 
     return stand(view, plane, 'fence', paint, layer=layer)

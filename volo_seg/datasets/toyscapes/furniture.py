@@ -37,9 +37,7 @@ def bollard(rng: np.random.Generator, view: View, place: tuple[float, float]) ->
     return _pole(rng, view, np.array([place[0], 0.0, place[1]]), rng.uniform(0.8, 1.1), 0.07)
 
 
-def traffic_light(
-    rng: np.random.Generator, view: View, place: tuple[float, float], inward: float
-) -> list[Thing]:
+def traffic_light(rng: np.random.Generator, view: View, place: tuple[float, float], inward: float) -> list[Thing]:
     """Draw a pole with a signal head; sometimes a second head hangs on an arm over the road."""
     foot = np.array([place[0], 0.0, place[1]])
     high = rng.random() < 0.4

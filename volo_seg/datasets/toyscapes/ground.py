@@ -17,7 +17,7 @@ FAR = 170.0  # metres; beyond it the backdrop begins
 
 @dataclass(frozen=True)
 class Surface:
-    """How one flat surface looks; in metres: ``lines`` (x, width, dash or 0), ``zebra`` (z0, z1), ``rails`` x."""
+    """How a flat surface looks; in metres: ``lines`` (x, width, dash or 0), ``zebra`` (z0, z1), ``rails`` x."""
 
     colour: Array
     kind: str  # asphalt, slabs, grass, gravel
@@ -35,9 +35,7 @@ GRASSES = ((60, 125, 95), (75, 135, 130), (65, 105, 80), (95, 140, 155))
 GRAVELS = ((95, 105, 115), (120, 125, 130))
 
 
-def surface(
-    rng: np.random.Generator, kind: str, **marks: tuple[tuple[float, ...], ...] | tuple[float, ...]
-) -> Surface:
+def surface(rng: np.random.Generator, kind: str, **marks: tuple[tuple[float, ...], ...] | tuple[float, ...]) -> Surface:
     """Draw a surface of ``kind``; ``marks`` are its lines, zebra bands or rails."""
     palette = {'asphalt': ASPHALTS, 'slabs': SLABS, 'grass': GRASSES, 'gravel': GRAVELS}[kind]
     colour = jitter(rng, palette[rng.integers(len(palette))], 11)
@@ -48,7 +46,7 @@ def surface(
 def strip(
     view: View, label: str, edges: tuple[float, float], span: tuple[float, float], bend: float, look: Surface
 ) -> list[Thing]:
-    """Draw a strip of ground between x = ``edges`` and z = ``span`` metres that follows the street's ``bend``."""
+    """Draw a strip of ground between x = ``edges`` and z = ``span`` in metres, with the street's ``bend``."""
     z = np.geomspace(max(span[0], 0.5), span[1], 24)
     sides = [np.stack([np.full_like(z, x) + bend * z**2, np.zeros_like(z), z], axis=1) for x in edges]
     shape = view.camera.project(np.concatenate([sides[0], sides[1][::-1]]))
@@ -69,17 +67,13 @@ def _ground(x: Array, z: Array, pixel: Array, look: Surface, light: Light) -> Ar
     rough = 0.05 * lookup('blotch', x, z, 5.0, look.shift) * np.clip(0.4 / pixel, 0, 1)
     rough += 0.05 * lookup('grain', x, z, 18.0, look.shift) * sharp
     if look.kind == 'grass':
-        rough += 0.1 * lookup('leaf', x, z, 16.0, look.shift) * sharp + 0.06 * lookup(
-            'cloud', x, z, 9.0, look.shift
-        )
+        rough += 0.1 * lookup('leaf', x, z, 16.0, look.shift) * sharp + 0.06 * lookup('cloud', x, z, 9.0, look.shift)
     elif look.kind == 'slabs':
         joint = ((x / look.pitch) % 1.0 < 0.06) | ((z / look.pitch) % 1.0 < 0.06)
         rough -= 0.16 * joint * np.clip(look.pitch * 0.12 / pixel, 0, 1)
     elif look.kind == 'gravel':
         rough += 0.14 * lookup('grain', x, z, 9.0, look.shift) * sharp
-    colour: Array = (
-        look.colour.astype(np.float32) * (light.shade(np.array([0.0, 1.0, 0.0])) * (1 + rough))[..., None]
-    )
+    colour: Array = look.colour.astype(np.float32) * (light.shade(np.array([0.0, 1.0, 0.0])) * (1 + rough))[..., None]
     for cover in _marks(x, z, pixel, look):
         worn = cover * (0.85 + 0.1 * lookup('blotch', x, z, 30.0, look.shift))
         colour += (look.paint.astype(np.float32) - colour) * np.clip(worn, 0, 1)[..., None]
@@ -93,13 +87,9 @@ def _marks(x: Array, z: Array, pixel: Array, look: Surface) -> list[Array]:
     """Return the shares in [0, 1] of each pixel that lane lines and zebra crossings cover."""
     covers = []
     for centre, width, dash in look.lines:
-        cover = np.clip((width / 2 - np.abs(x - np.float32(centre))) / pixel + 0.5, 0, 1) * np.clip(
-            width / pixel, 0, 1
-        )
+        cover = np.clip((width / 2 - np.abs(x - np.float32(centre))) / pixel + 0.5, 0, 1) * np.clip(width / pixel, 0, 1)
         covers.append(cover * ((z / dash) % 1.0 < 0.5) if dash else cover)
-    covers.extend(
-        ((z > z0) & (z < z1) & ((x / 0.9) % 1.0 < 0.55)).astype(np.float32) for z0, z1 in look.zebra
-    )
+    covers.extend(((z > z0) & (z < z1) & ((x / 0.9) % 1.0 < 0.55)).astype(np.float32) for z0, z1 in look.zebra)
     return covers
 
 
@@ -143,9 +133,7 @@ def backdrop(rng: np.random.Generator, view: View, label: str, colour: Array) ->
 
     def paint(patch: Patch) -> None:
         u, v = (axis.astype(int) for axis in patch.pixels())
-        noise = tile('leaf' if label == 'vegetation' else 'blotch')[
-            (3 * v + seed) & 255, (2 * u + seed) & 255
-        ]
+        noise = tile('leaf' if label == 'vegetation' else 'blotch')[(3 * v + seed) & 255, (2 * u + seed) & 255]
         patch.fill(colour.astype(np.float32) * (0.8 + 0.14 * noise)[..., None], 0.45 * FAR)
 
     return [Thing(label, outline, paint, FAR, 0) for outline in outlines([shape], view.camera.size)]

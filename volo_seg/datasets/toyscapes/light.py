@@ -53,9 +53,7 @@ class Light:
     def shade(self, normal: Array) -> float:
         """Return the brightness factor of a face with the unit ``normal``."""
         facing = max(0.0, float(normal @ self.sun))
-        return (1.0 - self.sun_share) * (0.86 + 0.14 * float(normal[1])) + self.sun_share * (
-            0.5 + 0.75 * facing
-        )
+        return (1.0 - self.sun_share) * (0.86 + 0.14 * float(normal[1])) + self.sun_share * (0.5 + 0.75 * facing)
 
     def haze(self, depth: float) -> float:
         """Return the share in [0, 1] of haze in front of something ``depth`` metres away."""

@@ -32,9 +32,7 @@ def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw
     hip, neck = 0.5 * tall, 0.82 * tall
     for sign in (-1.0, 1.0):
         foot = body.at(sign * stride, 0.05 * tall, sign * 0.06 * tall)
-        sketch.capsule(
-            body.at(0, hip, sign * 0.05 * tall), foot, (0.05 * tall, 0.032 * tall), legs * (1 + 0.08 * sign)
-        )
+        sketch.capsule(body.at(0, hip, sign * 0.05 * tall), foot, (0.05 * tall, 0.032 * tall), legs * (1 + 0.08 * sign))
         sketch.capsule(foot, foot + 0.07 * tall * body.forward, (0.03, 0.03), TYRE)
     arm = body.at(swing, 0.47 * tall, -0.16 * tall)
     sketch.capsule(body.at(0, 0.78 * tall, -0.11 * tall), arm, (0.036 * tall, 0.026 * tall), top * 0.85)
@@ -99,9 +97,7 @@ def motorcycle(rng: np.random.Generator, view: View, place: tuple[float, float],
     return sketch.thing('motorcycle', view.camera.depth(body.origin))
 
 
-def rider(
-    rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float, *, motor: bool
-) -> list[Thing]:
+def rider(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float, *, motor: bool) -> list[Thing]:
     """Draw a cyclist or, with ``motor``, a motorcyclist: two things, the vehicle first."""
     vehicle = (motorcycle if motor else bicycle)(rng, view, place, yaw)
     body, sketch = Body(place, yaw, (1.0, 1.0, 1.75)), Sketch(view)

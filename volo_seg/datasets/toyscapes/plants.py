@@ -10,8 +10,8 @@ from .textures import TILE, jitter, tile
 
 GREENS = ((55, 115, 75), (45, 90, 55), (70, 135, 115), (60, 100, 70), (60, 110, 150), (85, 120, 100))
 
-PINE = np.array([(0, 1.25), (-0.18, 0.44), (-0.11, 0.44), (-0.38, -0.38), (-0.22, -0.38), (-0.5, -1.25), (0.5, -1.25),
-                 (0.22, -0.38), (0.38, -0.38), (0.11, 0.44), (0.18, 0.44)])  # fmt: skip
+PINE = np.array([(0, 1.25), (-0.18, 0.44), (-0.11, 0.44), (-0.38, -0.38), (-0.22, -0.38), (-0.5, -1.25),
+                 (0.5, -1.25), (0.22, -0.38), (0.38, -0.38), (0.11, 0.44), (0.18, 0.44)])  # fmt: skip
 
 
 def _crown(rng: np.random.Generator, count: int, flat: float) -> Array:
@@ -34,14 +34,10 @@ def tree(rng: np.random.Generator, view: View, place: tuple[float, float], *, la
     else:
         shape, middle = _crown(rng, 40, rng.uniform(0.75, 1.1)), tall - half
     scale = half if not pine else 0.34 * tall
-    points = foot + np.stack(
-        [shape[:, 0] * scale, middle + shape[:, 1] * scale, np.zeros(len(shape))], axis=1
-    )
+    points = foot + np.stack([shape[:, 0] * scale, middle + shape[:, 1] * scale, np.zeros(len(shape))], axis=1)
     trunk = jitter(rng, (62, 72, 85), 14)
     sketch = Sketch(view)
-    sketch.capsule(
-        foot, foot + np.array([rng.normal(0, 0.15), middle, 0.0]), (0.022 * tall, 0.014 * tall), trunk
-    )
+    sketch.capsule(foot, foot + np.array([rng.normal(0, 0.15), middle, 0.0]), (0.022 * tall, 0.014 * tall), trunk)
     crown = view.camera.project(points)
     return _leafy(rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(0.8, 2.2))
 

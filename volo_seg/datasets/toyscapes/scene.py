@@ -41,9 +41,7 @@ class Scene:
         return colours
 
 
-def generate_scene(
-    seed: int, index: int, *, split: str = 'train', size: tuple[int, int] = (256, 512)
-) -> Scene:
+def generate_scene(seed: int, index: int, *, split: str = 'train', size: tuple[int, int] = (256, 512)) -> Scene:
     """Draw scene ``index`` of a split; ``size`` = (H, W) pixels. It depends on these four values alone.
 
     Raises:
@@ -57,23 +55,17 @@ def generate_scene(
     ids = np.array([0] + [BY_NAME[thing.label].id for thing in things], np.uint8)
     picture = _paint(things, indices, town, paint)
     polygons = [(thing.label, thing.outline) for thing in things]
-    return Scene(
-        develop(picture, town.view.light, paint), ids[indices], _instances(things)[indices], polygons
-    )
+    return Scene(develop(picture, town.view.light, paint), ids[indices], _instances(things)[indices], polygons)
 
 
 def check_request(seed: int, index: int, split: str, size: tuple[int, int]) -> None:
     """Raise UserError unless a scene can be drawn from these values."""
     if seed < 0 or index < 0:
-        raise UserError(
-            f'seed and index must not be negative, got seed={seed}, index={index}; choose 0 or more'
-        )
+        raise UserError(f'seed and index must not be negative, got seed={seed}, index={index}; choose 0 or more')
     if split not in SPLITS:
         raise UserError(f'unknown split {split!r}; choose one of {", ".join(SPLITS)}')
     if len(size) != 2 or min(size) < SMALLEST:
-        raise UserError(
-            f'size {tuple(size)} is too small; height and width must be at least {SMALLEST} pixels'
-        )
+        raise UserError(f'size {tuple(size)} is too small; height and width must be at least {SMALLEST} pixels')
 
 
 def _town(rng: np.random.Generator, size: tuple[int, int]) -> Town:
@@ -97,7 +89,7 @@ def _draw(outlines: list[Array], values: range, size: tuple[int, int]) -> Array:
 
 
 def _instances(things: list[Thing]) -> Array:
-    """Return each thing's instance id after a leading 0: id * 1000 + count, or the id of an uncounted class."""
+    """Return each thing's instance id after a leading 0: id * 1000 + count, or the plain id."""
     counts: dict[str, int] = {}
     ids = [0]
     for thing in things:

@@ -134,14 +134,12 @@ class Sketch:
         if min(ends[0, 2], ends[1, 2]) < NEAR:
             return
         pixels = ends[:, :2] / ends[:, 2:]
-        scale = [
-            max(camera.focal * radius / depth, 0.35) for radius, depth in zip(radii, ends[:, 2], strict=True)
-        ]
+        scale = [max(camera.focal * radius / depth, 0.35) for radius, depth in zip(radii, ends[:, 2], strict=True)]
         ring = np.concatenate([pixels[0] + scale[0] * _RING, pixels[1] + scale[1] * _RING])
         self.shapes.append((cv2.convexHull(ring.astype(np.float32))[:, 0], colour, 0.0))
 
     def ring(self, points: Array, colour: Array, thickness: float) -> None:
-        """Add a closed line, (N, 3) metres, ``thickness`` metres wide; its inside is outlined, not painted."""
+        """Add a closed line, (N, 3) metres, ``thickness`` metres wide; its inside stays unpainted."""
         depth = max(self.view.camera.depth(points[0]), NEAR)
         shape = self.view.camera.project(points)
         self.shapes.append((shape, None, 0.0))

@@ -43,9 +43,7 @@ def _lay_rails(town: Town, middle: float) -> None:
     _strip(town, 'rail track', (middle - 1.35, middle + 1.35), (0.5, FAR), track)
 
 
-def _strip(
-    town: Town, label: str, edges: tuple[float, float], span: tuple[float, float], look: Surface
-) -> None:
+def _strip(town: Town, label: str, edges: tuple[float, float], span: tuple[float, float], look: Surface) -> None:
     town.things += ground.strip(town.view, label, edges, span, town.street.bend, look)
 
 
@@ -112,9 +110,7 @@ def _stretch(town: Town, side: int, sign: float, span: tuple[float, float], kind
         town.add(plants.hedge(rng, view, start, end, layer=3))
 
 
-def _houses(
-    town: Town, edge: float, span: tuple[float, float], heights: tuple[float, float], *, close: bool
-) -> None:
+def _houses(town: Town, edge: float, span: tuple[float, float], heights: tuple[float, float], *, close: bool) -> None:
     """Fill a stretch with houses whose fronts stand at x = ``edge``, wall to wall or not."""
     rng, z = town.rng, span[0]
     while z < span[1] - 3:

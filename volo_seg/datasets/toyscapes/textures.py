@@ -20,7 +20,7 @@ _BANDS = {
 
 @cache
 def tile(kind: str) -> Array:
-    """Return the seamless (256, 256) float32 tile ``kind`` (grain, blotch, leaf, cloud): mean 0, deviation 1."""
+    """Return the seamless (256, 256) float32 tile ``kind`` (grain, blotch, leaf, cloud): mean 0, variance 1."""
     slope, low, high = _BANDS[kind]
     rng = np.random.default_rng(sum(map(ord, kind)))
     spectrum = np.fft.fft2(rng.standard_normal((TILE, TILE)))

@@ -70,10 +70,8 @@ class Town:
         self.things: list[Thing] = []
         self.shadows: list[Array] = []  # polygons on the ground, in pixels
 
-    def add(
-        self, things: list[Thing], foot: Sequence[Place] = (), *, width: float = 0.0, tall: float = 0.0
-    ) -> None:
-        """Keep ``things``; on a ``foot`` (its two ends) ``width`` metres wide and ``tall`` they throw a shadow."""
+    def add(self, things: list[Thing], foot: Sequence[Place] = (), *, width: float = 0.0, tall: float = 0.0) -> None:
+        """Keep ``things``; on a ``foot`` (two ends) ``width`` metres wide and ``tall`` they throw a shadow."""
         self.things += things
         if not foot or not things:
             return
@@ -82,9 +80,7 @@ class Town:
         across = np.array([along[2], 0.0, -along[0]]) * width / 2
         base = np.concatenate([ends + across, ends - across])
         sun, share = self.view.light.sun, min(1.0, 2 * self.view.light.sun_share)
-        cast = np.concatenate(
-            [base, base - np.array([sun[0], 0.0, sun[2]]) / max(float(sun[1]), 0.25) * tall * share]
-        )
+        cast = np.concatenate([base, base - np.array([sun[0], 0.0, sun[2]]) / max(float(sun[1]), 0.25) * tall * share])
         hull = cv2.convexHull(cast[:, [0, 2]].astype(np.float32))[:, 0]
         shape = self.view.camera.project(np.stack([hull[:, 0], np.zeros(len(hull)), hull[:, 1]], axis=1))
         if len(shape) >= 3:

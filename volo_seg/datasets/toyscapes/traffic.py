@@ -89,18 +89,14 @@ def _park(town: Town, sign: float) -> None:
         kind = 'truck' if rng.random() < 0.06 else 'car'
         long = LENGTHS[kind]
         if not street.crosses(z - 1.0, z + long + 1.0):
-            _vehicle(
-                town, kind, street.at(sign * (street.half - 1.0), z + long / 2), 0.0 if sign > 0 else np.pi
-            )
+            _vehicle(town, kind, street.at(sign * (street.half - 1.0), z + long / 2), 0.0 if sign > 0 else np.pi)
         z += long + (float(rng.uniform(0.7, 1.6)) if rng.random() < 0.7 else float(rng.uniform(5, 20)))
 
 
 def _vehicle(town: Town, kind: str, place: Place, yaw: float) -> None:
     heading = yaw + float(np.arctan(2 * town.street.bend * place[1]))
     foot = _ends(place, heading, LENGTHS[kind])
-    town.add(
-        DRAW[kind](town.rng, town.view, place, heading), foot, width=1.9, tall=1.3 if kind == 'car' else 2.8
-    )
+    town.add(DRAW[kind](town.rng, town.view, place, heading), foot, width=1.9, tall=1.3 if kind == 'car' else 2.8)
 
 
 def _ends(place: Place, yaw: float, long: float) -> tuple[Place, Place]:

@@ -28,11 +28,11 @@ VAN = Profile(
     ((-0.5, 0.14), (-0.5, 0.5), (-0.49, 0.58), (-0.46, 0.98), (0.2, 1.0), (0.37, 0.6), (0.48, 0.5),
      (0.5, 0.14)), (2, 4), 0.58)  # fmt: skip
 BOX = Profile(
-    ((-0.5, 0.1), (-0.5, 0.45), (-0.5, 0.86), (-0.49, 1.0), (0.49, 1.0), (0.5, 0.86), (0.5, 0.42), (0.5, 0.1)),
-    (1, 5), 0.45)  # fmt: skip
+    ((-0.5, 0.1), (-0.5, 0.45), (-0.5, 0.86), (-0.49, 1.0), (0.49, 1.0), (0.5, 0.86), (0.5, 0.42),
+     (0.5, 0.1)), (1, 5), 0.45)  # fmt: skip
 TRAM = Profile(
-    ((-0.49, 0.08), (-0.5, 0.4), (-0.48, 0.85), (-0.45, 1.0), (0.45, 1.0), (0.48, 0.85), (0.5, 0.4), (0.49, 0.08)),
-    (1, 5), 0.4)  # fmt: skip
+    ((-0.49, 0.08), (-0.5, 0.4), (-0.48, 0.85), (-0.45, 1.0), (0.45, 1.0), (0.48, 0.85), (0.5, 0.4),
+     (0.49, 0.08)), (1, 5), 0.4)  # fmt: skip
 
 
 def car(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
@@ -49,9 +49,7 @@ def car(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: f
     glass = [(rear[0] + 0.05, profile.belt + 0.04), (back[0] + 0.04, 0.92), (fore[0] - 0.01, 0.93),
              (front[0] - 0.05, profile.belt + 0.04)]  # fmt: skip
     for sign in (-1.0, 1.0):
-        sketch.face(
-            body.side(glass, sign * (body.width / 2 + 0.01), 0.22, profile.belt), GLASS, sign * body.right
-        )
+        sketch.face(body.side(glass, sign * (body.width / 2 + 0.01), 0.22, profile.belt), GLASS, sign * body.right)
     wheels(sketch, body, 0.32, (-0.31, 0.31))
     lamps(sketch, body, 0.48 * body.height, bool(rng.random() < 0.5))
     return sketch.thing('car', view.camera.depth(body.origin))
@@ -88,7 +86,6 @@ def bus(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: f
     paint = jitter(rng, LIVERIES[rng.integers(len(LIVERIES))], 14)
     sketch = Sketch(view)
     hull(sketch, body, BOX, paint, 0.03)
-    edges = np.linspace(-0.47, 0.47, 8)
     panes(sketch, body, row(-0.47, 0.47, 7, 0.008), 0.46, 0.84, GLASS)
     panes(sketch, body, [(0.37, 0.45), (-0.06, 0.04)], 0.12, 0.84, GLASS * 0.8)
     panes(sketch, body, [(-0.49, 0.49)], 0.32, 0.38, jitter(rng, (200, 200, 200), 30))

@@ -92,9 +92,7 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
         except (ValueError, OSError):
             found = None
         if found != settings:
-            raise UserError(
-                f'{folder} holds a Toyscapes of other settings: {found}, not {settings}; name a new folder'
-            )
+            raise UserError(f'{folder} holds a Toyscapes of other settings: {found}, not {settings}; name a new folder')
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'{folder} is not empty and holds no {MARKER}; name an empty or a new folder')
@@ -102,9 +100,7 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
     _save(marker, (json.dumps(settings) + '\n').encode())
 
 
-def _spread(
-    work: Callable[[tuple[str, int]], None], jobs: list[tuple[str, int]], nproc: int
-) -> Iterator[None]:
+def _spread(work: Callable[[tuple[str, int]], None], jobs: list[tuple[str, int]], nproc: int) -> Iterator[None]:
     """Yield once for each finished job."""
     if nproc == 1 or len(jobs) < 2:
         yield from map(work, jobs)

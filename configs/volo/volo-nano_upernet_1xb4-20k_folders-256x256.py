@@ -1,0 +1,16 @@
+# nano starts from nothing, so its learning rate is higher.
+_base_ = './volo-d1_upernet_1xb4-20k_folders-512x512.py'
+crop_size = (256, 256)
+scale = (512, 256)
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(_base_.variants.nano.backbone, img_size=crop_size),
+    decode_head=_base_.variants.nano.decode_head,
+    auxiliary_head=_base_.variants.nano.auxiliary_head,
+)
+train_pipeline = [
+    dict(t, scale=scale) if t.type == 'RandomResize' else dict(t, crop_size=crop_size) if t.type == 'RandomCrop' else t
+    for t in _base_.train_pipeline
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))

@@ -1,9 +1,0 @@
-_base_ = [
-    '../_base_/models/upernet_volo.py', '../_base_/datasets/toyscapes.py', '../_base_/schedules/adamw_demo.py',
-    '../_base_/default_runtime.py'
-]
-model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
-    backbone=dict(_base_.variants.nano.backbone, img_size=_base_.crop_size),
-    decode_head=dict(_base_.variants.nano.decode_head, num_classes=_base_.num_classes),
-    auxiliary_head=dict(_base_.variants.nano.auxiliary_head, num_classes=_base_.num_classes))
