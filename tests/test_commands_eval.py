@@ -153,9 +153,7 @@ def test_missing_predictions_are_listed(tmp_path, folders, capsys):
     prediction, truth = folders
     for i in range(12):
         save(truth / f'c/{i:02}x.png', [[0]])
-    refuse_eval(
-        capsys, [*folders, '--classes', 'x'], 'has no prediction for c/00x.png', 'c/09x.png and 2 more'
-    )
+    refuse_eval(capsys, [*folders, '--classes', 'x'], 'has no prediction for c/00x.png', 'c/09x.png and 2 more')
 
 
 def test_ambiguous_predictions_are_errors(tmp_path, capsys):
@@ -206,13 +204,9 @@ def test_wrong_files_give_one_sentence(tmp_path, folders, capsys):
     save(prediction / 'a/1.png', np.zeros((2, 4, 3)))
     refuse_eval(capsys, [*folders, *classes], 'a/1.png is a colour image')
     (tmp_path / 'empty.txt').write_text('\n')
-    refuse_eval(
-        capsys, [*folders, '--classes-file', tmp_path / 'empty.txt'], 'is empty; write one class name'
-    )
+    refuse_eval(capsys, [*folders, '--classes-file', tmp_path / 'empty.txt'], 'is empty; write one class name')
     (tmp_path / 'mine.json').write_text('{}')
-    refuse_eval(
-        capsys, [*folders, *classes, '--json', tmp_path / 'mine.json'], 'mine.json exists and was not'
-    )
+    refuse_eval(capsys, [*folders, *classes, '--json', tmp_path / 'mine.json'], 'mine.json exists and was not')
     assert (tmp_path / 'mine.json').read_text() == '{}'
 
 

@@ -243,9 +243,7 @@ def test_equals_the_ade_devkit(tmp_path):
     pairs = []
     for i in range(4):
         truth = rng.integers(0, 100, (30, 40), dtype=np.uint8)
-        prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 120, truth.shape)).astype(
-            np.uint8
-        )
+        prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 120, truth.shape)).astype(np.uint8)
         pair = Pair(tmp_path / f't{i}.png', tmp_path / f'p{i}.png')
         Image.fromarray(truth).save(pair.truth)
         Image.fromarray(prediction).save(pair.prediction)
@@ -312,9 +310,7 @@ def test_equals_cityscapes_scripts(tmp_path):
     mean, by_class = cityscapes_scripts(pairs)
     assert len(pairs) >= 3
     assert scores.mean_iou['mmseg'] == pytest.approx(mean, abs=1e-12)
-    assert {row.name: row.iou for row in scores.classes} == pytest.approx(
-        {n: by_class[n] for n in names}, abs=1e-12
-    )
+    assert {row.name: row.iou for row in scores.classes} == pytest.approx({n: by_class[n] for n in names}, abs=1e-12)
 
 
 # boundary and calibration
@@ -328,15 +324,11 @@ def published_boundary(mask, ratio=0.02):
 
 
 @few
-@given(
-    seed=st.integers(0, 10**6), height=st.integers(1, 60), width=st.integers(1, 90), block=st.integers(1, 9)
-)
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 60), width=st.integers(1, 90), block=st.integers(1, 9))
 def test_boundary_iou_is_the_published_one(seed, height, width, block):
     rng = np.random.default_rng(seed)
     shape = (-(-height // block), -(-width // block))
-    truth, prediction = (
-        rng.integers(0, 4, shape).repeat(block, 0).repeat(block, 1)[:height, :width] for _ in range(2)
-    )
+    truth, prediction = (rng.integers(0, 4, shape).repeat(block, 0).repeat(block, 1)[:height, :width] for _ in range(2))
     got = boundary_counts(torch.tensor(truth), torch.tensor(prediction), num_classes=5, ignore_index=255)
     for c in range(5):
         t, p = published_boundary(truth == c), published_boundary(prediction == c)
@@ -351,9 +343,7 @@ def test_boundary_leaves_ignored_pixels_out_and_a_perfect_map_perfect():
     assert agree.tolist() == of_truth.tolist() == of_prediction.tolist()
     assert of_truth[0] > 0
     assert of_truth[1] == 0
-    missed = boundary_counts(
-        truth, torch.full_like(truth, 255), num_classes=2, ignore_index=255, count_missed=True
-    )
+    missed = boundary_counts(truth, torch.full_like(truth, 255), num_classes=2, ignore_index=255, count_missed=True)
     assert missed[2].tolist() == [0, 0]
 
 
@@ -397,6 +387,10 @@ def test_calibration_of_one_channel_and_of_nothing():
     probability = torch.tensor([[[0.9, 0.2]]])
     counts = calibration_counts(probability, torch.tensor([[1, 1]]), torch.tensor([[1, 0]]), ignore_index=255)
     assert expected_calibration_error(counts) == pytest.approx((0.1 + 0.8) / 2, abs=1e-6)
+    # a bin holds its upper end: 0.8 = 12 / 15 is in the twelfth, 1 in the last
+    assert counts[0].nonzero().flatten().tolist() == [11, 13]
+    certain = calibration_counts(torch.ones(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1), ignore_index=255)
+    assert certain[0, 14] == certain[1, 14] == 1
     with pytest.raises(ValueError, match='no pixel'):
         expected_calibration_error(counts * 0)
 
@@ -423,9 +417,7 @@ def test_options_add_their_keys_and_nothing_else():
     samples = [sample(i, scores=True) for i in range(2)]
     plain = evaluated(samples, per_class=False)
     assert set(plain) == {'mIoU', 'mAcc', 'aAcc'}
-    rich = evaluated(
-        samples, per_class=False, boundary=True, calibration=True, iou_metrics=['mIoU', 'mFscore']
-    )
+    rich = evaluated(samples, per_class=False, boundary=True, calibration=True, iou_metrics=['mIoU', 'mFscore'])
     assert set(rich) - set(plain) == {'mFscore', 'boundary_mIoU', 'ECE'}
     assert {key: rich[key] for key in plain} == plain
     assert set(evaluated(samples, per_class=False, prefix='val')) == {'val/mIoU', 'val/mAcc', 'val/aAcc'}

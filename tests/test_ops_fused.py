@@ -38,7 +38,7 @@ def test_in_the_interpreter() -> None:
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
     passed = re.search(r'(\d+) passed', run.stdout)
-    assert passed and int(passed[1]) == 18, run.stdout[-1000:]
+    assert passed and int(passed[1]) == 20, run.stdout[-1000:]
 
 
 def make_inputs(

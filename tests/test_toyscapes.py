@@ -1,5 +1,6 @@
 """Toyscapes: labels as cityscapesScripts renders them, scenes fixed by their seed, folders left intact."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -132,11 +133,11 @@ def test_picture_and_labels_agree_to_the_pixel() -> None:
 def test_all_classes_and_ignored_pixels_occur() -> None:
     counts, ignored = np.zeros(19, int), []
     table = id_to_train_id()
-    for index in range(120):
+    for index in range(70):
         found = np.bincount(table[generate_scene(0, index, size=SIZE).label_ids].ravel(), minlength=256)
         counts += found[:19] > 0
         ignored.append(found[255] / found.sum())
-    missing = [TRAIN_LABELS[i].name for i in np.flatnonzero(counts < 5)]
+    missing = [TRAIN_LABELS[i].name for i in np.flatnonzero(counts < 4)]
     assert not missing, dict(zip(train_names(), counts, strict=True))
     assert 0.003 < np.mean(ignored) < 0.2
 
@@ -285,10 +286,30 @@ def test_an_interrupted_run_leaves_whole_files_only(tmp_path: Path, monkeypatch:
     assert write_toyscapes(tmp_path, train=2, val=1, size=SIZE, seed=3) == 2
 
 
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from volo_seg.datasets.toyscapes import writer
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(writer.os, 'replace', full)
+    with pytest.raises(UserError, match=r'cannot write .*toyscapes\.json: No space left on device; free some space'):
+        write_toyscapes(tmp_path / 'set', train=1, val=0, size=SIZE, seed=0)
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(UserError, match='cannot make the folder .*choose another one'):
+        write_toyscapes(tmp_path / 'file' / 'set', train=1, val=0, size=SIZE, seed=0)
+
+
 @pytest.mark.parametrize('changes', [{'seed': 4}, {'size': (64, 64)}])
 def test_other_settings_are_refused(small_set: Path, changes: dict) -> None:
     before = contents(small_set)
-    with pytest.raises(UserError, match='holds a Toyscapes of other settings'):
+    with pytest.raises(
+        UserError, match=r'is of other settings \(version 1, seed 3, height 64, width 128; asked: version 1, '
+    ):
         write_toyscapes(small_set, **({'train': 5, 'val': 2, 'size': SIZE, 'seed': 3} | changes))
     assert contents(small_set) == before
 
@@ -301,7 +322,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         write_toyscapes(tmp_path / 'thesis.txt', train=1, val=0, size=SIZE, seed=0)
     assert contents(tmp_path) == {'thesis.txt': b'mine'}
     (tmp_path / 'toyscapes.json').write_text('no json')
-    with pytest.raises(UserError, match='other settings'):
+    with pytest.raises(UserError, match=r'is of other settings \(unreadable; asked'):
         write_toyscapes(tmp_path, train=1, val=0, size=SIZE, seed=0)
 
 

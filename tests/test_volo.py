@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from volo_seg.layers import resize_pos_embed
-from volo_seg.models import VOLO, VOLOPyramid
+from volo_seg.models import VOLO, VOLOPyramid, fuse
 from volo_seg.models.volo import ARCHS, STRIDES, drop_path_rates
 
 VARIANTS = ('d1', 'd2', 'd3', 'd4', 'd5')
@@ -256,3 +256,50 @@ def test_resize_pos_embed():
     assert resize_pos_embed(grid.bfloat16(), (5, 9)).dtype == torch.bfloat16
     constant = torch.full((1, 3, 3, 2), 2.5, dtype=torch.float64)
     torch.testing.assert_close(resize_pos_embed(constant, (7, 5)), torch.full((1, 7, 5, 2), 2.5, dtype=torch.float64))
+
+
+def test_positions_are_kept_per_size_until_they_change():
+    model = VOLO('nano', img_size=64).eval()
+    image = torch.randn(1, 3, 80, 48)
+    with torch.no_grad():
+        first = model(image)
+        assert model._positions((5, 3)) is model._positions((5, 3))
+        model.pos_embed.add_(1.0)
+        second = model(image)
+        assert not torch.allclose(first[1], second[1])
+        model._resized_positions.clear()
+        assert torch.equal(second[1], model(image)[1])
+        for side in range(2, 30):
+            model._positions((side, 2))
+        assert len(model._resized_positions) <= 8
+    assert model._positions((5, 3)).requires_grad
+    assert set(model.state_dict()) == set(VOLO('nano', img_size=64).state_dict())
+
+
+def test_fuse():
+    """BatchNorm with statistics of its own, folded: the same maps, no normalisation left."""
+    model = VOLO('nano').eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    image = torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        expected = model(image)
+        assert fuse(model) is model
+        for actual, wanted in zip(model(image), expected, strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    with pytest.raises(ValueError, match='call model.eval'):
+        fuse(VOLO('nano').train())
+
+
+def test_compiles_without_graph_breaks():
+    model = VOLO('nano').eval()
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    image = torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        for actual, wanted in zip(compiled(image), model(image), strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)

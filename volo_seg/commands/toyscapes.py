@@ -50,12 +50,12 @@ class _Bar:
         self._started = time.monotonic()
 
     def __enter__(self) -> Callable[[int, int], None]:
-        self._progress.start()
-        task = self._progress.add_task('', total=None, rate='', visible=False)
+        task = self._progress.add_task('', rate='')
 
         def report(done: int, total: int) -> None:
+            self._progress.start()  # not before there is something to show
             rate = f'{done / max(time.monotonic() - self._started, 1e-6):.1f}/s'
-            self._progress.update(task, completed=done, total=total, rate=rate, visible=True)
+            self._progress.update(task, completed=done, total=total, rate=rate)
 
         return report
 

@@ -59,8 +59,11 @@ class FolderDataset(BaseSegDataset):
     ) -> None:
         names = read_classes(classes, data_root)
         self.ignore_labels = tuple(ignore_labels)
+        colours = [list(colour) for colour in palette or distinct_colours(len(names))]
+        if len(colours) != len(names):
+            raise UserError(f'palette has {len(colours)} colours for {len(names)} classes; give one a class')
         super().__init__(
-            metainfo=dict(classes=names, palette=[list(c) for c in palette or distinct_colours(len(names))]),
+            metainfo=dict(classes=names, palette=colours),
             data_root=data_root,
             data_prefix=dict(data_prefix),
             img_suffix=img_suffix,
@@ -87,7 +90,7 @@ class FolderDataset(BaseSegDataset):
             name = image.relative_to(image_dir).with_suffix('')
             if name in pairs:
                 raise UserError(
-                    f'{str(image)!r} and {pairs[name]["img_path"]!r} share a name, so their mask is ambiguous; rename one'
+                    f'{str(image)!r} and {pairs[name]["img_path"]!r} share a name and would share a mask; rename one'
                 )
             pairs[name] = dict(
                 img_path=str(image), label_map=label_map, reduce_zero_label=self.reduce_zero_label, seg_fields=[]
@@ -123,7 +126,7 @@ def read_classes(classes: Sequence[str] | str | None, data_root: str) -> list[st
     names = [str(name) for name in classes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
-        raise UserError(f'classes={names} {f"names {twice[0]!r} twice" if twice else "is empty"}')
+        raise UserError(f'classes={names} {f"names {twice[0]!r} twice" if twice else "is empty"}; give each class one name')
     return names
 
 

@@ -45,9 +45,7 @@ def expected_calibration_error(counts: Tensor) -> float:
 
 def _are_probabilities(scores: Tensor) -> bool:
     strips = scores.split(_ROWS, dim=1)
-    return all(
-        bool(strip.min() >= 0) and bool((strip.float().sum(0) - 1).abs().max() < 1e-3) for strip in strips
-    )
+    return all(bool(strip.min() >= 0) and bool((strip.float().sum(0) - 1).abs().max() < 1e-3) for strip in strips)
 
 
 def _confidence(scores: Tensor, prediction: Tensor, probabilities: bool) -> Tensor:

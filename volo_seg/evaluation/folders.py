@@ -37,9 +37,7 @@ def label_files(folder: Path, *, suffix: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; check the path')
-    found = sorted(
-        path for path in folder.rglob(f'*{suffix}') if path.is_file() and not path.name.startswith('.')
-    )
+    found = sorted(path for path in folder.rglob(f'*{suffix}') if path.is_file() and not path.name.startswith('.'))
     if not found:
         raise UserError(f'{folder} holds no file that ends with {suffix!r}; check the folder and the suffix')
     return found
@@ -62,9 +60,7 @@ def pair_files(
         UserError: a prediction is missing, or it is not clear which one is meant.
     """
     predictions = label_files(prediction_dir, suffix=prediction_suffix)
-    by_path = {
-        _stem(path.relative_to(prediction_dir).as_posix(), prediction_suffix): path for path in predictions
-    }
+    by_path = {_stem(path.relative_to(prediction_dir).as_posix(), prediction_suffix): path for path in predictions}
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in predictions:
         by_name[_key(path, prediction_suffix, frame)].append(path)
@@ -74,9 +70,7 @@ def pair_files(
         named = by_name.get(_key(truth, truth_suffix, frame), [])
         candidates = [by_path[stem]] if stem in by_path else named
         if len(candidates) > 1:
-            raise UserError(
-                f'{candidates[0]} and {candidates[1]} both match {truth}; keep one, or give the suffix'
-            )
+            raise UserError(f'{candidates[0]} and {candidates[1]} both match {truth}; keep one, or give the suffix')
         pairs += [Pair(truth, path) for path in candidates]
         missing += [] if candidates else [truth.relative_to(truth_dir).as_posix()]
     _check_pairs(pairs, missing, prediction_dir)
@@ -174,9 +168,7 @@ def _key(path: Path, suffix: str, frame: re.Pattern[str] | None) -> str:
 def _check_pairs(pairs: Sequence[Pair], missing: Sequence[str], prediction_dir: Path) -> None:
     if missing:
         names = ', '.join(missing[:10]) + (f' and {len(missing) - 10} more' if len(missing) > 10 else '')
-        raise UserError(
-            f'{prediction_dir} has no prediction for {names}; predict them, or score fewer labels'
-        )
+        raise UserError(f'{prediction_dir} has no prediction for {names}; predict them, or score fewer labels')
     owners: dict[Path, Path] = {}
     for pair in pairs:
         other = owners.setdefault(pair.prediction, pair.truth)

@@ -112,9 +112,7 @@ class ExactIoUMetric(BaseMetric):
         if is_main_process():
             self._log(scores)
             if self.out_dir is not None:
-                write_report(
-                    self.out_dir, total, scores, definition=self.definition, ignore_index=self.ignore_index
-                )
+                write_report(self.out_dir, total, scores, definition=self.definition, ignore_index=self.ignore_index)
         return self._returned(scores)
 
     def evaluate(self, size: int) -> dict[str, float]:

@@ -41,9 +41,7 @@ class PredictionWriter:
             try:
                 return image.relative_to(self.img_dir).with_suffix('.png')
             except ValueError:
-                raise UserError(
-                    f'{image} is not below img_dir={str(self.img_dir)!r}; correct img_dir'
-                ) from None
+                raise UserError(f'{image} is not below img_dir={str(self.img_dir)!r}; correct img_dir') from None
         folders = () if seg_map_path is None else shared_folders(image, PurePath(seg_map_path))
         return PurePath(*folders, image.stem + '.png')
 

@@ -138,9 +138,7 @@ def _by_frame(paths: Iterable[Path], rule: ServerRule) -> dict[str, Path]:
     for path in paths:
         frame = frame_of(path.name, rule)
         if frame is None:
-            raise UserError(
-                f'{path} is not named as {rule.name} wants it ({rule.pattern}); rename or remove it'
-            )
+            raise UserError(f'{path} is not named as {rule.name} wants it ({rule.pattern}); rename or remove it')
         if files.setdefault(frame, path) != path:
             raise UserError(f'{files[frame]} and {path} are both predictions of {frame}; keep one of them')
     return files
@@ -153,9 +151,7 @@ def _check_frames(found: set[str], wanted: set[str] | None, folder: Path) -> Non
     ):
         if names:
             more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-            raise UserError(
-                f'{folder} {problem} {", ".join(sorted(names)[:5])}{more}; compare the two folders'
-            )
+            raise UserError(f'{folder} {problem} {", ".join(sorted(names)[:5])}{more}; compare the two folders')
 
 
 def _server_png(path: Path, rule: ServerRule, table: Mapping[int, int]) -> bytes:

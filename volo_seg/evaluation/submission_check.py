@@ -135,20 +135,14 @@ def _check_names(
     for frame, names in frames.items():
         different = sorted(set(names))
         if len(different) > 1:
-            yield Finding(
-                'error', different[1], f'{frame} already has the prediction {different[0]}; keep one'
-            )
+            yield Finding('error', different[1], f'{frame} already has the prediction {different[0]}; keep one')
     if images is None:
         if rule.count is not None and len(frames) != rule.count:
             text = f'predictions for {len(frames)} images, but the test set of {rule.name} has {rule.count}'
             yield Finding('warning', 'archive', text)
         return
-    yield from (
-        Finding('error', name, 'no prediction for this image') for name in sorted(set(images) - set(frames))
-    )
-    yield from (
-        Finding('error', name, 'there is no such image') for name in sorted(set(frames) - set(images))
-    )
+    yield from (Finding('error', name, 'no prediction for this image') for name in sorted(set(images) - set(frames)))
+    yield from (Finding('error', name, 'there is no such image') for name in sorted(set(frames) - set(images)))
 
 
 def _check_all_values(seen: set[int], rule: ServerRule) -> Iterator[Finding]:
@@ -159,6 +153,4 @@ def _check_all_values(seen: set[int], rule: ServerRule) -> Iterator[Finding]:
     if max(seen) < len(rule.scored):
         yield Finding('error', 'archive', f'holds {ranges(seen)} only, as training ids do; {rule.hint}')
     else:
-        yield Finding(
-            'warning', 'archive', f'holds {ranges(unscored)}, which can never be right; {rule.hint}'
-        )
+        yield Finding('warning', 'archive', f'holds {ranges(unscored)}, which can never be right; {rule.hint}')

@@ -51,7 +51,6 @@ def _percent(share: Share) -> str:
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     first, *rest = (
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
     )
     return '  '.join([first, *rest])

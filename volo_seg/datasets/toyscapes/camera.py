@@ -28,7 +28,7 @@ class Camera:
     def draw(cls, rng: np.random.Generator, size: tuple[int, int], lateral: float) -> Camera:
         """Draw a camera at ``lateral`` metres from the street's middle, slightly turned and rolled."""
         height, width = size
-        focal = rng.uniform(0.68, 0.92) * max(height, width)
+        focal = rng.uniform(0.76, 1.0) * max(height, width)
         yaw, roll = rng.normal(0.0, 0.045), rng.normal(0.0, 0.008)
         centre = (width * 0.5, height * rng.uniform(0.37, 0.47))
         eye = np.array([lateral, rng.uniform(1.25, 1.75), 0.0])
@@ -70,7 +70,7 @@ class Camera:
     def plane(self, origin: Array, along: Array, up: Array) -> Array:
         """Return the (3, 3) map from pixels to ``origin + s * along + t * up``; see ``plane_coordinates``."""
         basis = np.stack([along, up, np.asarray(origin, np.float64) - self.eye], axis=1)
-        inverse: Array = np.linalg.pinv(self.matrix @ basis)
+        inverse: Array = np.linalg.inv(self.matrix @ basis + 1e-9 * np.eye(3))  # never singular, even edge-on
         return inverse
 
 

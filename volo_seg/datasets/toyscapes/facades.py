@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .camera import NEAR, Array, Camera, plane_coordinates
+from .palettes import BARS, CURTAINS, FRONTS, PANES, SHOPS, WALLS, jitter, pick
 from .sketch import Painter, Patch, Thing, View, outlines
-from .textures import jitter, lookup
+from .textures import lookup
 
 UP = np.array([0.0, 1.0, 0.0])
-FRONTS = ((150, 170, 185), (95, 115, 160), (180, 195, 205), (130, 150, 160), (110, 140, 180), (120, 120, 125),
-          (160, 185, 215), (85, 90, 105))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class Style:
     def draw(cls, rng: np.random.Generator) -> Style:
         """Draw a style: plaster, brick or glass."""
         glassy = rng.random() < 0.15
-        shop = jitter(rng, ((70, 60, 120), (110, 80, 50), (60, 60, 60), (90, 130, 90))[rng.integers(4)], 25)
+        shop = pick(rng, SHOPS, 25)
         pitch = (rng.uniform(1.4, 1.8), 3.2) if glassy else (rng.uniform(2.2, 3.8), rng.uniform(2.8, 3.6))
         return cls(
-            wall=jitter(rng, FRONTS[rng.integers(len(FRONTS))], 16),
-            pane=jitter(rng, (85, 75, 65), 16) if not glassy else jitter(rng, (150, 125, 100), 18),
+            wall=pick(rng, FRONTS, 14),
+            pane=pick(rng, CURTAINS if glassy else PANES, 14),
             pitch=pitch,
             window=(0.86, 0.8) if glassy else (rng.uniform(0.32, 0.55), rng.uniform(0.42, 0.62)),
             brick=bool(rng.random() < 0.35),
@@ -144,7 +143,7 @@ def _shop(colour: Array, s: Array, t: Array, style: Style) -> None:
 
 def wall(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) -> list[Thing]:
     """Draw a free-standing wall of concrete, plaster or brick with a coping on top; ``wall``."""
-    base = jitter(rng, ((140, 145, 148), (110, 130, 160), (165, 175, 180), (90, 100, 120))[rng.integers(4)], 14)
+    base = pick(rng, WALLS, 12)
     kind, shift, factor = rng.integers(3), tuple(rng.integers(0, 256, 2)), view.light.shade(plane.outward)
 
     def paint(patch: Patch) -> None:
@@ -163,14 +162,16 @@ def wall(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) 
 def fence(rng: np.random.Generator, view: View, plane: Plane, *, layer: int = 3) -> list[Thing]:
     """Draw a fence of bars, pickets or mesh; what shows between them belongs to it; ``fence``."""
     kind = rng.choice(3)
-    base = jitter(rng, ((60, 62, 60), (120, 150, 170), (130, 135, 132))[kind], 22) * view.light.shade(plane.outward)
-    pitch, share = ((rng.uniform(0.18, 0.3), 0.28), (rng.uniform(0.16, 0.24), 0.62), (0.14, 0.22))[kind]
+    base = jitter(rng, BARS[kind], 14) * view.light.shade(plane.outward)
+    pitch, share = ((rng.uniform(0.18, 0.28), 0.42), (rng.uniform(0.16, 0.24), 0.75), (rng.uniform(0.3, 0.5), 0.6))[
+        kind
+    ]
 
     def paint(patch: Patch) -> None:
         s, t, depth = plane.coordinates(patch)
         soft = np.clip(pitch / np.maximum(3.0 * depth / view.camera.focal, 1e-4) - 0.3, 0, 1)
         bars = ((s / pitch) % 1.0 < share) * soft + share * (1 - soft)
-        if kind == 2:
+        if kind == 0:
             bars = np.maximum(bars, ((t / pitch) % 1.0 < share) * soft)
         rails = (np.abs(t - plane.height + 0.12) < 0.07) | (np.abs(t - 0.25) < 0.06) | ((s / 2.4) % 1.0 < 0.045)
         cover = np.maximum(bars, rails)[..., None].astype(np.float32)

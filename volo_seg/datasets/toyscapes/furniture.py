@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from .camera import Array
+from .palettes import LITTER, STEEL, jitter, pick
 from .sketch import Sketch, Thing, View
-from .textures import jitter
 
 UP = np.array([0.0, 1.0, 0.0])
-STEEL = ((110, 112, 112), (75, 78, 80), (60, 75, 62), (150, 150, 148))
 
 
 def _pole(
     rng: np.random.Generator, view: View, foot: Array, height: float, radius: float, arm: Array | None = None
 ) -> list[Thing]:
-    sketch, colour = Sketch(view), jitter(rng, STEEL[rng.integers(len(STEEL))], 12)
+    sketch, colour = Sketch(view), pick(rng, STEEL, 10)
     top = foot + height * UP
     sketch.capsule(foot, top, (radius * 1.15, radius), colour)
     offset = 0.35 * radius * np.array([np.sign(view.light.sun[0]), 0, 0])
@@ -99,7 +98,7 @@ def _plate(rng: np.random.Generator, view: View, centre: Array) -> list[Thing]:
 
 def litter(rng: np.random.Generator, view: View, place: tuple[float, float]) -> list[Thing]:
     """Draw a bin, a cabinet or a box: ``static``, ignored in training."""
-    sketch, colour = Sketch(view), jitter(rng, (70, 80, 75), 30)
+    sketch, colour = Sketch(view), pick(rng, LITTER, 20)
     wide, tall = rng.uniform(0.25, 0.55), rng.uniform(0.7, 1.4)
     x, z = place
     front = np.array([(x - wide, 0.0, z), (x - wide, tall, z), (x + wide, tall, z), (x + wide, 0.0, z)])

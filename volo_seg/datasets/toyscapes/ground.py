@@ -9,8 +9,9 @@ import numpy as np
 
 from .camera import Array, plane_coordinates
 from .light import Light
+from .palettes import ASPHALT, GRASS, GRAVEL, SLABS, pick
 from .sketch import Patch, Thing, View, outlines
-from .textures import jitter, lookup, tile
+from .textures import lookup, tile
 
 FAR = 170.0  # metres; beyond it the backdrop begins
 
@@ -29,16 +30,10 @@ class Surface:
     paint: Array = field(default_factory=lambda: np.array([225.0, 230.0, 230.0]))
 
 
-ASPHALTS = ((92, 92, 94), (112, 110, 110), (78, 80, 84), (105, 112, 120))
-SLABS = ((140, 145, 150), (120, 125, 132), (130, 140, 160), (165, 168, 170), (105, 118, 140))
-GRASSES = ((60, 125, 95), (75, 135, 130), (65, 105, 80), (95, 140, 155))
-GRAVELS = ((95, 105, 115), (120, 125, 130))
-
-
 def surface(rng: np.random.Generator, kind: str, **marks: tuple[tuple[float, ...], ...] | tuple[float, ...]) -> Surface:
     """Draw a surface of ``kind``; ``marks`` are its lines, zebra bands or rails."""
-    palette = {'asphalt': ASPHALTS, 'slabs': SLABS, 'grass': GRASSES, 'gravel': GRAVELS}[kind]
-    colour = jitter(rng, palette[rng.integers(len(palette))], 11)
+    palette = {'asphalt': ASPHALT, 'slabs': SLABS, 'grass': GRASS, 'gravel': GRAVEL}[kind]
+    colour = pick(rng, palette, 9)
     shift = (int(rng.integers(256)), int(rng.integers(256)))
     return Surface(colour, kind, shift, float(rng.uniform(0.45, 1.6)), **marks)  # type: ignore[arg-type]
 

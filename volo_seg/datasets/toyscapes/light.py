@@ -30,24 +30,24 @@ class Light:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Light:
         """Draw one of: clear day, overcast day, low warm sun, dim dusk."""
-        kind = rng.choice(4, p=[0.4, 0.3, 0.18, 0.12])
+        kind = rng.choice(4, p=[0.45, 0.33, 0.14, 0.08])
         azimuth, height = rng.uniform(0, 2 * np.pi), (rng.uniform(0.5, 1.2), 1.2, 0.3, 0.4)[kind]
         sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(height), np.sin(azimuth) * np.cos(height)])
         share = (rng.uniform(0.5, 0.75), rng.uniform(0.0, 0.15), rng.uniform(0.5, 0.7), 0.1)[kind]
-        tops = ((215, 150, 90), (205, 200, 192), (190, 150, 120), (120, 95, 80))
-        lows = ((240, 222, 200), (228, 226, 222), (150, 190, 235), (150, 140, 150))
-        low, high = ((0.85, 1.15), (0.75, 1.0), (0.8, 1.0), (0.55, 0.75))[kind]
-        tint = np.array([(1, 1, 1), (1.03, 1, 0.98), (0.86, 0.97, 1.08), (1.1, 1, 0.93)][kind])
+        tops = ((222, 158, 96), (214, 208, 200), (200, 160, 130), (150, 120, 104))
+        lows = ((240, 222, 200), (228, 226, 222), (150, 190, 235), (178, 168, 178))
+        low, high = ((0.92, 1.15), (0.85, 1.05), (0.9, 1.05), (0.68, 0.85))[kind]
+        tint = np.array([(1, 1, 1), (1.03, 1, 0.98), (0.9, 0.98, 1.06), (1.08, 1, 0.95)][kind])
         return cls(
             sun=sun,
             sun_share=float(share),
             sky_top=np.clip(np.array(tops[kind]) + rng.normal(0, 14, 3), 0, 255),
             sky_low=np.clip(np.array(lows[kind]) + rng.normal(0, 8, 3), 0, 255),
-            visibility=float(rng.choice([90.0, 200.0, 450.0], p=[0.15, 0.35, 0.5])),
+            visibility=float(rng.choice([110.0, 250.0, 500.0], p=[0.1, 0.35, 0.55])),
             gain=rng.uniform(low, high) * tint * rng.normal(1.0, 0.03, 3),
-            gamma=float(rng.uniform(0.9, 1.15)),
+            gamma=float(rng.uniform(0.9, 1.1)),
             blur=float(rng.uniform(0.35, 0.75)),
-            noise=float(rng.uniform(2.0, 7.0)),
+            noise=float(rng.uniform(1.5, 5.0)),
         )
 
     def shade(self, normal: Array) -> float:

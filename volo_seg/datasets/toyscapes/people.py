@@ -6,27 +6,15 @@ import numpy as np
 
 from .bodywork import TYRE, UP, Body
 from .camera import Array
+from .palettes import CARS, CLOTHES, HAIR, JACKETS, SKINS, TROUSERS, pick
 from .sketch import Sketch, Thing, View, circle
-from .textures import jitter
-from .vehicles import PAINTS
-
-CLOTHES = ((60, 48, 42), (40, 40, 44), (120, 85, 60), (50, 60, 165), (190, 190, 192), (95, 120, 90),
-           (60, 150, 200), (110, 70, 110), (80, 80, 84))  # fmt: skip
-SKINS = ((135, 165, 215), (90, 125, 180), (55, 75, 115))
-
-
-def _clothes(rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Draw colours of top, legs and skin."""
-    top, legs = rng.integers(len(CLOTHES)), rng.choice([0, 1, 2, 8])
-    skin = jitter(rng, SKINS[rng.integers(3)], 8)
-    return jitter(rng, CLOTHES[top], 18), jitter(rng, CLOTHES[legs], 12), skin
 
 
 def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
     """Draw someone standing or walking at ``place`` = (x, z), 1.1 to 1.95 metres tall."""
     tall = rng.uniform(1.1, 1.4) if rng.random() < 0.12 else rng.uniform(1.58, 1.95)
     body = Body(place, yaw, (1.0, 1.0, tall))
-    top, legs, skin = _clothes(rng)
+    top, legs, skin = pick(rng, CLOTHES, 16), pick(rng, TROUSERS, 10), pick(rng, SKINS, 8)
     stride, swing = rng.uniform(0.02, 0.2) * tall, rng.uniform(-0.14, 0.14) * tall
     sketch = Sketch(view)
     hip, neck = 0.5 * tall, 0.82 * tall
@@ -43,8 +31,8 @@ def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw
     sketch.capsule(body.at(0, 0.78 * tall, 0.11 * tall), arm, (0.036 * tall, 0.026 * tall), top * 0.95)
     if rng.random() < 0.3:
         bag = body.at(-0.1 * tall, rng.uniform(0.42, 0.66) * tall, rng.choice([-1.0, 1.0]) * 0.12 * tall)
-        sketch.capsule(bag, bag + 0.12 * tall * UP, (0.075 * tall,) * 2, jitter(rng, PAINTS[0], 35))
-    _head(sketch, body.at(0, neck, 0), body.at(0, 0.93 * tall, 0), tall, skin, jitter(rng, (45, 55, 70), 25))
+        sketch.capsule(bag, bag + 0.12 * tall * UP, (0.075 * tall,) * 2, pick(rng, CLOTHES, 25))
+    _head(sketch, body.at(0, neck, 0), body.at(0, 0.93 * tall, 0), tall, skin, pick(rng, HAIR, 14))
     return sketch.thing('person', view.camera.depth(body.origin))
 
 
@@ -72,14 +60,14 @@ def _frame(sketch: Sketch, body: Body, radius: float, base: float, thick: float,
 def bicycle(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
     """Draw a bicycle; what shows through its wheels belongs to it, as in Cityscapes."""
     sketch, body = Sketch(view), Body(place, yaw, (1.75, 0.5, 1.05))
-    _frame(sketch, body, 0.35, 1.05, 0.03, jitter(rng, PAINTS[rng.integers(len(PAINTS))], 20))
+    _frame(sketch, body, 0.35, 1.05, 0.03, pick(rng, CARS, 20))
     return sketch.thing('bicycle', view.camera.depth(body.origin))
 
 
 def motorcycle(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
     """Draw a motorcycle or scooter: smaller, thicker wheels and a solid body."""
     sketch, body = Sketch(view), Body(place, yaw, (2.1, 0.7, 1.1))
-    paint = jitter(rng, PAINTS[rng.integers(len(PAINTS))], 20)
+    paint = pick(rng, CARS, 20)
     for along in (-0.68, 0.68):
         hub = body.at(along, 0.3, 0)
         sketch.capsule(hub - 0.2 * UP, hub + 0.2 * UP, (0.1, 0.1), TYRE)
@@ -101,7 +89,7 @@ def rider(rng: np.random.Generator, view: View, place: tuple[float, float], yaw:
     """Draw a cyclist or, with ``motor``, a motorcyclist: two things, the vehicle first."""
     vehicle = (motorcycle if motor else bicycle)(rng, view, place, yaw)
     body, sketch = Body(place, yaw, (1.0, 1.0, 1.75)), Sketch(view)
-    top, legs, skin = _clothes(rng)
+    top, legs, skin = pick(rng, JACKETS, 14), pick(rng, TROUSERS, 10), pick(rng, SKINS, 8)
     seat, knee = (0.85, 0.6) if motor else (0.93, 0.62)
     for sign, drop in ((-1.0, 0.0), (1.0, 0.0 if motor else 0.16)):
         hip, bend = body.at(-0.22, seat, sign * 0.1), body.at(0.18, knee + 0.12 - drop / 2, sign * 0.17)
@@ -112,11 +100,7 @@ def rider(rng: np.random.Generator, view: View, place: tuple[float, float], yaw:
     for sign in (-1.0, 1.0):
         shoulder = shoulders + sign * 0.2 * body.right
         sketch.capsule(shoulder, body.at(0.42, 1.05, sign * 0.26), (0.07, 0.05), top * (0.9 + 0.1 * sign))
-    helmet = (
-        jitter(rng, PAINTS[rng.integers(len(PAINTS))], 25)
-        if motor or rng.random() < 0.5
-        else jitter(rng, (40, 50, 60), 15)
-    )
+    helmet = pick(rng, JACKETS if motor or rng.random() < 0.5 else HAIR, 14)
     _head(sketch, body.at(0.12, 1.48, 0), body.at(0.18, 1.64, 0), 1.9 if motor else 1.7, skin, helmet)
     depth = view.camera.depth(body.origin)
     return vehicle + sketch.thing('rider', depth - 0.01)

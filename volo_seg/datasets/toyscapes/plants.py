@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .camera import NEAR, Array
+from .palettes import BARK, LEAVES, pick
 from .sketch import Patch, Sketch, Thing, View, outlines
-from .textures import TILE, jitter, tile
-
-GREENS = ((55, 115, 75), (45, 90, 55), (70, 135, 115), (60, 100, 70), (60, 110, 150), (85, 120, 100))
+from .textures import TILE, tile
 
 PINE = np.array([(0, 1.25), (-0.18, 0.44), (-0.11, 0.44), (-0.38, -0.38), (-0.22, -0.38), (-0.5, -1.25),
                  (0.5, -1.25), (0.22, -0.38), (0.38, -0.38), (0.11, 0.44), (0.18, 0.44)])  # fmt: skip
@@ -35,11 +34,11 @@ def tree(rng: np.random.Generator, view: View, place: tuple[float, float], *, la
         shape, middle = _crown(rng, 40, rng.uniform(0.75, 1.1)), tall - half
     scale = half if not pine else 0.34 * tall
     points = foot + np.stack([shape[:, 0] * scale, middle + shape[:, 1] * scale, np.zeros(len(shape))], axis=1)
-    trunk = jitter(rng, (62, 72, 85), 14)
+    trunk = pick(rng, BARK, 14)
     sketch = Sketch(view)
     sketch.capsule(foot, foot + np.array([rng.normal(0, 0.15), middle, 0.0]), (0.022 * tall, 0.014 * tall), trunk)
     crown = view.camera.project(points)
-    return _leafy(rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(0.8, 2.2))
+    return _leafy(rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(1.2, 2.6))
 
 
 def hedge(
@@ -66,7 +65,7 @@ def _leafy(
     *,
     gaps: float,
 ) -> list[Thing]:
-    green, seed = jitter(rng, GREENS[rng.integers(len(GREENS))], 12), int(rng.integers(1 << 30))
+    green, seed = pick(rng, LEAVES, 9), int(rng.integers(1 << 30))
     if len(shape) < 3 or depth < NEAR:
         return []
     found = outlines([shape, *(piece for piece, _, _ in trunk.shapes)], view.camera.size)

@@ -142,5 +142,5 @@ def _shade(picture: Array, town: Town) -> None:
     for shape in town.shadows:
         cv2.fillPoly(mask, [np.round(shape).astype(np.int32)], 1.0)
     mask = cv2.GaussianBlur(mask, (0, 0), max(height / 200, 0.6))
-    factor = 1.0 - (0.3 + 0.35 * town.view.light.sun_share) * mask
+    factor = 1.0 - (0.25 + 0.3 * town.view.light.sun_share) * mask
     picture[:] = (picture * factor[..., None]).astype(np.uint8)

@@ -7,11 +7,11 @@ import numpy as np
 from . import facades, ground, plants
 from .facades import Plane, Style
 from .ground import FAR, Surface
-from .textures import jitter
+from .palettes import ROOFS, WOODS, pick
 from .town import SIDES, Place, Town
 
 HOUSES, WALL, FENCE, PARK = range(4)
-SHARES = (0.52, 0.16, 0.17, 0.15)  # how often each lines a stretch
+SHARES = (0.44, 0.2, 0.2, 0.16)  # how often each lines a stretch
 
 
 def lay_ground(town: Town) -> None:
@@ -69,7 +69,7 @@ def raise_backdrop(town: Town) -> None:
     """Put woods, roofs or both along the horizon."""
     rng = town.rng
     for label in rng.permutation(['vegetation', 'building'])[: 1 + int(rng.random() < 0.7)]:
-        colour = jitter(rng, (70, 105, 75) if label == 'vegetation' else (120, 130, 140), 18)
+        colour = pick(rng, WOODS if label == 'vegetation' else ROOFS, 14)
         town.things += ground.backdrop(rng, town.view, str(label), colour)
 
 
@@ -102,10 +102,10 @@ def _stretch(town: Town, side: int, sign: float, span: tuple[float, float], kind
     start, end = town.street.at(sign * edge, max(span[0], 0.0)), town.street.at(sign * edge, span[1])
     outward = np.array([-sign, 0.0, 0.0])
     if kind == WALL:
-        plane = Plane(start, end, float(rng.uniform(1.0, 3.2)), outward)
+        plane = Plane(start, end, float(rng.uniform(1.5, 3.6)), outward)
         town.add(facades.wall(rng, view, plane), (start, end), width=0.3, tall=plane.height)
     elif kind == FENCE:
-        town.add(facades.fence(rng, view, Plane(start, end, float(rng.uniform(1.0, 2.4)), outward)))
+        town.add(facades.fence(rng, view, Plane(start, end, float(rng.uniform(1.3, 2.6)), outward)))
     elif rng.random() < 0.5:
         town.add(plants.hedge(rng, view, start, end, layer=3))
 

@@ -36,9 +36,3 @@ def lookup(kind: str, s: Array, t: Array, texels: float, shift: tuple[int, int] 
     column = (s * np.float32(texels)).astype(np.int32) + shift[0]
     row = (t * np.float32(texels)).astype(np.int32) + shift[1]
     return tile(kind)[row & (TILE - 1), column & (TILE - 1)]
-
-
-def jitter(rng: np.random.Generator, colour: tuple[float, float, float] | Array, spread: float) -> Array:
-    """Return a BGR colour near ``colour``: brightness and, less, hue vary by ``spread`` levels."""
-    moved = np.asarray(colour, np.float64) + rng.normal(0, spread) + rng.normal(0, spread * 0.35, 3)
-    return np.clip(moved, 4, 250)

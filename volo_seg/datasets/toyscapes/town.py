@@ -34,8 +34,8 @@ class Street:
     def draw(cls, rng: np.random.Generator) -> Street:
         """Draw a street of two to four lanes."""
         half = float(rng.uniform(3.2, 7.0))
-        verges = [float(rng.uniform(1.0, 2.5)) if rng.random() < 0.25 else 0.0 for _ in SIDES]
-        pavements = [float(rng.uniform(1.6, 4.5)) for _ in SIDES]
+        verges = [float(rng.uniform(1.2, 3.0)) if rng.random() < 0.38 else 0.0 for _ in SIDES]
+        pavements = [float(rng.uniform(2.2, 5.0)) for _ in SIDES]
         start = float(rng.uniform(14, 55))
         crossing = (start, start + float(rng.uniform(6, 11))) if rng.random() < 0.45 else None
         rails = float(rng.choice([-1.0, 1.0]) * (half + 1.6)) if rng.random() < 0.26 else None

@@ -19,13 +19,13 @@ def furnish(town: Town) -> None:
     for side, sign in SIDES:
         kerb, start = sign * (street.kerb(side) + 0.5), float(rng.uniform(4, 14))
         if rng.random() < 0.75:
-            for z in np.arange(start, 70, float(rng.uniform(11, 24))):
+            for z in np.arange(start, 50, float(rng.uniform(11, 24))):
                 town.add(furniture.lamp_post(rng, town.view, street.at(kerb, float(z)), -sign))
         if rng.random() < 0.45:
-            for z in np.arange(start + 4, 70, float(rng.uniform(7, 15))):
+            for z in np.arange(start + 4, 55, float(rng.uniform(7, 15))):
                 plant(town, kerb + sign * float(rng.uniform(0.2, 0.9)), float(z))
         for _ in range(int(rng.integers(0, 4))):
-            x, z = kerb + sign * float(rng.uniform(-0.1, 0.6)), float(rng.uniform(5, 30))
+            x, z = kerb + sign * float(rng.uniform(-0.1, 0.6)), float(rng.uniform(5, 20))
             town.add(furniture.traffic_sign(rng, town.view, street.at(x, z)))
         if rng.random() < 0.2:
             for z in np.arange(float(rng.uniform(3, 8)), 25, 2.2):
@@ -40,7 +40,7 @@ def _signals(town: Town) -> None:
     rng, crossing = town.rng, town.street.crossing
     if not crossing and rng.random() < 0.6:
         return
-    z = min(crossing[0] - 1.0 if crossing else 30.0, float(rng.uniform(8, 26)))
+    z = min(crossing[0] - 1.0 if crossing else 30.0, float(rng.uniform(7, 17)))
     for side, sign in SIDES:
         place = town.street.at(sign * (town.street.kerb(side) + 0.6), z)
         town.add(furniture.traffic_light(rng, town.view, place, -sign))
@@ -55,7 +55,7 @@ def drive(town: Town) -> None:
         if street.half > 4.4 and rng.random() < 0.7:
             _park(town, sign)
     if street.rails is not None and rng.random() < 0.88:
-        z = float(rng.uniform(17, 38))
+        z = float(rng.uniform(16, 32))
         _vehicle(town, 'train', street.at(street.rails, z), float(rng.choice([0.0, np.pi])))
     if street.crossing and rng.random() < 0.7:
         kind = str(rng.choice(['car', 'truck', 'bus'], p=[0.6, 0.2, 0.2]))
@@ -68,24 +68,24 @@ def _lane(town: Town, x: float, yaw: float, z: float) -> None:
     rng, street = town.rng, town.street
     if street.rails is not None and abs(street.rails - x) < 1.5:
         return
-    while z < 70:
+    while z < 50:
         kind = str(rng.choice(list(MIX), p=list(MIX.values())))
         z += LENGTHS[kind] / 2
         if kind in ('cycle', 'motor'):
             aside = float(rng.uniform(0.0, 0.35)) * street.half * float(np.sign(x))
-            place, heading = street.at(x + aside, z * 0.8), yaw + float(rng.normal(0, 0.12))
+            place, heading = street.at(x + aside, z * 0.65), yaw + float(rng.normal(0, 0.12))
             ride = people.rider(rng, town.view, place, heading, motor=kind == 'motor')
             town.add(ride, _ends(place, heading, 1.8), width=0.5, tall=1.2)
         else:
             place = street.at(x + float(rng.normal(0, 0.25)), z)
             _vehicle(town, kind, place, yaw + float(rng.normal(0, 0.03)))
-        z += LENGTHS[kind] / 2 + float(rng.uniform(4, 26))
+        z += LENGTHS[kind] / 2 + float(rng.uniform(4, 16))
 
 
 def _park(town: Town, sign: float) -> None:
     """Line a kerb with parked cars and, now and then, a lorry."""
     rng, street, z = town.rng, town.street, float(town.rng.uniform(3, 14))
-    while z < 65:
+    while z < 50:
         kind = 'truck' if rng.random() < 0.06 else 'car'
         long = LENGTHS[kind]
         if not street.crosses(z - 1.0, z + long + 1.0):
@@ -108,18 +108,18 @@ def _ends(place: Place, yaw: float, long: float) -> tuple[Place, Place]:
 def populate(town: Town) -> None:
     """Put people on the pavements and across the road, and parked cycles near the kerbs."""
     rng, street = town.rng, town.street
-    for _ in range(int(rng.integers(2, 11))):
+    for _ in range(int(rng.integers(3, 12))):
         side, sign = SIDES[rng.integers(2)]
         x = sign * float(rng.uniform(street.kerb(side) + 0.4, street.edge(side) - 0.3))
-        _walker(town, x, 4.0 + 32.0 * float(rng.random()) ** 1.5, float(rng.uniform(0, 2 * np.pi)))
+        _walker(town, x, 4.0 + 22.0 * float(rng.random()) ** 1.5, float(rng.uniform(0, 2 * np.pi)))
     if rng.random() < 0.3:
         z = float(rng.uniform(7, 22))
         for _ in range(int(rng.integers(1, 4))):
             _walker(town, float(rng.uniform(-1, 1)) * street.half, z + float(rng.normal(0, 0.7)), np.pi / 2)
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(1, 5))):
         side, sign = SIDES[rng.integers(2)]
         x = sign * (street.kerb(side) + float(rng.uniform(0.4, 1.4)))
-        place, yaw = street.at(x, float(rng.uniform(4, 20))), float(rng.uniform(0, np.pi))
+        place, yaw = street.at(x, float(rng.uniform(4, 14))), float(rng.uniform(0, np.pi))
         draw = people.bicycle if rng.random() < 0.6 else people.motorcycle
         town.add(draw(rng, town.view, place, yaw), _ends(place, yaw, 1.7), width=0.4, tall=0.8)
 

@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .bodywork import GLASS, UP, Body, Profile, hull, lamps, panes, row, wheels
+from .palettes import BUSES, CARS, LOADS, TRAMS, pick
 from .sketch import Sketch, Thing, View
-from .textures import jitter
 
-PAINTS = (
-    (52, 50, 50),
-    (205, 206, 208),
-    (150, 150, 152),
-    (95, 92, 90),
-    (45, 45, 165),
-    (150, 85, 40),
-    (80, 105, 70),
-)
-LIVERIES = ((40, 50, 190), (40, 190, 225), (170, 110, 40), (225, 225, 225), (70, 140, 60), (60, 110, 215))
 SEDAN = Profile(
     ((-0.49, 0.18), (-0.5, 0.58), (-0.46, 0.66), (-0.36, 0.68), (-0.21, 0.98), (0.07, 1.0), (0.24, 0.68),
      (0.46, 0.58), (0.5, 0.42), (0.49, 0.18)), (3, 5), 0.66)  # fmt: skip
@@ -41,7 +31,7 @@ def car(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: f
     profile = (SEDAN, HATCH, VAN)[kind]
     size = ((4.5, 1.8, 1.45), (4.0, 1.75, 1.52), (4.8, 1.95, 1.95))[kind]
     body = Body(place, yaw, (size[0] * rng.uniform(0.93, 1.07), size[1], size[2] * rng.uniform(0.95, 1.08)))
-    paint = jitter(rng, PAINTS[rng.integers(len(PAINTS))], 16)
+    paint = pick(rng, CARS, 16)
     sketch = Sketch(view)
     hull(sketch, body, profile, paint, 0.22)
     rear, front = profile.points[profile.glass[0]], profile.points[profile.glass[1] + 1]
@@ -61,12 +51,12 @@ def truck(rng: np.random.Generator, view: View, place: tuple[float, float], yaw:
     whole = Body(place, yaw, (length, 2.45, height))
     load = Body(_ahead(place, yaw, -0.13 * length), yaw, (length * 0.74, 2.45, height))
     cab = Body(_ahead(place, yaw, 0.38 * length), yaw, (length * 0.22, 2.3, height * rng.uniform(0.72, 0.86)))
-    box = jitter(rng, PAINTS[rng.choice([1, 1, 2, 4, 5, 6])], 18)
+    box = pick(rng, LOADS, 14)
     sketch = Sketch(view)
     raised = Profile(((-0.5, 0.27), (-0.5, 1.0), (0.5, 1.0), (0.5, 0.27)), (), 1.0)
     chassis = Profile(((-0.5, 0.14), (-0.5, 0.3), (0.5, 0.3), (0.5, 0.14)), (), 1.0)
     nose = Profile(((-0.5, 0.12), (-0.5, 1.0), (0.34, 1.0), (0.48, 0.52), (0.5, 0.12)), (2,), 0.5)
-    pieces = [(load, raised, box), (cab, nose, jitter(rng, PAINTS[rng.integers(len(PAINTS))], 16))]
+    pieces = [(load, raised, box), (cab, nose, pick(rng, CARS, 16))]
     hull(sketch, whole, chassis, np.array([45.0, 45.0, 46.0]), 0.0)
     for body, profile, paint in sorted(pieces, key=lambda piece: -view.camera.depth(piece[0].origin)):
         hull(sketch, body, profile, paint, 0.06 if profile is nose else 0.0)
@@ -83,12 +73,12 @@ def truck(rng: np.random.Generator, view: View, place: tuple[float, float], yaw:
 def bus(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
     """Draw a city bus: one box with a long band of windows and doors."""
     body = Body(place, yaw, (rng.uniform(10.0, 12.5), 2.5, rng.uniform(2.9, 3.2)))
-    paint = jitter(rng, LIVERIES[rng.integers(len(LIVERIES))], 14)
+    paint = pick(rng, BUSES, 12)
     sketch = Sketch(view)
     hull(sketch, body, BOX, paint, 0.03)
     panes(sketch, body, row(-0.47, 0.47, 7, 0.008), 0.46, 0.84, GLASS)
     panes(sketch, body, [(0.37, 0.45), (-0.06, 0.04)], 0.12, 0.84, GLASS * 0.8)
-    panes(sketch, body, [(-0.49, 0.49)], 0.32, 0.38, jitter(rng, (200, 200, 200), 30))
+    panes(sketch, body, [(-0.49, 0.49)], 0.32, 0.38, pick(rng, LOADS, 20))
     wheels(sketch, body, 0.48, (-0.28, 0.29))
     lamps(sketch, body, 0.7, bool(rng.random() < 0.5))
     return sketch.thing('bus', view.camera.depth(body.origin))
@@ -97,7 +87,7 @@ def bus(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: f
 def tram(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
     """Draw a tram (``train``): long, jointed, slanted at both ends, a current collector on its roof."""
     body = Body(place, yaw, (rng.uniform(19.0, 27.0), 2.4, rng.uniform(3.2, 3.5)))
-    paint = jitter(rng, LIVERIES[rng.integers(len(LIVERIES))], 14)
+    paint = pick(rng, TRAMS, 12)
     sketch = Sketch(view)
     roof = body.at(rng.uniform(-3, 3), body.height, 0.0)
     for lean in (-0.9, 0.9):
@@ -107,7 +97,7 @@ def tram(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: 
     for a, b in zip(joints[:-1], joints[1:], strict=True):
         panes(sketch, body, row(a + 0.02, b - 0.02, 4, 0.004), 0.42, 0.8, GLASS)
     panes(sketch, body, [(j - 0.008, j + 0.008) for j in joints[1:-1]], 0.08, 0.97, np.array([50.0] * 3))
-    panes(sketch, body, [(-0.48, 0.48)], 0.84, 0.9, jitter(rng, (215, 215, 215), 25))
+    panes(sketch, body, [(-0.48, 0.48)], 0.84, 0.9, np.array([215.0] * 3))
     panes(sketch, body, [(-0.48, 0.48)], 0.06, 0.14, np.array([48.0] * 3))
     lamps(sketch, body, 0.85, False)
     return sketch.thing('train', view.camera.depth(body.origin))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -62,7 +63,7 @@ def write_toyscapes(
     wanted = [('train', i) for i in range(train)] + [('val', i) for i in range(val)]
     jobs = [job for job in wanted if not all(path.is_file() for path in scene_files(folder, *job).values())]
     for folders in {path.parent for job in jobs for path in scene_files(folder, *job).values()}:
-        folders.mkdir(parents=True, exist_ok=True)
+        _make_folder(folders)
     work = partial(_make, folder, size, seed)
     for done, _ in enumerate(_spread(work, jobs, nproc), 1):
         if progress is not None:
@@ -82,7 +83,7 @@ def _check(train: int, val: int, size: tuple[int, int], seed: int, nproc: int) -
 
 def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
     """Mark an empty folder as ours, or check that it is a Toyscapes of the same settings."""
-    settings = {'toyscapes': VERSION, 'seed': int(seed), 'height': int(size[0]), 'width': int(size[1])}
+    settings = {'version': VERSION, 'seed': int(seed), 'height': int(size[0]), 'width': int(size[1])}
     marker = folder / MARKER
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{folder} is a file; name a folder for the data set')
@@ -92,11 +93,15 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
         except (ValueError, OSError):
             found = None
         if found != settings:
-            raise UserError(f'{folder} holds a Toyscapes of other settings: {found}, not {settings}; name a new folder')
+            asked = ', '.join(f'{key} {value}' for key, value in settings.items())
+            there = (
+                ', '.join(f'{key} {value}' for key, value in found.items()) if isinstance(found, dict) else 'unreadable'
+            )
+            raise UserError(f'{marker} is of other settings ({there}; asked: {asked}); name a new folder')
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'{folder} is not empty and holds no {MARKER}; name an empty or a new folder')
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     _save(marker, (json.dumps(settings) + '\n').encode())
 
 
@@ -106,10 +111,14 @@ def _spread(work: Callable[[tuple[str, int]], None], jobs: list[tuple[str, int]]
         yield from map(work, jobs)
         return
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(
-        min(nproc, len(jobs)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(min(nproc, len(jobs)), mp_context=context, initializer=_start_process) as pool:
         yield from pool.map(work, jobs, chunksize=max(1, min(8, len(jobs) // (4 * nproc))))
+
+
+def _start_process() -> None:
+    """Share the processor with the others, and leave an interrupt to the process that started this one."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) -> None:
@@ -142,5 +151,14 @@ def _save(path: Path, data: bytes) -> None:
     try:
         part.write_bytes(data)
         os.replace(part, path)
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror}; free some space or choose another folder') from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot make the folder {folder}: {error.strerror}; choose another one') from error

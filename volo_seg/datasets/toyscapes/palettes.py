@@ -1,0 +1,54 @@
+"""Colours (BGR, 0 to 255) of what a town is made of. Kinds lean to their own, but none has a colour to itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .camera import Array
+
+Palette = tuple[tuple[int, int, int], ...]
+
+ASPHALT: Palette = ((98, 92, 88), (84, 80, 77), (110, 103, 98))
+SLABS: Palette = ((132, 150, 182), (150, 166, 194), (122, 140, 176), (160, 170, 186))
+GRASS: Palette = ((62, 152, 120), (68, 162, 150), (58, 136, 104))
+GRAVEL: Palette = ((95, 105, 115), (118, 124, 130))
+LEAVES: Palette = ((50, 98, 62), (42, 84, 48), (58, 112, 76), (48, 94, 66), (52, 104, 88), (52, 100, 146))
+FRONTS: Palette = (
+    (150, 172, 188), (92, 112, 162), (178, 196, 208), (130, 152, 164), (106, 138, 184), (122, 124, 130), (84, 92, 112),
+)  # fmt: skip
+SHOPS: Palette = ((70, 60, 120), (110, 80, 50), (60, 60, 60), (90, 130, 90))
+PANES: Palette = ((88, 76, 64), (98, 86, 76))
+CURTAINS: Palette = ((150, 125, 100),)  # windows of glass fronts
+WALLS: Palette = ((178, 160, 148), (192, 180, 170), (160, 148, 146), (104, 126, 160))
+BARS: Palette = ((72, 96, 54), (104, 158, 196), (212, 212, 206))  # by kind of fence
+STEEL: Palette = ((118, 120, 120), (92, 95, 97), (74, 86, 76), (150, 150, 148))
+CARS: Palette = (
+    (50, 48, 48), (208, 208, 210), (152, 152, 154), (92, 90, 88), (42, 42, 172), (156, 84, 36), (76, 104, 66),
+    (60, 60, 62),
+)  # fmt: skip
+LOADS: Palette = ((228, 228, 224), (218, 220, 222), (56, 138, 236), (148, 92, 40), (206, 206, 200))
+BUSES: Palette = ((38, 196, 236), (42, 50, 204), (44, 160, 240), (40, 186, 228))
+TRAMS: Palette = ((128, 132, 30), (96, 150, 44), (150, 146, 60), (206, 214, 210))
+CLOTHES: Palette = (
+    (64, 48, 42), (42, 40, 46), (150, 86, 52), (52, 54, 184), (196, 196, 200), (120, 70, 130), (58, 146, 208),
+    (82, 80, 84),
+)  # fmt: skip
+TROUSERS: Palette = ((64, 48, 42), (42, 40, 46), (110, 78, 58), (82, 80, 84))
+JACKETS: Palette = ((40, 228, 214), (32, 132, 248), (40, 228, 214), (62, 52, 216), (70, 66, 70))  # of riders
+SKINS: Palette = ((135, 165, 215), (90, 125, 180), (55, 75, 115))
+HAIR: Palette = ((45, 55, 70), (30, 32, 36), (70, 110, 150))
+BARK: Palette = ((62, 72, 85),)
+LITTER: Palette = ((70, 80, 75), (96, 92, 88))
+WOODS: Palette = ((70, 105, 75),)
+ROOFS: Palette = ((120, 130, 140),)
+
+
+def jitter(rng: np.random.Generator, colour: tuple[float, float, float] | Array, spread: float) -> Array:
+    """Return a BGR colour near ``colour``: brightness and, less, hue vary by ``spread`` levels."""
+    moved = np.asarray(colour, np.float64) + rng.normal(0, spread) + rng.normal(0, spread * 0.35, 3)
+    return np.clip(moved, 4, 250)
+
+
+def pick(rng: np.random.Generator, palette: Palette, spread: float) -> Array:
+    """Return one colour of ``palette``, (3,), moved by about ``spread`` levels."""
+    return jitter(rng, palette[rng.integers(len(palette))], spread)
