@@ -1,4 +1,4 @@
-"""One thread a process (two test processes share two cores), GPU tests skipped without a GPU, an oracle made importable."""
+"""One thread a process (processes share the cores), GPU tests skipped without a GPU, an oracle made importable."""
 
 import os
 import warnings

@@ -46,9 +46,7 @@ from volo_seg.errors import UserError
 TINY = Architecture((1, 1, 2, 1), (16, 24, 24, 24), 2, 3, 8)
 
 
-def backbone(
-    arch: Architecture = TINY, *, grid=(4, 4), norms=range(4), device='cpu'
-) -> dict[str, torch.Tensor]:
+def backbone(arch: Architecture = TINY, *, grid=(4, 4), norms=range(4), device='cpu') -> dict[str, torch.Tensor]:
     """Weights with our names and true shapes, written down here a second time; random on the CPU."""
     state = {}
 
@@ -214,12 +212,10 @@ def test_timm_volo_d1_is_recognised_and_complete(tmp_path):
     assert (weights.layout, variant_name(weights.architecture)) == ('classifier', 'volo_d1')
     target = backbone(SIGNATURES['volo_d1'], grid=(14, 14))
     result = convert(state, target=target)
-    assert sum(
-        v.numel() for k, v in result.state_dict.items() if k in parameter_names(weights.architecture)
-    ) + sum(result.state_dict[f'norm3.{kind}'].numel() for kind in ('weight', 'bias')) == sum(
-        v.numel()
-        for k, v in state.items()
-        if not k.startswith(('cls_', 'post_', 'head', 'aux_')) and is_weight(k)
+    assert sum(v.numel() for k, v in result.state_dict.items() if k in parameter_names(weights.architecture)) + sum(
+        result.state_dict[f'norm3.{kind}'].numel() for kind in ('weight', 'bias')
+    ) == sum(
+        v.numel() for k, v in state.items() if not k.startswith(('cls_', 'post_', 'head', 'aux_')) and is_weight(k)
     )
     assert all(key.startswith(('cls_token', 'post_network.', 'head.', 'aux_head.')) for key in result.dropped)
     for key in target:
@@ -311,9 +307,7 @@ def test_summary_tells_what_happened(tmp_path):
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    old=st.tuples(*[st.integers(1, 9)] * 2), new=st.tuples(*[st.integers(1, 9)] * 2), value=st.floats(-3, 3)
-)
+@given(old=st.tuples(*[st.integers(1, 9)] * 2), new=st.tuples(*[st.integers(1, 9)] * 2), value=st.floats(-3, 3))
 def test_position_grid_fits_any_shape(old, new, value):
     state = {**classifier(), 'pos_embed': torch.full((1, *old, 24), value, dtype=torch.float16)}
     result = convert(state, target=backbone(grid=new))
@@ -385,9 +379,7 @@ def test_other_shapes_are_named():
     state = classifier() | {'network.1.proj.bias': torch.zeros(5)}
     assert 'network.1.proj.bias is (5,) against (24,)' in refusal(convert, state, target=backbone())
     state = classifier() | {'pos_embed': torch.zeros(1, 16, 24)}
-    assert 'position grid of shape (1, 16, 24), not (1, H, W, 24)' in refusal(
-        convert, state, target=backbone()
-    )
+    assert 'position grid of shape (1, 16, 24), not (1, H, W, 24)' in refusal(convert, state, target=backbone())
 
 
 def test_conversion_on_disk_comes_back_unchanged():
@@ -403,9 +395,7 @@ def test_conversion_on_disk_comes_back_unchanged():
 
 def test_a_malicious_file_is_refused_and_does_not_run(tmp_path):
     marker = tmp_path / 'ran'
-    path = save(
-        {'state_dict': classifier(), 'x': Payload(os.system, f'touch {marker}')}, tmp_path / 'evil.pth'
-    )
+    path = save({'state_dict': classifier(), 'x': Payload(os.system, f'touch {marker}')}, tmp_path / 'evil.pth')
     message = refusal(load_file, path)
     assert message == (
         f'{path} asks for {os.system.__module__}.system on loading, which is more than weights and is '
@@ -418,9 +408,7 @@ def test_a_malicious_file_is_refused_and_does_not_run(tmp_path):
     assert marker.exists()
 
 
-@pytest.mark.parametrize(
-    'call', [(eval, '1'), (exec, '1'), (getattr, (), 'index'), (open, '/nonexistent'), (print,)]
-)
+@pytest.mark.parametrize('call', [(eval, '1'), (exec, '1'), (getattr, (), 'index'), (open, '/nonexistent'), (print,)])
 def test_builtins_are_refused(tmp_path, call):
     path = save({'x': Payload(*call)}, tmp_path / 'evil.pth')
     assert call[0].__name__ in refusal(load_file, path)
@@ -452,10 +440,7 @@ def test_the_allowlist_is_short():
     entries = [entry[1] if isinstance(entry, tuple) else entry.__qualname__ for entry in allowed_globals()]
     assert sorted(entries) == sorted(
         ['slice', 'Namespace', 'ndarray', 'dtype']
-        + [
-            f'{n}DType'
-            for n in ('Float16', 'Float32', 'Float64', 'Int32', 'Int64', 'UInt8', 'UInt32', 'Bool')
-        ]
+        + [f'{n}DType' for n in ('Float16', 'Float32', 'Float64', 'Int32', 'Int64', 'UInt8', 'UInt32', 'Bool')]
         + [f'numpy.{p}.multiarray.{n}' for p in ('core', '_core') for n in ('_reconstruct', 'scalar')]
     )
 
@@ -560,9 +545,7 @@ def test_a_training_log_without_mmengine(tmp_path, monkeypatch):
 
 def test_missing_files(tmp_path):
     message = refusal(load_file, tmp_path / 'none.pth')
-    assert message.startswith(
-        f"no weights file '{tmp_path / 'none.pth'}': give a path, an http(s) address, or one of"
-    )
+    assert message.startswith(f"no weights file '{tmp_path / 'none.pth'}': give a path, an http(s) address, or one of")
     assert 'volo_d5_512' in refusal(load_file, 'volo_d1_256')
     assert 'mend the address' in refusal(load_file, f'file://{tmp_path}/none.pth')
     assert refusal(load_file, 's3://bucket/x.pth') == (
@@ -644,9 +627,7 @@ def test_a_file_one_may_not_read(tmp_path, monkeypatch):
         raise PermissionError(13, 'Permission denied')
 
     monkeypatch.setattr(reading_room, 'open', refuse, raising=False)
-    assert refusal(load_file, path) == (
-        f'{path} cannot be read (Permission denied): mend the path or its permissions'
-    )
+    assert refusal(load_file, path) == (f'{path} cannot be read (Permission denied): mend the path or its permissions')
 
 
 def test_the_content_decides_not_the_suffix(tmp_path):
@@ -871,9 +852,7 @@ def test_a_trained_model_is_loaded_whole(tmp_path):
     assert meta['dataset_meta']['classes'] == ('road', 'sky')
     for key, value in trained.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
-    save_file(
-        {f'module.{key}': value for key, value in trained.state_dict().items()}, tmp_path / 'x.safetensors'
-    )
+    save_file({f'module.{key}': value for key, value in trained.state_dict().items()}, tmp_path / 'x.safetensors')
     assert load_segmentor_weights(Segmentor(), tmp_path / 'x.safetensors') == {}
 
 
@@ -908,9 +887,7 @@ def test_another_model(tmp_path, caplog):
     load_segmentor_weights(Segmentor(), path, strict=False)
     assert 'fits in part: it lacks backbone.pos_embed' in caplog.text
     path = save(Backbone().state_dict(), path)
-    assert "a backbone alone belongs in the backbone's init_cfg" in refusal(
-        load_segmentor_weights, Segmentor(), path
-    )
+    assert "a backbone alone belongs in the backbone's init_cfg" in refusal(load_segmentor_weights, Segmentor(), path)
     path = save(Segmentor().state_dict() | {'backbone.proj.bias': torch.zeros(9)}, path)
     assert 'backbone.proj.bias is (9,) against (4,)' in refusal(load_segmentor_weights, Segmentor(), path)
 
@@ -963,10 +940,7 @@ def test_volo2mmseg_refuses_half_a_backbone(tmp_path, capsys):
     del state['network.3.0.attn.proj.bias']
     source = save(state, tmp_path / 'half.pth')
     assert run('volo2mmseg', [str(source), str(tmp_path / 'out.pth')]) == 2
-    assert (
-        'lacks parts of the backbone (network.3.0.attn.proj.bias): give a complete file'
-        in capsys.readouterr().err
-    )
+    assert 'lacks parts of the backbone (network.3.0.attn.proj.bias): give a complete file' in capsys.readouterr().err
     state = {key: value for key, value in state.items() if not key.startswith('network.4.')}
     save(state, source)
     assert run('volo2mmseg', [str(source), str(tmp_path / 'out.pth')]) == 2

@@ -12,7 +12,7 @@ import torch
 
 from volo_seg.commands import main, run
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-800_toyscapes-256x256'
 SMALL = (
     'crop_size=(64,64)',
     'model.data_preprocessor.size=(64,64)',
@@ -210,7 +210,7 @@ def mistakes(toyscapes, checkpoint, tmp_path):
         (unlabelled / folder).mkdir(parents=True)
         (unlabelled / folder / 'a_leftImg8bit.png').touch()
     folders = tmp_path / 'folders.py'
-    folders.write_text('_base_ = [%r, %r, %r, %r]\n' % tuple(base_files('folders')))
+    folders.write_text(f'_base_ = {base_files("folders")!r}\n')
     nameless = tmp_path / 'nameless'
     for folder in ('images', 'annotations'):
         (nameless / folder / 'train').mkdir(parents=True)

@@ -1,7 +1,7 @@
 """The scope ``volo_seg`` of MMEngine's registries, below mmseg's, so that inferencers find the shipped configs by name.
 
-Everything here registers with mmseg itself; with the scope, ``MMSegInferencer(NAME, CHECKPOINT, scope='volo_seg')`` works
-as it does for mmseg's own names. MMEngine imports this module by its name.
+Everything here registers with mmseg itself; with the scope, ``MMSegInferencer(NAME, CHECKPOINT, scope='volo_seg')``
+works as it does for mmseg's own names. MMEngine imports this module by its name.
 """
 
 from mmengine.config.utils import MODULE2PACKAGE

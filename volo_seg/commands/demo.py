@@ -11,7 +11,7 @@ from pathlib import Path
 
 from volo_seg.errors import UserError
 
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-800_toyscapes-256x256'
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -126,12 +126,13 @@ def read_classes(classes: Sequence[str] | str | None, data_root: str) -> list[st
     names = [str(name) for name in classes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
-        raise UserError(f'classes={names} {f"names {twice[0]!r} twice" if twice else "is empty"}; give each class one name')
+        problem = f'names {twice[0]!r} twice' if twice else 'is empty'
+        raise UserError(f'classes={names} {problem}; give each class one name')
     return names
 
 
 def distinct_colours(count: int) -> list[list[int]]:
-    """``count`` RGB colours, the same at every call: the bits of the index spread over the channels (as PASCAL VOC)."""
+    """``count`` RGB colours, always the same: the bits of the index spread over the channels, as in PASCAL VOC."""
     colours = []
     for index in range(1, count + 1):
         red = green = blue = 0
