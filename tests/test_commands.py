@@ -230,6 +230,10 @@ def mistakes(toyscapes, checkpoint, tmp_path):
         'no file to resume': (('train', NANO, *data, '--resume', 'none.pth'), "--resume 'none.pth' is not a file"),
         'no checkpoint': (('test', NANO, tmp_path / 'none.pth', *data), 'none.pth'),
         'checkpoint of another model': (('test', NANO, other, *data), 'is of another model'),
+        'batch of one': (
+            ('train', NANO, *data, '--cfg-options', 'train_dataloader.batch_size=1'),
+            'train_dataloader.batch_size=1 is too small for batch normalisation',
+        ),
         'launcher outside torchrun': (('train', NANO, *data, '--launcher', 'pytorch'), 'tools/dist_train.sh'),
         'no class names': (('train', folders, '--data-root', nameless), 'class names are missing'),
         'no polygons': (('cityscapes', tmp_path), "gtFine' does not exist"),
@@ -263,6 +267,7 @@ NAMES = (
     'no file to resume',
     'no checkpoint',
     'checkpoint of another model',
+    'batch of one',
     'launcher outside torchrun',
     'no class names',
     'no polygons',
@@ -328,3 +333,28 @@ def test_tools_are_the_same_commands(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: config 'nothing.py'")
+
+
+def test_two_processes_train_and_evaluate_as_one(toyscapes, tmp_path):
+    """torchrun with gloo: training runs, and two processes count the same confusion matrix as one."""
+    import os
+
+    tools = Path(__file__).parents[1] / 'tools'
+    environment = dict(os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='', PORT='29617')
+
+    def launch(*words):
+        command = [str(word) for word in words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    run_flags = ('--data-root', toyscapes, '--cfg-options', *SMALL)
+    steps = ('train_cfg.max_iters=2', 'train_cfg.val_interval=2')
+    launch(tools / 'dist_train.sh', NANO, 2, '--work-dir', tmp_path / 'work', *run_flags, *steps)
+    metrics = []
+    for processes in (1, 2):
+        work = tmp_path / f'test{processes}'
+        checkpoint = tmp_path / 'work' / 'iter_2.pth'
+        launch(tools / 'dist_test.sh', NANO, checkpoint, processes, '--work-dir', work, *run_flags)
+        metrics.append(json.loads(next(work.rglob('metrics.json')).read_text()))
+    assert metrics[0]['confusion_matrix'] == metrics[1]['confusion_matrix']
+    assert metrics[0]['mIoU'] == metrics[1]['mIoU']

@@ -45,7 +45,7 @@ def prepare(args: argparse.Namespace) -> Config:
     """Turn the command line into the checked config of a run."""
     from volo_seg.engine.checks import check_run
     from volo_seg.engine.config import load_config, set_data_root
-    from volo_seg.engine.launch import enable_amp, prepare_launch
+    from volo_seg.engine.launch import check_batch_size, enable_amp, prepare_launch
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')
@@ -57,6 +57,7 @@ def prepare(args: argparse.Namespace) -> Config:
     set_resume(config, args.resume)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
     prepare_launch(config, args.launcher, args.local_rank)
+    check_batch_size(config)
     return config
 
 

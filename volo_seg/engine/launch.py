@@ -32,6 +32,24 @@ def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
 
+def check_batch_size(config: Config) -> None:
+    """Refuse a batch of one image under batch normalisation: the pooling pyramid's 1x1 map has one value then.
+
+    Raises:
+        UserError: The batch that one normalisation sees holds one image.
+    """
+    head, batch_size = config.model.decode_head, config.train_dataloader.batch_size
+    kind = (head.get('norm_cfg') or {}).get('type')
+    if batch_size > 1 or kind not in ('BN', 'SyncBN') or 'pool_scales' not in head:
+        return
+    if kind == 'SyncBN' and int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1'))) > 1:
+        return
+    raise UserError(
+        f'train_dataloader.batch_size={batch_size} is too small for batch normalisation in one process: '
+        'set --cfg-options train_dataloader.batch_size=2, or train on several GPUs'
+    )
+
+
 def enable_amp(config: Config) -> None:
     """Train in mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
 
