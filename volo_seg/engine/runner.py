@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.errors import UserError
 
+from .evaluator import OverlappedEvaluator
+
 
 @RUNNERS.register_module()
 class SafeRunner(Runner):
@@ -46,10 +48,14 @@ class SafeRunner(Runner):
         return checkpoint
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
-        """Build the evaluator; our metric writes its files into this run's log folder if it is told no other."""
+        """Build an evaluator that overlaps with the network.
+
+        Our metric writes its files into this run's log folder if it is told no other.
+        """
         if isinstance(evaluator, dict) and evaluator.get('type') == 'ExactIoUMetric':
             evaluator = {'out_dir': self._log_dir, **evaluator}
-        return super().build_evaluator(evaluator)
+        built = super().build_evaluator(evaluator)
+        return OverlappedEvaluator(built.metrics) if type(built) is Evaluator else built
 
     @staticmethod
     def build_dataloader(

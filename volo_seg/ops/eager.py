@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from volo_seg.ops.plain import plain_gradients
-from volo_seg.ops.strips import Adder, Reader, working_dtype
+from volo_seg.ops.strips import Adder, Reader, as_batch
 from volo_seg.ops.window import Window
 
 __all__ = ['outlook_attention_eager']
@@ -18,59 +18,59 @@ CHUNK_VALUES = 1 << 18
 """Window values that one CPU thread mixes at a time: four window rows of a 64 x 64 map of 192 channels."""
 
 
-def outlook_attention_eager(v: Tensor, logits: Tensor, window: Window, chunk_rows: int | None = None) -> Tensor:
+def outlook_attention_eager(v: Tensor, logits: Tensor, window: Window) -> Tensor:
     """Outlook attention of (B, H, W, C) ``v``, differentiable (a second time through the plain form).
 
-    ``chunk_rows`` window rows at a time: by default one image's rows that fit a cache on a CPU, and
-    everything at once elsewhere.
+    On a CPU each image's window rows are mixed a few at a time, as many as fit its cache; elsewhere all at once.
     """
-    result = _OutlookAttention.apply(v, logits, window, chunk_rows)
+    result = _OutlookAttention.apply(v, logits, window)
     assert isinstance(result, Tensor)
     return result
 
 
 class _OutlookAttention(torch.autograd.Function):
     @staticmethod
-    def forward(v: Tensor, logits: Tensor, window: Window, chunk_rows: int | None) -> Tensor:
+    def forward(v: Tensor, logits: Tensor, window: Window) -> Tensor:
         result = torch.empty(v.shape, dtype=v.dtype, device=v.device)
         with torch.autocast(v.device.type, enabled=False):
-            for images, chunks in _chunks(v, logits, window, chunk_rows):
-                values, sums = Reader(v[images], chunks[0][1], window), Adder(result[images], window)
+            for images, chunks in _chunks(v, logits, window):
+                values = Reader(v[images], chunks[0][1], window)
+                sums = Adder(result[images], torch.empty_like(values.windows), window)
                 for first, count in chunks:
-                    weights = _softmax(logits[images, first : first + count], window, working_dtype(v))
-                    sums.add(torch.bmm(weights, values.read(first, count)), first, count)
+                    weights = _softmax(logits[images, first : first + count], window, values.strip.dtype)
+                    torch.bmm(weights, values.read(first, count), out=as_batch(sums.windows, count))
+                    sums.add(first, count)
         return result
 
     @staticmethod
     def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-        v, logits, *ctx.numbers = inputs  # type: ignore[attr-defined]
+        v, logits, ctx.window = inputs  # type: ignore[attr-defined]
         ctx.save_for_backward(v, logits)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         v, logits = ctx.saved_tensors  # type: ignore[attr-defined]
-        window, chunk_rows = ctx.numbers  # type: ignore[attr-defined]
+        window: Window = ctx.window  # type: ignore[attr-defined]
         if torch.is_grad_enabled():
-            return *plain_gradients(v, logits, grad, window), None, None
+            return *plain_gradients(v, logits, grad, window), None
         with torch.autocast(v.device.type, enabled=False):
-            return *_gradients(v, logits, grad, window, chunk_rows), None, None
+            return *_gradients(v, logits, grad, window), None
 
 
-def _gradients(
-    v: Tensor, logits: Tensor, grad: Tensor, window: Window, chunk_rows: int | None
-) -> tuple[Tensor, Tensor]:
+def _gradients(v: Tensor, logits: Tensor, grad: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     """Gradients of ``v`` and ``logits``, chunk by chunk."""
     grad_v = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=v.device)
-    for images, chunks in _chunks(v, logits, window, chunk_rows):
-        values, grads = (Reader(t[images], chunks[0][1], window) for t in (v, grad))
-        sums = Adder(grad_v[images], window)
+    for images, chunks in _chunks(v, logits, window):
+        values, grads = (Reader(tensor[images], chunks[0][1], window) for tensor in (v, grad))
+        sums = Adder(grad_v[images], values.windows, window)
         for first, count in chunks:
-            rows = grad_logits[images, first : first + count]
-            weights = _softmax(logits[images, first : first + count], window, working_dtype(v))
+            rows = slice(first, first + count)
+            weights = _softmax(logits[images, rows], window, values.strip.dtype)
             mixed, windows = grads.read(first, count), values.read(first, count)
-            _logit_gradients(weights, mixed, windows, rows, window.scale)
-            sums.add(torch.bmm(weights.transpose(1, 2), mixed, out=windows), first, count)
+            _logit_gradients(weights, mixed, windows, grad_logits[images, rows], window.scale)
+            torch.bmm(weights.transpose(1, 2), mixed, out=windows)
+            sums.add(first, count)
     return grad_v, grad_logits
 
 
@@ -84,18 +84,15 @@ def _logit_gradients(weights: Tensor, mixed: Tensor, values: Tensor, target: Ten
     target.copy_(product.view(target.shape))
 
 
-def _chunks(
-    v: Tensor, logits: Tensor, window: Window, chunk_rows: int | None
-) -> Iterator[tuple[slice, list[tuple[int, int]]]]:
+def _chunks(v: Tensor, logits: Tensor, window: Window) -> Iterator[tuple[slice, list[tuple[int, int]]]]:
     """Images to work on together, and their chunks: first window row and how many rows, longest first."""
-    rows, on_cpu = logits.shape[1], v.device.type == 'cpu'
-    size = chunk_rows or rows
-    if on_cpu and chunk_rows is None:
-        row_values = max(logits.shape[2] * window.kernel_size**2 * v.shape[3], 1)
-        size = max(CHUNK_VALUES * torch.get_num_threads() // row_values, 1)
+    batch, rows, cols = logits.shape[:3]
+    size, together = rows, max(batch, 1)
+    if v.device.type == 'cpu':
+        row_values = cols * window.kernel_size**2 * v.shape[3]
+        size, together = max(CHUNK_VALUES * torch.get_num_threads() // row_values, 1), 1
     chunks = [(first, min(size, rows - first)) for first in range(0, rows, size)]
-    together = 1 if on_cpu else max(v.shape[0], 1)
-    for image in range(0, v.shape[0], together):
+    for image in range(0, batch, together):
         yield slice(image, image + together), chunks
 
 

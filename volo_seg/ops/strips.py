@@ -9,7 +9,7 @@ from torch import Tensor
 
 from volo_seg.ops.window import Window
 
-__all__ = ['Adder', 'Reader', 'working_dtype']
+__all__ = ['Adder', 'Reader', 'as_batch', 'working_dtype']
 
 
 def strip_shape(shape: torch.Size, rows: int, window: Window) -> tuple[int, int, int, int]:
@@ -34,7 +34,10 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 
 
 class Reader:
-    """Copies the windows of a few window rows out of ``source``; its buffers serve every strip in turn."""
+    """Copies the windows of a few window rows out of ``source`` into ``windows``, its one buffer.
+
+    ``windows`` is (b, rows, w, heads, K, K, D).
+    """
 
     def __init__(self, source: Tensor, rows: int, window: Window) -> None:
         self.source, self.window = source, window
@@ -43,32 +46,46 @@ class Reader:
         heads = self.strip.unflatten(3, (window.num_heads, source.shape[3] // window.num_heads))
         views = heads.unfold(1, kernel, stride).unfold(2, kernel, stride)
         self.views = views[:, :rows, : _cols(source.shape, window)].permute(0, 1, 2, 3, 5, 6, 4)
-        self.buffer = torch.empty(self.views.shape, dtype=dtype, device=source.device)
+        self.windows = torch.empty(self.views.shape, dtype=dtype, device=source.device)
 
     def read(self, first: int, count: int) -> Tensor:
-        """``count`` rows of windows from row ``first`` on; the buffer is overwritten by the next call.
+        """``count`` rows of windows from row ``first`` on, as a batch; calls must go down the map.
 
-        Calls go down the map, so that the padding above it is never written.
+        (The padding above the map is zero from the start, and never written.)
         """
         top, left = first * self.window.stride - self.window.padding, self.window.padding
         low, high = max(top, 0), min(top + self.strip.shape[1], self.source.shape[1])
         self.strip[:, low - top : high - top, left : left + self.source.shape[2]] = self.source[:, low:high]
         self.strip[:, high - top :].zero_()
-        windows = self.buffer[:, :count].copy_(self.views[:, :count])
-        return windows.reshape(-1, self.window.kernel_size**2, windows.shape[-1])
+        self.windows[:, :count].copy_(self.views[:, :count])
+        return as_batch(self.windows, count)
 
 
 class Adder:
-    """Sums windows where they overlap and writes each row of ``result`` once, when it is complete."""
+    """Sums windows where they overlap and writes each row of ``result`` once, when it is complete.
 
-    def __init__(self, result: Tensor, window: Window) -> None:
-        self.result, self.window = result, window
+    ``windows`` (b, rows, w, heads, K, K, D) is where the caller puts the windows to add.
+    """
+
+    def __init__(self, result: Tensor, windows: Tensor, window: Window) -> None:
+        self.result, self.windows, self.window = result, windows, window
+        self.strip = windows.new_empty(strip_shape(result.shape, windows.shape[1], window))
         self.carried: Tensor | None = None
+        self.slices = [self._slices(a, b) for a in range(window.kernel_size) for b in range(window.kernel_size)]
 
-    def add(self, windows: Tensor, first: int, count: int) -> None:
-        """Add ``count`` rows of windows from row ``first`` on; rows must come in order, to the last."""
+    def _slices(self, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """Where in the strip each window's output at offset (a, b) goes, and that output."""
+        heads = self.strip.unflatten(3, (self.window.num_heads, -1))
+        stride, (rows, cols) = self.window.stride, self.windows.shape[1:3]
+        there = heads[:, a : a + (rows - 1) * stride + 1 : stride, b : b + (cols - 1) * stride + 1 : stride]
+        return there, self.windows[:, :, :, :, a, b]
+
+    def add(self, first: int, count: int) -> None:
+        """Add the first ``count`` rows of ``windows`` as row ``first`` on; calls must go down the map, to its end."""
         stride, tail = self.window.stride, _tail(self.window)
-        strip = self._sum(windows, count)
+        strip = self.strip[:, : count * stride + tail].zero_()
+        for there, part in self.slices:
+            there[:, :count].add_(part[:, :count])
         if self.carried is not None:
             strip[:, :tail] += self.carried
         _, height, width, _ = self.result.shape
@@ -79,15 +96,8 @@ class Adder:
             self.result[:, low:high] = strip[:, low - top : high - top, left : left + width]
         self.carried = None if last else strip[:, count * stride :].clone()
 
-    def _sum(self, windows: Tensor, count: int) -> Tensor:
-        """The strip under ``count`` rows of windows: the sum of K*K slices."""
-        kernel, stride, heads = self.window.kernel_size, self.window.stride, self.window.num_heads
-        cols = _cols(self.result.shape, self.window)
-        strip = windows.new_zeros(strip_shape(self.result.shape, count, self.window))
-        target = strip.unflatten(3, (heads, strip.shape[3] // heads))
-        parts = windows.view(strip.shape[0], count, cols, heads, kernel, kernel, -1)
-        for a in range(kernel):
-            for b in range(kernel):
-                rows = slice(a, a + (count - 1) * stride + 1, stride)
-                target[:, rows, b : b + (cols - 1) * stride + 1 : stride] += parts[:, :, :, :, a, b]
-        return strip
+
+def as_batch(windows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows of (b, rows, w, heads, K, K, D) as (b * count * w * heads, K*K, D), a view."""
+    kernel, dim = windows.shape[5:]
+    return windows[:, :count].view(-1, kernel * kernel, dim)
