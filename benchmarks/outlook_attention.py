@@ -55,7 +55,7 @@ def published_mix(v: Tensor, logits: Tensor, num_heads: int) -> Tensor:
     return F.fold(mixed, (height, width), 3, padding=1, stride=2).permute(0, 2, 3, 1)
 
 
-def fused_mix(v: Tensor, logits: Tensor, num_heads: int, implementation: str | None = None) -> Tensor:
+def our_mix(v: Tensor, logits: Tensor, num_heads: int, implementation: str | None = None) -> Tensor:
     """What the module calls between its projections."""
     scale = (v.shape[3] // num_heads) ** -0.5
     return outlook_attention(v, logits, num_heads, stride=2, scale=scale, implementation=implementation)
@@ -109,31 +109,37 @@ def compare_mixing(report: Report, name: str, dim: int, side: int, *, batch: int
     tokens, weights = (2 * math.prod(shape) for shape in shapes)
     count = math.ceil(COLD_BYTES / (tokens + weights))
     sets = [[torch.randn(s, device='cuda', dtype=torch.bfloat16) for s in (*shapes, shapes[0])] for _ in range(count)]
-    mixes = {'published': published_mix, 'eager': bind_implementation('eager'), 'fused': fused_mix}
-    expected = published_mix(*(tensor.double() for tensor in sets[0][:2]), heads)
-    errors = {key: largest_difference(mix(*sets[0][:2], heads), expected) for key, mix in mixes.items()}
+    mixes = {'published': published_mix, 'eager': bind_implementation('eager')}
+    if explain(sets[0][0], stride=2)[0] == 'fused':
+        mixes['fused'] = bind_implementation('fused')
 
-    def forward(mix: Callable) -> None:
+    def forward(mix: Callable, tensors: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            for v, logits, _ in sets:
-                mix(v, logits, heads)
+            return [mix(*tensors[:2], heads)]
 
-    def step(mix: Callable) -> None:
-        for v, logits, incoming in sets:
-            v, logits = v.detach().requires_grad_(), logits.detach().requires_grad_()
-            torch.autograd.grad(mix(v, logits, heads), (v, logits), incoming)
+    def step(mix: Callable, tensors: Sequence[Tensor]) -> list[Tensor]:
+        v, logits = (tensor.detach().requires_grad_() for tensor in tensors[:2])
+        return list(torch.autograd.grad(mix(v, logits, heads), (v, logits), tensors[2]))
 
     least = {'forward': 2 * tokens + weights, 'forward + backward': 5 * tokens + 3 * weights}
     for (direction, size), work in zip(least.items(), (forward, step), strict=True):
-        peers = {key: captured(bind(work, mix)) for key, mix in mixes.items()}
+        expected = work(published_mix, [tensor.double() for tensor in sets[0]])
+        errors = {k: max(map(largest_difference, work(mix, sets[0]), expected)) for k, mix in mixes.items()}
+        peers = {key: captured(bind(go_round, work, mix, sets)) for key, mix in mixes.items()}
         case = f'{name} mixing, {batch}x{side}x{side}x{dim} bfloat16, {direction}'
         for row in report.compare(case, peers, errors=errors, calls=count, memory=False):
             row.notes['of copy bandwidth'] = f'{size / row.seconds[1] / bandwidth:.0%}'
 
 
+def go_round(work: Callable, mix: Callable, sets: Sequence[Sequence[Tensor]]) -> None:
+    """``work`` on each set of inputs."""
+    for tensors in sets:
+        work(mix, tensors)
+
+
 def bind_implementation(name: str) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """``fused_mix`` with one implementation."""
-    return lambda v, logits, heads: fused_mix(v, logits, heads, name)
+    """``our_mix`` with one implementation."""
+    return lambda v, logits, heads: our_mix(v, logits, heads, name)
 
 
 def copy_bandwidth() -> float:

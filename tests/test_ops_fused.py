@@ -38,7 +38,7 @@ def test_in_the_interpreter() -> None:
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
     passed = re.search(r'(\d+) passed', run.stdout)
-    assert passed and int(passed[1]) == 20, run.stdout[-1000:]
+    assert passed and int(passed[1]) == 19, run.stdout[-1000:]
 
 
 def make_inputs(
@@ -96,9 +96,9 @@ def test_kernel_of_five_at_every_token() -> None:
 
 
 @runs_kernel
-@pytest.mark.parametrize('dim', [1, 24, 48])
-def test_head_dimensions(dim: int) -> None:
-    check(*make_inputs(3, 4, dim=dim, batch=2), 1, torch.float32, **numbers())
+@pytest.mark.parametrize(('dim', 'batch'), [(1, 2), (48, 1)])
+def test_head_dimensions(dim: int, batch: int) -> None:
+    check(*make_inputs(3, 4, dim=dim, batch=batch), 1, torch.float32, **numbers())
 
 
 @runs_kernel
@@ -109,7 +109,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 @runs_kernel
 def test_tiles_that_the_map_does_not_fill() -> None:
-    check(*make_inputs(10, 20, dim=32), 1, torch.float32, **numbers())
+    check(*make_inputs(6, 18, dim=32), 1, torch.float32, **numbers())
 
 
 @runs_kernel
