@@ -9,36 +9,52 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 
+from volo_seg.engine.config_agreement import check_agreement, check_class_count, datasets, heads
+from volo_seg.engine.config_checks import accepted_keys, check_names, find_type, walk
 from volo_seg.errors import UserError
 
 
 def check_run(config: Config, splits: Sequence[str]) -> None:
-    """Check the data folders and the class count of ``config`` for ``splits`` (of 'train', 'val', 'test').
+    """Check ``config``, its data folders and the class count for ``splits`` (of 'train', 'val', 'test').
 
     Raises:
-        UserError: A folder is missing or empty of what the data set looks for, or the model's class count is not the
-            data set's.
+        UserError: The config contradicts itself or names what does not exist, a folder is missing or empty of what the
+            data set looks for, or the model's class count is not the data set's.
     """
+    check_config(config, splits)
     for split in splits:
-        loader = config.get(f'{split}_dataloader')
-        if loader is None:
-            raise UserError(f'the config has no {split}_dataloader; name one, or a config that has it')
-        _check_folders(split, loader.dataset)
-        fill_class_count(config, _describe(loader.dataset).metainfo.get('classes'))
-        _check_class_count(config, split, loader.dataset)
+        for place, dataset in datasets(config[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset'):
+            _check_folders(place, dataset)
+            classes = _describe(place, dataset).metainfo.get('classes')
+            if classes is not None:
+                fill_class_count(config, classes)
+                check_class_count(config, place, dataset['type'], len(classes))
+
+
+def check_config(config: Config, splits: Sequence[str]) -> None:
+    """Check what ``config`` says by itself, without looking at the data.
+
+    Raises:
+        UserError: The model or a loader is missing, a type is not registered, a key is unknown, or two places disagree.
+    """
+    for part in ('model', *(f'{split}_dataloader' for split in splits)):
+        if config.get(part) is None:
+            raise UserError(f'the config has no {part}; name one, or a config that has it')
+    check_names(config, splits)
+    check_agreement(config, splits)
 
 
 def fill_class_count(config: Config, classes: Sequence[str] | None) -> None:
-    """Give each head of ``config`` that names no ``num_classes`` the number of ``classes``."""
-    for name in ('decode_head', 'auxiliary_head'):
-        head = config.model.get(name)
-        if classes and isinstance(head, dict) and 'num_classes' not in head:
+    """Give each head of ``config`` that takes ``num_classes`` and names none the number of ``classes``."""
+    for place, head in heads(config.model):
+        named = any('num_classes' in part for _, part in walk(head, place))
+        kind = find_type(head.get('type'))
+        if classes and not named and (kind is None or 'num_classes' in accepted_keys(kind)):
             head['num_classes'] = len(classes)
 
 
-def _check_folders(split: str, dataset: dict[str, Any]) -> None:
+def _check_folders(place: str, dataset: dict[str, Any]) -> None:
     root = Path(dataset.get('data_root') or '.')
-    place = f'{split}_dataloader.dataset'
     fix = f'give the right folder by --data-root or --cfg-options {place}.data_root=…'
     if not root.is_dir():
         raise UserError(f'data root {str(root)!r} ({place}) does not exist; {fix}')
@@ -46,12 +62,15 @@ def _check_folders(split: str, dataset: dict[str, Any]) -> None:
         folder = root / prefix
         if not folder.is_dir():
             raise UserError(f'folder {str(folder)!r} ({place}.data_prefix.{key}) does not exist; {fix}')
-    if not dataset.get('ann_file'):
+    ann_file = dataset.get('ann_file')
+    if not ann_file:
         _check_files(place, dataset, root)
+    elif not (root / ann_file).exists():
+        raise UserError(f'list {str(root / ann_file)!r} ({place}.ann_file) does not exist; write it, or leave it out')
 
 
 def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
-    built = _describe(dataset)
+    built = _describe(place, dataset)
     prefix = dataset.get('data_prefix') or {}
     for key, suffix in (('img_path', built.img_suffix), ('seg_map_path', built.seg_map_suffix)):
         if key not in prefix:
@@ -65,18 +84,9 @@ def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
             raise UserError(f'folder {str(folder)!r} ({place}) holds no file *{" or *".join(suffixes)}{hint}')
 
 
-def _check_class_count(config: Config, split: str, dataset: dict[str, Any]) -> None:
-    classes = _describe(dataset).metainfo.get('classes')
-    head = config.model.get('decode_head')
-    if classes is None or head is None or len(classes) == head.get('num_classes'):
-        return
-    raise UserError(
-        f'model.decode_head.num_classes={head.get("num_classes")}, but {split}_dataloader.dataset '
-        f'({dataset["type"]}) has {len(classes)} classes; set num_classes of decode_head and auxiliary_head to '
-        f'{len(classes)}'
-    )
-
-
-def _describe(dataset: dict[str, Any]) -> Any:
+def _describe(place: str, dataset: dict[str, Any]) -> Any:
     """The data set of a config without its files read: its classes and suffixes."""
-    return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    try:
+        return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    except TypeError as error:  # an argument that a data set of someone else does not take
+        raise UserError(f'{place} ({dataset["type"]}) does not take these arguments: {error}') from error

@@ -110,6 +110,12 @@ class VOLO(BaseModule):
         self._reset_parameters()
         self._freeze()
 
+    @staticmethod
+    def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Channels of the maps that the backbone of ``config`` (its ``arch``, its ``out_indices``) gives, unbuilt."""
+        dims = _find_arch(config.get('arch', 'd1'))[1].embed_dims
+        return tuple(dims[i] for i in _check_out_indices(config.get('out_indices', range(4))))
+
     def _build_stage(self, index: int, rates: Sequence[float]) -> nn.Sequential:
         block = Outlooker if index == 0 else Transformer
         dim, num_heads = self.arch.embed_dims[index], self.arch.num_heads[index]
