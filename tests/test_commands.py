@@ -305,7 +305,17 @@ def test_broken_image_is_named_during_training(toyscapes, tmp_path):
     victim = sorted((data / 'leftImg8bit/train').rglob('*.png'))[0]
     victim.write_bytes(victim.read_bytes()[:100])
     options = (*SMALL, 'train_dataloader.num_workers=1', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4')
-    words = ('train', NANO, '--work-dir', tmp_path / 'work', '--data-root', data, '--cfg-options', *options)
+    words = (
+        'train',
+        NANO,
+        '--work-dir',
+        tmp_path / 'work',
+        '--data-root',
+        data,
+        '--no-check',
+        '--cfg-options',
+        *options,
+    )
     status, _, err = volo_seg(*words, cwd=tmp_path)
     assert status == 2
     last = err.strip().splitlines()[-1]

@@ -16,6 +16,8 @@ COMMANDS = {
     'demo': 'generate data, train, evaluate, predict: the whole way in minutes',
     'toyscapes': 'generate the Toyscapes data set',
     'cityscapes': "write Cityscapes' labelTrainIds",
+    'check': 'check the data of a config',
+    'browse': 'draw augmented samples with their labels',
     'train': 'train a segmentor',
     'test': 'evaluate a checkpoint',
     'infer': 'segment images with a checkpoint',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='CHECKPOINT',
         help='go on from CHECKPOINT, or from the last one of the work dir',
     )
+    parser.add_argument('--no-check', action='store_true', help='do not look at some of the data files first')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     return parser
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> Config:
     """Turn the command line into the checked config of a run."""
+    from volo_seg.datasets.check import quick_check
     from volo_seg.engine.checks import check_run
     from volo_seg.engine.config import load_config, set_data_root
     from volo_seg.engine.launch import check_batch_size, enable_amp, prepare_launch
@@ -56,9 +59,17 @@ def prepare(args: argparse.Namespace) -> Config:
         enable_amp(config)
     set_resume(config, args.resume)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
+    if not args.no_check and is_first_process():
+        quick_check(config)
     prepare_launch(config, args.launcher, args.local_rank)
     check_batch_size(config)
     return config
+
+
+def is_first_process() -> bool:
+    """Whether the launcher, if there is one, started this process as rank 0."""
+    ranks = (os.environ.get(name) for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'))
+    return next((rank for rank in ranks if rank is not None), '0') == '0'
 
 
 def set_resume(config: Config, resume: str | None) -> None:

@@ -77,7 +77,7 @@ def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
             continue
         folder = root / prefix[key]
         suffixes = (suffix,) if isinstance(suffix, str) else tuple(suffix)
-        if not any(path.name.endswith(suffixes) for path in folder.rglob('*')):
+        if not any(path.name.lower().endswith(tuple(s.lower() for s in suffixes)) for path in folder.rglob('*')):
             hint = ''
             if 'labelTrainIds' in suffixes[0]:
                 hint = '; run tools/dataset_converters/cityscapes.py on the data root first'

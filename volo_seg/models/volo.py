@@ -119,9 +119,7 @@ class VOLO(BaseModule):
     def _build_stage(self, index: int, rates: Sequence[float]) -> nn.Sequential:
         block = Outlooker if index == 0 else Transformer
         dim, num_heads = self.arch.embed_dims[index], self.arch.num_heads[index]
-        return nn.Sequential(
-            *(block(dim, num_heads, mlp_ratio=self.arch.mlp_ratio, drop_path=rate) for rate in rates)
-        )
+        return nn.Sequential(*(block(dim, num_heads, mlp_ratio=self.arch.mlp_ratio, drop_path=rate) for rate in rates))
 
     def _reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -237,4 +235,3 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     if not indices or not set(indices) <= {0, 1, 2, 3} or list(indices) != sorted(set(indices)):
         raise ValueError(f'out_indices={indices} is not a rising choice of 0, 1, 2, 3')
     return indices
-

@@ -1,0 +1,94 @@
+"""Draw augmented samples with their labels, and how often each class occurs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volo_seg.commands.flags import add_config_flags
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg browse``."""
+    parser = argparse.ArgumentParser(prog='volo-seg browse', description=__doc__)
+    add_config_flags(parser)
+    parser.add_argument('out_dir', type=Path, metavar='OUT_DIR', help='folder for the pictures')
+    parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='default train')
+    parser.add_argument('--count', type=int, default=12, metavar='N', help='samples, evenly spread (default 12)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the augmentation (default 0)')
+    parser.add_argument('--overwrite', action='store_true', help='replace pictures that are there')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw; see ``volo-seg browse --help``."""
+    args = build_parser().parse_args(argv)
+    if args.count < 1:
+        raise UserError(f'--count {args.count} is not a number of samples; give 1 or more')
+    targets = [args.out_dir / f'{args.split}_{name}.png' for name in ('samples', 'class_frequency')]
+    for target in targets:
+        if target.exists() and not args.overwrite:
+            raise UserError(f'{str(target)!r} is there already; add --overwrite, or name another folder')
+    from volo_seg.engine.checks import check_run
+    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.evaluation.label_files import write_whole
+
+    config = load_config(args.config, args.cfg_options)
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    check_run(config, (args.split,))
+    for target, draw in zip(targets, (draw_samples, draw_frequencies), strict=True):
+        write_whole(target, draw(config, args))
+        print(target)
+    return 0
+
+
+def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
+    """The contact sheet of the split's own pipeline."""
+    import random
+
+    import numpy as np
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+
+    from volo_seg.datasets.browse import contact_sheet
+    from volo_seg.engine.runner import NamingPipeline
+
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    dataset = DATASETS.build(config[f'{args.split}_dataloader'].dataset)
+    if hasattr(dataset, 'pipeline'):
+        dataset.pipeline = NamingPipeline(dataset.pipeline)
+    random.seed(args.seed)
+    np.random.seed(args.seed)  # noqa: NPY002 (what the transforms draw from)
+    count = min(args.count, len(dataset))
+    samples: list[dict[str, Any]] = [dataset[i * len(dataset) // count] for i in range(count)]
+    return contact_sheet(samples, dataset.metainfo['classes'], dataset.metainfo['palette'])
+
+
+def draw_frequencies(config: Config, args: argparse.Namespace) -> bytes:
+    """Class frequencies of the labels as they are on disk."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from volo_seg.datasets.browse import frequency_plot
+    from volo_seg.datasets.check import label_counts
+    from volo_seg.datasets.frequencies import count_classes
+    from volo_seg.datasets.splits import read_splits
+
+    splits = list(read_splits(config, args.split))
+    counts = []
+    for split in splits:
+        seen = label_counts(
+            split,
+            processes=1,
+            watch=lambda seen, total, name: track(seen, f'labels of {name}', total, console=Console(stderr=True)),
+        )
+        counts.append(count_classes(split, seen))
+    return frequency_plot(splits, counts)
