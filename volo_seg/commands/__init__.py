@@ -38,6 +38,8 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     quiet_imports()
     # idle threads sleep instead of spinning: on a machine with other work, spinning costs several times the work
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    # a damaged file is named by us, in one sentence
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
     try:
         return importlib.import_module(f'{__name__}.{name}').main(argv)
     except UserError as error:
