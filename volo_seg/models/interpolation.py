@@ -9,44 +9,29 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = {'cpu': 32}
-"""Rows of a matrix that are multiplied at once, by device; elsewhere ``BLOCK_ROWS_ELSEWHERE``."""
+"""Rows of a banded matrix that are multiplied at once, by device; else ``BLOCK_ROWS_ELSEWHERE``."""
 BLOCK_ROWS_ELSEWHERE = 256
 
 
-def bilinear_matrix(
-    source: int, target: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Weights (target, source) that ``F.interpolate(mode='bilinear')`` has along one axis.
+def tap_matrices(source: int, target: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Bilinear weights along one axis as the three taps of a padded convolution see them, (3, target, source).
 
-    Sizes are in pixels and may be symbols of an export: they only enter integer arithmetic, so the weights are exact
-    to the last bit of ``dtype``.
+    Row r of tap k holds the weights that ``F.interpolate(mode='bilinear')`` gives to pixel r + k - 1; beyond the
+    border it is zero. Sizes are in pixels and may be symbols of an export: they enter integer arithmetic alone, so the
+    weights are exact to the last bit of ``dtype``.
     """
-    rows = torch.arange(target, device=device)[:, None]
-    columns = torch.arange(source, device=device)[None, :]
+    shifts = torch.arange(-1, 2, device=device)[:, None, None]
+    rows = torch.arange(target, device=device)[:, None] + shifts
+    columns = torch.arange(source, device=device)
     if align_corners:
         unit = torch.sym_max(target - 1, 1)
         place = rows * (source - 1)
     else:
         unit = 2 * target
-        place = ((2 * rows + 1) * source - target).clamp(min=0)
-        place = torch.minimum(place, unit * (columns[:, -1:]))
-    overlap = (unit - (place - unit * columns).abs()).clamp(min=0)
+        place = torch.minimum(((2 * rows + 1) * source - target).clamp(min=0), unit * columns[-1])
+    overlap = (unit - (place - unit * columns).abs()).clamp(min=0) * ((rows >= 0) & (rows < target))
     exact = dtype if dtype.itemsize >= 4 else torch.float32
     return (overlap.to(exact) / unit).to(dtype)
-
-
-def tap_matrices(
-    source: int, target: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Bilinear weights as three taps of a padded convolution see them, (3, target, source).
-
-    Row r of tap k is row r + k - 1 of :func:`bilinear_matrix`; beyond the border it is zero.
-    """
-    weights = bilinear_matrix(source, target, align_corners=align_corners, dtype=dtype, device=device)
-    border = weights.new_zeros(1, source)
-    return torch.stack(
-        [torch.cat([border, weights[:-1]]), weights, torch.cat([weights[1:], border])],
-    )
 
 
 @dataclass(frozen=True)
@@ -67,9 +52,7 @@ class TapAxis:
 
 
 @lru_cache(maxsize=64)
-def tap_axis(
-    source: int, target: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> TapAxis:
+def tap_axis(source: int, target: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device) -> TapAxis:
     """Blocks of the tap matrices of one axis, column ``3 * i + k`` for tap k of source pixel i; kept for next time."""
     with torch.inference_mode(False), torch.no_grad():
         taps = tap_matrices(

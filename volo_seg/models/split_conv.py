@@ -12,6 +12,9 @@ from torch import Tensor
 from .interpolation import BLOCK_ROWS, BLOCK_ROWS_ELSEWHERE, multiply, tap_axis, tap_matrices
 
 Size = tuple[int, int]
+CALLS = {'cpu': 4e6}
+"""Multiply-adds of a convolution that take as long as a dozen more calls, by device; else ``CALLS_ELSEWHERE``."""
+CALLS_ELSEWHERE = 1e10
 
 
 def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
@@ -24,20 +27,23 @@ def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: 
     if torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(low), weight.to(low)
-    pixels = x.permute(0, 2, 3, 1)
     if torch.compiler.is_compiling():
-        mixed = _traced(pixels, weight, size, align_corners)
-    else:
-        mixed = _ConvOfResized.apply(pixels.contiguous(), weight, size, align_corners)
-    return mixed.permute(0, 3, 1, 2)
+        return _traced(x, weight, size, align_corners)
+    pixels = x.permute(0, 2, 3, 1).contiguous()
+    return _ConvOfResized.apply(pixels, weight, size, align_corners).permute(0, 3, 1, 2)
 
 
 def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
     """Whether :func:`conv3x3_of_resized` costs less than resizing ``x`` and then convolving it.
 
-    Counted in multiply-adds of a convolution, with what was measured on a CPU: a plain matrix product runs at 0.8 of
-    a convolution's rate, a product with a band at 0.4, and laying out a weight anew costs as much as using it 30 times.
+    Counted in multiply-adds of a convolution, with rates that were measured on a CPU: a plain matrix product runs at
+    0.8 of a convolution's rate, a product with a band at 0.3, laying out a weight anew costs as much as using it 30
+    times, and the calls themselves as much as ``CALLS``. For a GPU, ``CALLS`` is reasoned, and float32 stays with
+    convolutions where these use TF32 and matrix products do not.
     """
+    in_float32 = x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled('cuda')
+    if in_float32 and torch.get_float32_matmul_precision() == 'highest':
+        return False
     batch, channels, height, width = x.shape
     rows, columns = size
     plain = 9 * batch * rows * columns * channels * channels_out
@@ -45,7 +51,7 @@ def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
     down = batch * rows * columns * channels_out * _band(height, rows, x.device)
     across = 3 * batch * height * columns * channels_out * _band(width, columns, x.device)
     layout = 30 * 9 * channels * channels_out
-    return mixing + (down + across) / 0.4 + layout < plain
+    return mixing + (down + across) / 0.3 + layout + CALLS.get(x.device.type, CALLS_ELSEWHERE) < plain
 
 
 def _band(source: int, target: int, device: torch.device) -> float:
@@ -59,19 +65,18 @@ def _taps(weight: Tensor, row: int) -> Tensor:
     return weight[:, :, row].permute(2, 0, 1).reshape(-1, weight.shape[1])
 
 
-def _traced(pixels: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
-    """The same in plain operations and for sizes that may be symbols: for ``torch.compile`` and export."""
-    batch, height, width, _ = pixels.shape
-    channels_out = len(weight)
-    options: dict[str, Any] = {'align_corners': align_corners, 'dtype': pixels.dtype, 'device': pixels.device}
-    down = tap_matrices(height, size[0], **options)
-    across = tap_matrices(width, size[1], **options).permute(1, 2, 0).reshape(size[1], width * 3)
-    total = pixels.new_zeros(())
-    for tap in range(3):
-        mixed = F.linear(pixels, _taps(weight, tap)).reshape(batch, height, width * 3, channels_out)
-        row = torch.matmul(across, mixed).reshape(batch, height, size[1] * channels_out)
-        total = total + torch.matmul(down[tap], row)
-    return total.reshape(batch, size[0], size[1], channels_out)
+def _traced(x: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """The same in plain operations on NCHW, for sizes that may be symbols: for ``torch.compile`` and export."""
+    options: dict[str, Any] = {'align_corners': align_corners, 'dtype': x.dtype, 'device': x.device}
+    down = tap_matrices(x.shape[2], size[0], **options)
+    across = tap_matrices(x.shape[3], size[1], **options)
+    taps = weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1], 1, 1)
+    mixed = F.conv2d(x, taps).chunk(9, dim=1)
+    high = []
+    for row in range(3):
+        left, middle, right = (F.linear(mixed[3 * row + column], across[column]) for column in range(3))
+        high.append(F.linear((left + middle + right).transpose(2, 3), down[row]))
+    return (high[0] + high[1] + high[2]).transpose(2, 3)
 
 
 class _ConvOfResized(torch.autograd.Function):
@@ -119,9 +124,7 @@ class _ConvOfResized(torch.autograd.Function):
         return None if for_pixels is None else for_pixels.view_as(pixels), for_weight, None, None
 
 
-def conv3x3_of_maps(
-    maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool
-) -> Tensor:
+def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     """``F.conv2d`` (3x3, padding 1) over the concatenation of ``maps``, each resized to ``size`` first.
 
     Neighbours of equal size are taken together. Each such group is either resized and convolved with the maps that
@@ -134,7 +137,7 @@ def conv3x3_of_maps(
     small: list[tuple[Tensor, Tensor]] = []
     for group, part in zip(groups, weights, strict=True):
         x = group[0] if len(group) == 1 else torch.cat(group, dim=1)
-        if _same(x.shape[2:], size):
+        if same_size(x, size):
             large.append(x)
             large_weights.append(part)
         elif torch.compiler.is_exporting() or split_pays(x, len(weight), size):
@@ -147,10 +150,10 @@ def conv3x3_of_maps(
     while small:
         x, part = small.pop()
         mixed = conv3x3_of_resized(x, part, size, align_corners=align_corners)
-        total = mixed if total is None else _add(total, mixed)
+        total = mixed if total is None else plus(total, mixed)
     if large:
         direct = F.conv2d(_joined(large), weight if len(large) == len(weights) else _joined(large_weights), padding=1)
-        total = direct if total is None else _add(direct, total)
+        total = direct if total is None else plus(direct, total)
     assert total is not None
     return total
 
@@ -163,24 +166,22 @@ def _grouped(maps: Sequence[Tensor]) -> list[list[Tensor]]:
     """Runs of neighbours of equal size."""
     groups: list[list[Tensor]] = []
     for x in maps:
-        if groups and _same(groups[-1][0].shape[2:], x.shape[2:]):
+        if groups and same_size(groups[-1][0], x.shape[2:]):
             groups[-1].append(x)
         else:
             groups.append([x])
     return groups
 
 
-def _same(first: Sequence[int], second: Sequence[int]) -> bool:
-    """Whether two sizes are equal; in an export, whether they are equal for all sizes."""
+def same_size(x: Tensor, size: Sequence[int]) -> bool:
+    """Whether the map ``x`` has this size; in an export, whether it has it whatever the sizes will be."""
     if torch.compiler.is_exporting():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-        return all(statically_known_true(a == b) for a, b in zip(first, second, strict=True))
-    return tuple(first) == tuple(second)
+        return all(statically_known_true(a == b) for a, b in zip(x.shape[2:], size, strict=True))
+    return tuple(x.shape[2:]) == tuple(size)
 
 
-def _add(first: Tensor, second: Tensor) -> Tensor:
-    """Sum, in place where nothing is recorded, in the layout of ``first``."""
-    if torch.is_grad_enabled():
-        return first + second
-    return first.add_(second)
+def plus(first: Tensor, second: Tensor) -> Tensor:
+    """Their sum: a new tensor where gradients are recorded, else ``first``."""
+    return first + second if torch.is_grad_enabled() else first.add_(second)

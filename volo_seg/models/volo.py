@@ -143,7 +143,8 @@ class VOLO(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Encode ``x`` (B, 3, H, W) into the maps of ``out_indices``, NCHW."""
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % 16, 0, -height % 16))
+        if height % 16 or width % 16:
+            x = F.pad(x, (0, -width % 16, 0, -height % 16))
         maps = []
         for index, tokens in enumerate(self.stages(x)):
             if index in self.out_indices:
