@@ -12,7 +12,7 @@ import torch
 
 from volo_seg.commands import main, run
 
-NANO = 'volo-nano_upernet_1xb4-800_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 SMALL = (
     'crop_size=(64,64)',
     'model.data_preprocessor.size=(64,64)',

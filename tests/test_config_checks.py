@@ -21,7 +21,7 @@ from volo_seg.models import windows
 from volo_seg.models.volo import ARCHS
 
 ALL = ('train', 'val', 'test')
-NANO = 'volo-nano_upernet_1xb4-800_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 SLIDING = 'volo-d1_upernet_8xb1-160k_cityscapes-1024x1024'
 PYRAMID = 'volo-d1-pyramid_upernet_8xb2-160k_ade20k-512x512'
 FOLDERS = 'volo-nano_upernet_1xb4-20k_folders-256x256'

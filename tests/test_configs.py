@@ -141,7 +141,7 @@ def test_one_training_step(name, configs):
 def test_weight_decay_groups(configs):
     """None on norms, biases and the position grid; 0.01 on every other parameter."""
     init_default_scope('mmseg')
-    config = configs['volo-nano_upernet_1xb4-800_toyscapes-256x256']
+    config = configs['volo-nano_upernet_1xb4-600_toyscapes-256x256']
     model = MODELS.build(config.model)
     optim = build_optim_wrapper(model, config.optim_wrapper)
     decays = {id(p): g['weight_decay'] for g in optim.optimizer.param_groups for p in g['params']}

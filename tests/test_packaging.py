@@ -47,7 +47,7 @@ def test_inferencer_of_mmseg_finds_our_names(tmp_path):
 
     import volo_seg.models  # noqa: F401
 
-    inferencer = MMSegInferencer('volo-nano_upernet_1xb4-800_toyscapes-256x256', scope='volo_seg', device='cpu')
+    inferencer = MMSegInferencer('volo-nano_upernet_1xb4-600_toyscapes-256x256', scope='volo_seg', device='cpu')
     labels = inferencer(np.zeros((40, 80, 3), np.uint8))['predictions']
     assert labels.shape == (40, 80)
 

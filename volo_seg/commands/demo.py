@@ -11,7 +11,7 @@ from pathlib import Path
 
 from volo_seg.errors import UserError
 
-CONFIG = 'volo-nano_upernet_1xb4-800_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps one after another; see ``volo-seg demo --help``."""
     args = build_parser().parse_args(argv)
     work = Path(args.work_dir)
-    options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    # the evaluation is a step of its own, so training does without
+    options = ['--cfg-options', 'train_cfg.val_interval=1000000', *args.cfg_options]
     run = ['--work-dir', args.work_dir, '--data-root', args.data_root]
     images = str(Path(args.data_root, 'leftImg8bit', 'val'))
     start = time.perf_counter()

@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
-from volo_seg.engine.checks import fill_class_count
+from volo_seg.engine.checks import check_config, fill_class_count
 from volo_seg.engine.config import load_config
 from volo_seg.errors import UserError
 
@@ -46,6 +46,7 @@ class Predictor:
     ) -> None:
         loaded = load_config(config, cfg_options) if isinstance(config, str) else config
         init_default_scope('mmseg')
+        check_config(loaded, ('test',))
         self.device = pick_device(device)
         content = load_file(checkpoint)
         dataset = loaded.test_dataloader.dataset

@@ -60,9 +60,17 @@ def _band(source: int, target: int, device: torch.device) -> float:
     return 3 * min(source, block * source / target + 3)
 
 
-def _taps(weight: Tensor, row: int) -> Tensor:
-    """The three taps of one row of the kernel as a linear layer: (3 O, C), a tap's O outputs together."""
-    return weight[:, :, row].permute(2, 0, 1).reshape(-1, weight.shape[1])
+def _taps(weight: Tensor) -> Tensor:
+    """The rows of the kernel as linear layers: (3, 3 O, C), the O outputs of a tap together.
+
+    A few outputs at a time, so that a wide weight is read from memory once and not once a tap.
+    """
+    channels_out, channels = weight.shape[:2]
+    taps = weight.new_empty(3, 3, channels_out, channels)
+    few = max(1, 2**20 // (9 * channels))
+    for start in range(0, channels_out, few):
+        taps[:, :, start : start + few] = weight[start : start + few].permute(2, 3, 0, 1)
+    return taps.view(3, 3 * channels_out, channels)
 
 
 def _traced(x: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
@@ -93,8 +101,8 @@ class _ConvOfResized(torch.autograd.Function):
         ctx.size = size
         flat = pixels.view(-1, channels)
         rows = pixels.new_empty(batch, height, 3, size[1], channels_out)
-        for tap in range(3):
-            mixed = torch.mm(flat, _taps(weight, tap).t()).view(batch * height, width * 3, channels_out)
+        for tap, layer in enumerate(_taps(weight)):
+            mixed = torch.mm(flat, layer.t()).view(batch * height, width * 3, channels_out)
             multiply(ctx.across.forward, mixed, out=rows[:, :, tap].flatten(0, 1))
         result = pixels.new_empty(batch, size[0], size[1] * channels_out)
         multiply(ctx.down.forward, rows.view(batch, height * 3, -1), out=result)
@@ -114,10 +122,10 @@ class _ConvOfResized(torch.autograd.Function):
         for_weight = weight.new_empty(weight.shape) if ctx.needs_input_grad[1] else None
         mixed = gradient.new_empty(batch * height, width * 3, channels_out)
         by_pixel = mixed.view(-1, 3 * channels_out)
-        for tap in range(3):
+        for tap, layer in enumerate(_taps(weight)):
             multiply(ctx.across.backward, rows[:, :, tap].flatten(0, 1), out=mixed)
             if for_pixels is not None:
-                for_pixels.addmm_(by_pixel, _taps(weight, tap))
+                for_pixels.addmm_(by_pixel, layer)
             if for_weight is not None:
                 for_taps = torch.mm(by_pixel.t(), flat).view(3, channels_out, channels)
                 for_weight[:, :, tap] = for_taps.permute(1, 2, 0)

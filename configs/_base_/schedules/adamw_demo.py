@@ -1,6 +1,6 @@
 # A short schedule for small data and a CPU: a higher rate, a short warm-up, clipped gradients.
 _base_ = './adamw_160k.py'
-max_iters = 800
+max_iters = 600
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=30),
