@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ Size = tuple[int, int]
 CALLS = {'cpu': 4e6}
 """Multiply-adds of a convolution that take as long as a dozen more calls, by device; else ``CALLS_ELSEWHERE``."""
 CALLS_ELSEWHERE = 1e10
+FEW_PIXELS = 64
 
 
 def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
@@ -60,17 +61,27 @@ def _band(source: int, target: int, device: torch.device) -> float:
     return 3 * min(source, block * source / target + 3)
 
 
-def _taps(weight: Tensor) -> Tensor:
-    """The rows of the kernel as linear layers: (3, 3 O, C), the O outputs of a tap together.
+def _taps(weight: Tensor) -> Iterator[Tensor]:
+    """Each row of the kernel as a linear layer (3 O, C), the O outputs of a tap together.
 
-    A few outputs at a time, so that a wide weight is read from memory once and not once a tap.
+    Laid out a few outputs at a time, so that a wide weight is read from memory once a row and not once a tap.
     """
     channels_out, channels = weight.shape[:2]
-    taps = weight.new_empty(3, 3, channels_out, channels)
     few = max(1, 2**20 // (9 * channels))
-    for start in range(0, channels_out, few):
-        taps[:, :, start : start + few] = weight[start : start + few].permute(2, 3, 0, 1)
-    return taps.view(3, 3 * channels_out, channels)
+    for row in range(3):
+        layer = weight.new_empty(3, channels_out, channels)
+        for start in range(0, channels_out, few):
+            layer[:, start : start + few] = weight[start : start + few, :, row].permute(2, 0, 1)
+        yield layer.view(-1, channels)
+
+
+def _mixed(pixels: Tensor, weight: Tensor) -> Iterator[Tensor]:
+    """What each row of the kernel makes of ``pixels`` (N, C): (N, 3 O). For few pixels the weight is not laid out."""
+    if len(pixels) < FEW_PIXELS:
+        yield from torch.einsum('nc,ocij->injo', pixels, weight).flatten(2)
+        return
+    for layer in _taps(weight):
+        yield torch.mm(pixels, layer.t())
 
 
 def _traced(x: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
@@ -101,8 +112,8 @@ class _ConvOfResized(torch.autograd.Function):
         ctx.size = size
         flat = pixels.view(-1, channels)
         rows = pixels.new_empty(batch, height, 3, size[1], channels_out)
-        for tap, layer in enumerate(_taps(weight)):
-            mixed = torch.mm(flat, layer.t()).view(batch * height, width * 3, channels_out)
+        for tap, mixed in enumerate(_mixed(flat, weight)):
+            mixed = mixed.reshape(batch * height, width * 3, channels_out)
             multiply(ctx.across.forward, mixed, out=rows[:, :, tap].flatten(0, 1))
         result = pixels.new_empty(batch, size[0], size[1] * channels_out)
         multiply(ctx.down.forward, rows.view(batch, height * 3, -1), out=result)
