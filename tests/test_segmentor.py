@@ -36,10 +36,12 @@ class PatchBackbone(nn.Module):
 
 @MODELS.register_module()
 class ScaledFCNHead(FCNHead):
-    """A head that does more to its map than to resize it."""
+    """A head that does more to its map than to resize it, and looks at the description of each image."""
 
     def predict_by_feat(self, seg_logits, batch_img_metas):
-        return 2 * super().predict_by_feat(seg_logits, batch_img_metas)
+        assert len(batch_img_metas) == len(seg_logits)
+        offset = torch.tensor(batch_img_metas[0]['img_shape']).prod() / 1000
+        return offset * super().predict_by_feat(seg_logits, batch_img_metas)
 
 
 def head(classes=5, align_corners=False, kind='FCNHead', **others):
@@ -173,9 +175,13 @@ def test_heads_with_a_prediction_of_their_own(config):
 
 def test_maps_of_image_size_are_summed_in_place():
     """A head whose map is as large as the window: one sum at image size instead of all windows' maps."""
-    models = pair(SLIDE, stride=1)
+    models = pair({**SLIDE, 'stride': (8, 10)}, ours={'logits_budget': 0.1}, stride=1, classes=40)
     samples = [sample((75, 90), img_shape=(75, 90), pad_shape=(75, 90))]
-    assert_same(*predictions(models, torch.randn(1, 3, 75, 90, dtype=torch.float64), samples))
+    inputs = torch.randn(1, 3, 75, 90, dtype=torch.float64)
+    assert_same(*predictions(models, inputs, samples))
+    with torch.no_grad():
+        used = [peak_bytes(lambda m=m: m.predict(inputs, copy.deepcopy(samples))) for m in models]
+    assert used[1] < 0.7 * used[0], used
 
 
 def test_one_window_is_the_whole_image():

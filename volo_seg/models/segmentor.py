@@ -103,9 +103,8 @@ class VOLOSegmentor(EncoderDecoder):
         if total is None:
             per_image = ([(top, left, rows[i]) for top, left, rows in kept] for i in range(len(inputs)))
             return [Averaged(windows, (height, width)) for windows in per_image]
-        total /= cover(set(downs), size[0], height, like=total)[:, None] * cover(
-            set(acrosses), size[1], width, like=total
-        )
+        down = cover(set(downs), size[0], height, like=total)
+        total /= down[:, None] * cover(set(acrosses), size[1], width, like=total)
         return [Held(logits) for logits in total]
 
     def _through_windows(
@@ -129,8 +128,7 @@ class VOLOSegmentor(EncoderDecoder):
         """Logits of ``crops``: the head's own map if it would only be resized, else a map of the crops' size."""
         if self._resizes_alone:
             return self._forward(crops)
-        metas = [dict(meta) for meta in metas] * (len(crops) // len(metas))
-        metas[0]['img_shape'] = crops.shape[2:]
+        metas = [{**meta, 'img_shape': crops.shape[2:]} for meta in metas] * (len(crops) // len(metas))
         return self.encode_decode(crops, metas)
 
     @property
