@@ -16,6 +16,7 @@ from volo_seg.models.interpolation import BLOCK_ROWS, tap_axis, tap_matrices
 from volo_seg.models.pooling import adaptive_avg_pools, pools_by_matrices
 from volo_seg.models.split_conv import conv3x3_of_maps, conv3x3_of_resized, split_pays
 
+from mmengine.registry import MODELS as CONVOLUTIONS  # isort: skip
 from mmseg.models.decode_heads import UPerHead  # isort: skip
 from mmseg.registry import MODELS  # isort: skip
 
@@ -119,10 +120,36 @@ def test_pool_scales(pool_scales):
     assert_equal_steps(theirs.train(), ours.train(), maps(sizes_of(95, 67, NATIVE)))
 
 
+class DoublingConv(nn.Conv2d):
+    """A convolution that is not a plain one."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 def test_other_convolutions_go_the_plain_way():
-    """A convolution that is not a plain one is called, never taken apart."""
-    theirs, ours = pair(conv_cfg={'type': 'Conv2dAdaptivePadding'})
-    assert_equal_steps(theirs.eval(), ours.eval(), maps(sizes_of(96, 80, NATIVE)))
+    """A convolution of another kind is called, never taken apart."""
+    CONVOLUTIONS.register_module(name='DoublingConv', module=DoublingConv, force=True)
+    theirs, ours = pair(conv_cfg={'type': 'DoublingConv'})
+    inputs = maps(sizes_of(96, 80, NATIVE))
+    assert_equal_steps(theirs.eval(), ours.eval(), inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs), theirs(inputs), rtol=1e-10, atol=1e-10)
+
+
+def test_layout_on_a_cpu():
+    """NHWC in memory at inference, NCHW where gradients are recorded."""
+    head = pair()[1]
+    inputs = maps(sizes_of(96, 80, NATIVE))
+    seen = []
+    for conv in head.fpn_convs:
+        conv.register_forward_pre_hook(lambda _, x: seen.append(x[0].is_contiguous(memory_format=torch.channels_last)))
+    head.train()(inputs)
+    assert not any(seen)
+    seen.clear()
+    with torch.inference_mode():
+        head.eval()(inputs)
+    assert len(seen) == 3 and all(seen)
 
 
 def test_folded_normalisation():
@@ -158,7 +185,7 @@ def test_checkpoints_and_registry():
 
 
 def test_inference_first_does_not_spoil_training():
-    """Matrices that are kept from one call to the next must not be tensors of inference mode."""
+    """Matrices are kept from one call to the next; those made in inference mode must serve training too."""
     theirs, ours = pair(torch.float64)
     tap_axis.cache_clear()
     inputs = maps(sizes_of(96, 80, NATIVE))
@@ -218,6 +245,7 @@ def test_exports_for_any_size(strides, align_corners):
     program = torch.export.export(
         OnSlices(ours, strides), example, dynamic_shapes={'x': free}, prefer_deferred_runtime_asserts_over_guards=True
     ).module()
+    assert not [node for node in program.graph.nodes if 'adaptive' in str(node.target)]
     for size in OTHER_SIZES:
         x = torch.randn(1, 1, *size)
         with torch.no_grad():
@@ -332,7 +360,8 @@ def test_what_costs_less():
     wide = torch.empty(1, 512, 32, 32)
     assert split_pays(wide, 512, (64, 64)) and split_pays(wide, 512, (33, 128))
     assert not split_pays(wide, 512, (34, 34)) and not split_pays(wide, 512, (16, 16))
-    assert not split_pays(torch.empty(1, 8, 2, 2), 8, (4, 4))
+    assert not split_pays(torch.empty(1, 128, 48, 48), 128, (64, 64))
+    assert not split_pays(torch.empty(1, 64, 4, 4), 64, (8, 8))
 
 
 def test_equal_maps_are_taken_together():
@@ -344,6 +373,19 @@ def test_equal_maps_are_taken_together():
     with torch.no_grad():
         got = conv3x3_of_maps(parts, weight, (8, 8), align_corners=False)
     torch.testing.assert_close(got, F.conv2d(whole, weight, padding=1), rtol=1e-12, atol=1e-12)
+
+
+def test_equal_coarse_maps_are_mixed_once(monkeypatch):
+    calls = []
+
+    def counting(x, *rest, **options):
+        calls.append(tuple(x.shape))
+        return conv3x3_of_resized(x, *rest, **options)
+
+    monkeypatch.setattr(split_conv, 'conv3x3_of_resized', counting)
+    parts = [torch.randn(1, 64, *size) for size in [(32, 32), (16, 16), (16, 16), (16, 16)]]
+    conv3x3_of_maps(parts, torch.randn(64, 256, 3, 3), (32, 32), align_corners=False)
+    assert calls == [(1, 192, 16, 16)]
 
 
 def peak_bytes(run):

@@ -34,6 +34,11 @@ def tap_matrices(source: int, target: int, *, align_corners: bool, dtype: torch.
     return (overlap.to(exact) / unit).to(dtype)
 
 
+def exporting() -> bool:
+    """Whether sizes are symbols of an export; before torch 2.7 a compilation counts as one."""
+    return getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()
+
+
 @dataclass(frozen=True)
 class Block:
     """A dense piece of a banded matrix: rows, columns, weights (rows, columns)."""
@@ -54,12 +59,9 @@ class TapAxis:
 @lru_cache(maxsize=64)
 def tap_axis(source: int, target: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device) -> TapAxis:
     """Blocks of the tap matrices of one axis, column ``3 * i + k`` for tap k of source pixel i; kept for next time."""
-    with torch.inference_mode(False), torch.no_grad():
-        taps = tap_matrices(
-            source, target, align_corners=align_corners, dtype=torch.float64, device=torch.device('cpu')
-        )
-        matrix = taps.permute(1, 2, 0).reshape(target, source * 3)
-        return TapAxis(_blocks(matrix, dtype, device), _blocks(matrix.t(), dtype, device))
+    taps = tap_matrices(source, target, align_corners=align_corners, dtype=torch.float64, device=torch.device('cpu'))
+    matrix = taps.permute(1, 2, 0).reshape(target, source * 3)
+    return TapAxis(_blocks(matrix, dtype, device), _blocks(matrix.t(), dtype, device))
 
 
 def _blocks(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .interpolation import exporting
+
 
 def pooling_matrix(source: int, target: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights (target, source) of ``nn.AdaptiveAvgPool2d`` along one axis.
@@ -29,7 +31,7 @@ def adaptive_avg_pools(x: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tens
     In an export the same as matrix products, because exporters fix the bins of ``F.adaptive_avg_pool2d`` to the size
     that they see.
     """
-    if not torch.compiler.is_exporting():
+    if not exporting():
         return [F.adaptive_avg_pool2d(x, size) for size in sizes]
     return pools_by_matrices(x, sizes)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .interpolation import BLOCK_ROWS, BLOCK_ROWS_ELSEWHERE, multiply, tap_axis, tap_matrices
+from .interpolation import BLOCK_ROWS, BLOCK_ROWS_ELSEWHERE, exporting, multiply, tap_axis, tap_matrices
 
 Size = tuple[int, int]
 CALLS = {'cpu': 4e6}
@@ -159,7 +159,7 @@ def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align
         if same_size(x, size):
             large.append(x)
             large_weights.append(part)
-        elif torch.compiler.is_exporting() or split_pays(x, len(weight), size):
+        elif exporting() or split_pays(x, len(weight), size):
             small.append((x, part))
         else:
             large.append(F.interpolate(x, size, mode='bilinear', align_corners=align_corners))
@@ -194,7 +194,7 @@ def _grouped(maps: Sequence[Tensor]) -> list[list[Tensor]]:
 
 def same_size(x: Tensor, size: Sequence[int]) -> bool:
     """Whether the map ``x`` has this size; in an export, whether it has it whatever the sizes will be."""
-    if torch.compiler.is_exporting():
+    if exporting():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
         return all(statically_known_true(a == b) for a, b in zip(x.shape[2:], size, strict=True))
