@@ -33,6 +33,8 @@ class VOLOUPerHead(UPerHead):
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Pooling pyramid over the last map and its bottleneck, (B, channels, H_last, W_last)."""
+        if not _is_plain(self.bottleneck.conv):
+            return super().psp_forward(inputs)
         x = inputs[-1]
         scales = [s if isinstance(s, tuple) else (s, s) for s in self.psp_modules.pool_scales]
         pools = adaptive_avg_pools(x, scales)
