@@ -15,7 +15,7 @@ from volo_seg.engine import config_checks
 from volo_seg.engine.checks import check_config, check_run, fill_class_count
 from volo_seg.engine.config import config_root, load_config, shipped_configs
 from volo_seg.engine.config_agreement import check_class_count
-from volo_seg.engine.config_checks import REGISTRIES, TEST_CFG_KEYS, accepted_keys, find_type, is_ours
+from volo_seg.engine.config_checks import REGISTRIES, TEST_CFG_KEYS, WINDOW_WEIGHTS, accepted_keys, find_type, is_ours
 from volo_seg.errors import UserError
 from volo_seg.models import windows
 from volo_seg.models.volo import ARCHS
@@ -154,6 +154,10 @@ MISTAKES = {
     'stride': (
         (SLIDING, 'model.test_cfg.stride=(768,1025)'),
         'model.test_cfg.stride=(768, 1025) exceeds model.test_cfg.crop_size=(1024, 1024)',
+    ),
+    'weights of windows': (
+        (NANO, 'model.test_cfg.window_weights=hamming'),
+        "model.test_cfg.window_weights='hamming' is not one of uniform, hann, gaussian",
     ),
     'no window': (
         (NANO, 'model.test_cfg.mode=slide', 'model.test_cfg.crop_size=(256,256)'),
@@ -302,6 +306,7 @@ def load_like(config, **changes):
 
 def test_declared_test_cfg_keys_are_those_that_are_read():
     assert set(TEST_CFG_KEYS) == {field.name for field in dataclasses.fields(windows.InferenceConfig)}
+    assert tuple(windows.WEIGHTS) == WINDOW_WEIGHTS
 
 
 def test_keys_of_base_classes_are_known():

@@ -306,21 +306,21 @@ def peak_bytes(run):
     return highest
 
 
-def stacked(budget_mib):
+def stacked(budget_mib, weights='uniform'):
     """Windows, padding, flip and a second size: every kind of source at once."""
     logits = torch.randn(2, 150, 8, 16).contiguous(memory_format=torch.channels_last)
     windows = [
         (0, left, Resized(Held(part), (64, 128), align_corners=False))
         for part, left in zip(logits, (0, 64), strict=True)
     ]
-    averaged = Averaged(windows, (64, 192))
+    averaged = Averaged(windows, (64, 192), weights=weights)
     flipped = Flipped(Cropped(averaged, top=0, bottom=60, left=0, right=180), horizontal=True)
     return Resized(flipped, (128, 384), align_corners=False), int(budget_mib * 2**20)
 
 
-@pytest.mark.parametrize('budget', [1, 2, 4])
-def test_labels_stay_within_their_budget(budget):
-    source, allowed = stacked(budget)
+@pytest.mark.parametrize(('budget', 'weights'), [(1, 'uniform'), (2, 'uniform'), (4, 'uniform'), (1, 'hann')])
+def test_labels_stay_within_their_budget(budget, weights):
+    source, allowed = stacked(budget, weights)
     used = peak_bytes(lambda: labels_of(source, budget=allowed))
     labels, small = 8 * source.size[0] * source.size[1], 2**17
     assert used - labels <= allowed + small
@@ -365,6 +365,8 @@ ERRORS = [
         'test_cfg.stride=(33, 25) is larger than test_cfg.crop_size=(32, 40) and leaves pixels between windows; '
         'make it smaller',
     ),
+    ({'window_weights': 'hamming'}, "test_cfg.window_weights='hamming' is not known; choose 'uniform', 'hann' or"),
+    ({'window_weights': None}, 'test_cfg.window_weights=None is not known'),
     ({'batch_windows': 0}, "test_cfg.batch_windows=0 must be a number of windows, 1 or more, or 'auto'"),
     ({'batch_windows': 'many'}, "test_cfg.batch_windows='many' must be a number of windows, 1 or more, or 'auto'"),
     ({'logits_budget': 0}, 'test_cfg.logits_budget=0 must be a number of MiB above 0'),

@@ -20,8 +20,10 @@ from volo_seg.errors import UserError
 PACKAGE = 'volo_seg'
 HOSTS = ('mmseg', 'mmengine', 'mmcv', 'torch', PACKAGE)
 """Packages whose classes build what stands inside their dicts through the registries (but for albumentations')."""
-TEST_CFG_KEYS = ('mode', 'crop_size', 'stride', 'batch_windows', 'logits_budget', 'keep_logits')
+TEST_CFG_KEYS = ('mode', 'crop_size', 'stride', 'window_weights', 'batch_windows', 'logits_budget', 'keep_logits')
 """``test_cfg`` of our segmentor (a test compares them with those that it reads)."""
+WINDOW_WEIGHTS = ('uniform', 'hann', 'gaussian')
+"""``test_cfg.window_weights`` of our segmentor (a test compares them with those that it knows)."""
 HOST_KEYS = ('type', '_scope_', 'priority', 'constructor', 'paramwise_cfg')
 """Keys that MMEngine takes out of a dict (a hook's, an optimizer wrapper's, anyone's) before it builds the rest."""
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -193,4 +195,8 @@ def _all_names(registry: Registry, scope: str) -> Iterator[str]:
 
 def _check_test_cfg(place: str, node: Node, kind: Any) -> None:
     if place == 'model' and kind.__name__ == 'VOLOSegmentor':
-        check_keys('model.test_cfg', node.get('test_cfg') or {}, TEST_CFG_KEYS)
+        test_cfg = node.get('test_cfg') or {}
+        check_keys('model.test_cfg', test_cfg, TEST_CFG_KEYS)
+        weights = test_cfg.get('window_weights', 'uniform')
+        if weights not in WINDOW_WEIGHTS:
+            raise UserError(f'model.test_cfg.window_weights={weights!r} is not one of {", ".join(WINDOW_WEIGHTS)}')

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .windows import WindowGrid, window_profile
+
 CPU_CHUNK = 4 * 2**20
 """Bytes of a chunk of rows on a CPU: chunks that stay in its cache are several times faster than larger ones."""
 
@@ -123,15 +125,22 @@ class Resized(Rows):
 
 
 class Averaged(Rows):
-    """The mean of windows of one size that cover an image of ``size``; each is (top, left, its logits)."""
+    """The mean of windows of one size that cover an image of ``size``; each is (top, left, its logits).
 
-    def __init__(self, windows: Sequence[tuple[int, int, Rows]], size: tuple[int, int]) -> None:
+    ``weights`` is the kind of the mean; see :class:`volo_seg.models.windows.InferenceConfig`.
+    """
+
+    def __init__(
+        self, windows: Sequence[tuple[int, int, Rows]], size: tuple[int, int], *, weights: str = 'uniform'
+    ) -> None:
         model = windows[0][2]
         super().__init__(size, model.channels, model.dtype, model.device)
         self.windows = windows
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        self.down = cover({top for top, _, _ in windows}, model.size[0], size[0], like=like)
-        self.across = cover({left for _, left, _ in windows}, model.size[1], size[1], like=like)
+        self.profiles = profiles(weights, model.size, like=like)
+        self.plain = weights == 'uniform'
+        self.down = cover({top for top, _, _ in windows}, self.profiles[0], size[0])
+        self.across = cover({left for _, left, _ in windows}, self.profiles[1], size[1])
 
     def rows(self, start: int, stop: int) -> Tensor:
         total = torch.zeros(stop - start, self.size[1], self.channels, dtype=self.dtype, device=self.device)
@@ -139,19 +148,56 @@ class Averaged(Rows):
             height, width = window.size
             first, last = max(start, top), min(stop, top + height)
             if first < last:
-                total[first - start : last - start, left : left + width] += window.rows(first - top, last - top)
+                part = total[first - start : last - start, left : left + width]
+                rows = window.rows(first - top, last - top)
+                if self.plain:
+                    part += rows
+                else:
+                    down, across = self.profiles
+                    part.addcmul_(rows, (down[first - top : last - top, None] * across)[..., None])
         return total.div_((self.down[start:stop, None] * self.across)[..., None])
 
     def footprint(self, count: int) -> int:
-        return self._bytes(count) + self.windows[0][2].footprint(min(count, self.windows[0][2].size[0]))
+        window = self.windows[0][2]
+        weights = 0 if self.plain else 2 * int(count) * window.size[1] * self.dtype.itemsize
+        return self._bytes(count) + weights + window.footprint(min(count, window.size[0]))
 
 
-def cover(starts: set[int], length: int, total: int, *, like: Tensor) -> Tensor:
-    """How many stretches of ``length`` pixels, beginning at ``starts``, cover each of ``total`` pixels."""
-    count = torch.zeros(total, dtype=like.dtype)
-    for start in starts:
-        count[start : start + length] += 1
-    return count.to(like.device)
+class WindowSum:
+    """Maps (B, C, h, w) of windows, summed up in place to their mean at image size; the first map gives the form."""
+
+    def __init__(self, model: Tensor, grid: WindowGrid, weights: str) -> None:
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        self.total = model.new_zeros((*model.shape[:2], *grid.image), dtype=dtype)
+        self.grid, self.plain = grid, weights == 'uniform'
+        self.profiles = profiles(weights, grid.size, like=self.total)
+
+    def add(self, top: int, left: int, logits: Tensor) -> None:
+        """Add the window whose first pixel is (``top``, ``left``)."""
+        part = self.total[:, :, top : top + self.grid.size[0], left : left + self.grid.size[1]]
+        if self.plain:
+            part += logits
+        else:
+            part.addcmul_(logits, self.profiles[0][:, None] * self.profiles[1])
+
+    def mean(self) -> Tensor:
+        """The mean of all windows (B, C, H, W), in the place of the sum."""
+        down = cover(set(self.grid.downs), self.profiles[0], self.grid.image[0])
+        self.total /= down[:, None] * cover(set(self.grid.acrosses), self.profiles[1], self.grid.image[1])
+        return self.total
+
+
+def profiles(kind: str, size: tuple[int, int], *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What a pixel of a window of ``size`` counts: (down, across), whose product is its weight."""
+    return window_profile(kind, size[0]).to(like), window_profile(kind, size[1]).to(like)
+
+
+def cover(starts: set[int], profile: Tensor, total: int) -> Tensor:
+    """The sum of copies of ``profile``, beginning at ``starts``, at each of ``total`` pixels."""
+    weight = profile.new_zeros(total)
+    for start in sorted(starts):
+        weight[start : start + len(profile)] += profile
+    return weight
 
 
 def chunks(source: Rows, budget: int) -> Iterator[tuple[int, int]]:

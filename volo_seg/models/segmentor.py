@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from volo_seg.errors import UserError
 
-from .logit_rows import Averaged, Cropped, Flipped, Held, Resized, Rows, cover, labels_of, whole_map
+from .logit_rows import Averaged, Cropped, Flipped, Held, Resized, Rows, WindowSum, labels_of, whole_map
 from .logits_on_demand import LogitsOnDemand
-from .windows import InferenceConfig, Size, measured_on_gpu, window_starts, windows_that_fit
+from .windows import InferenceConfig, Size, WindowGrid, measured_on_gpu, windows_that_fit
 
 Config = dict[str, Any]
 
@@ -30,8 +31,9 @@ class VOLOSegmentor(EncoderDecoder):
     The head's small map is enlarged, averaged over windows, cropped, flipped and enlarged again in chunks of rows that
     end in labels, so the map of all classes at image size never exists. Windows go through the network in batches.
     ``test_cfg`` is read by :class:`volo_seg.models.windows.InferenceConfig`: ``mode``, ``crop_size`` and ``stride`` as
-    ever, and ``batch_windows``, ``logits_budget`` and ``keep_logits``. ``seg_logits`` of a result are computed whenever
-    they are looked at, by test-time augmentation too. Logits of less than 32 bits are enlarged in float32.
+    ever, and ``window_weights``, ``batch_windows``, ``logits_budget`` and ``keep_logits``. ``seg_logits`` of a result
+    are computed whenever they are looked at, by test-time augmentation too. Logits of less than 32 bits are enlarged in
+    float32.
 
     Raises:
         UserError: ``test_cfg`` asks for something impossible.
@@ -84,45 +86,45 @@ class VOLOSegmentor(EncoderDecoder):
 
     def _slide(self, inputs: Tensor, metas: list[dict], config: InferenceConfig) -> list[Rows]:
         """Mean over windows; small maps are kept, maps of window size are summed up in place."""
-        height, width = inputs.shape[2:]
-        size = (min(config.crop_size[0], height), min(config.crop_size[1], width))
-        downs, acrosses = (window_starts(*axis) for axis in zip((height, width), size, config.stride, strict=True))
-        spots = [(top, left) for top in downs for left in acrosses]
+        grid = WindowGrid.over(tuple(inputs.shape[2:]), config)
+        cut = (((y, x), inputs[:, :, y : y + grid.size[0], x : x + grid.size[1]]) for y, x in grid)
         kept: list[tuple[int, int, list[Rows]]] = []
         total = None
-        for (top, left), logits in self._through_windows(inputs, metas, spots, size, config):
-            if total is None and logits[0, 0].numel() * len(spots) >= height * width:
-                dtype = torch.promote_types(logits.dtype, torch.float32)
-                total = logits.new_zeros((*logits.shape[:2], height, width), dtype=dtype)
+        for (top, left), logits in self.through_windows(cut, metas, config):
+            if total is None and logits[0, 0].numel() * len(grid) >= grid.image[0] * grid.image[1]:
+                total = WindowSum(logits, grid, config.window_weights)
             if total is None:
-                kept.append((top, left, self._enlarged(logits, size)))
+                kept.append((top, left, self._enlarged(logits, grid.size)))
             else:
-                if logits.shape[2:] != size:
-                    logits = F.interpolate(logits, size, mode='bilinear', align_corners=self.align_corners)
-                total[:, :, top : top + size[0], left : left + size[1]] += logits
-        if total is None:
-            per_image = ([(top, left, rows[i]) for top, left, rows in kept] for i in range(len(inputs)))
-            return [Averaged(windows, (height, width)) for windows in per_image]
-        down = cover(set(downs), size[0], height, like=total)
-        total /= down[:, None] * cover(set(acrosses), size[1], width, like=total)
-        return [Held(logits) for logits in total]
+                if logits.shape[2:] != grid.size:
+                    logits = F.interpolate(logits, grid.size, mode='bilinear', align_corners=self.align_corners)
+                total.add(top, left, logits)
+        if total is not None:
+            return [Held(logits) for logits in total.mean()]
+        per_image = ([(top, left, rows[i]) for top, left, rows in kept] for i in range(len(inputs)))
+        return [Averaged(windows, grid.image, weights=config.window_weights) for windows in per_image]
 
-    def _through_windows(
-        self, inputs: Tensor, metas: list[dict], spots: Sequence[Size], size: Size, config: InferenceConfig
+    def through_windows(
+        self, windows: Iterable[tuple[Size, Tensor]], metas: list[dict], config: InferenceConfig
     ) -> Iterator[tuple[Size, Tensor]]:
-        """Each window's (top, left) and logits (B, classes, h, w), several windows a pass."""
+        """Each window's (top, left) and logits (B, classes, h, w), several windows a pass.
+
+        ``windows`` are (top, left) and normalised pixels (B, 3, H, W), all of one size; as many are taken at a time as
+        go through the network together. The logits are the head's own map if it would only be resized (to be enlarged
+        by :meth:`resized`), else a map of the windows' size.
+        """
+        waiting = iter(windows)
         together = 1 if config.batch_windows == 'auto' else int(config.batch_windows)
-        measure = config.batch_windows == 'auto' and inputs.is_cuda
-        left_over = list(spots)
-        while left_over:
-            batch, left_over = left_over[:together], left_over[together:]
-            crops = torch.cat([inputs[:, :, y : y + size[0], x : x + size[1]] for y, x in batch])
-            if measure:
-                logits, used = measured_on_gpu(lambda: self._window_logits(crops, metas), inputs.device)  # noqa: B023
-                together, measure = windows_that_fit(used, inputs.device), False
+        measure = config.batch_windows == 'auto'
+        while batch := list(islice(waiting, together)):
+            images = len(batch[0][1])
+            crops = torch.cat([pixels for _, pixels in batch])
+            if measure and crops.is_cuda:
+                logits, used = measured_on_gpu(lambda: self._window_logits(crops, metas), crops.device)  # noqa: B023
+                together, measure = windows_that_fit(used, crops.device), False
             else:
                 logits = self._window_logits(crops, metas)
-            yield from zip(batch, logits.split(len(inputs)), strict=True)
+            yield from zip((spot for spot, _ in batch), logits.split(images), strict=True)
 
     def _window_logits(self, crops: Tensor, metas: list[dict]) -> Tensor:
         """Logits of ``crops``: the head's own map if it would only be resized, else a map of the crops' size."""
@@ -144,9 +146,10 @@ class VOLOSegmentor(EncoderDecoder):
     def _enlarged(self, logits: Tensor, size: Size) -> list[Rows]:
         """Each image of ``logits`` (B, classes, h, w) at ``size``."""
         logits = logits.contiguous(memory_format=torch.channels_last)
-        return [self._resized(Held(image), size) for image in logits]
+        return [self.resized(Held(image), size) for image in logits]
 
-    def _resized(self, source: Rows, size: Size) -> Rows:
+    def resized(self, source: Rows, size: Size) -> Rows:
+        """``source`` at ``size``, as the decode head would enlarge it."""
         return source if source.size == size else Resized(source, size, align_corners=self.align_corners)
 
     def _at_original_size(self, source: Rows, meta: dict) -> Rows:
@@ -164,7 +167,7 @@ class VOLOSegmentor(EncoderDecoder):
                     "testing; flip 'horizontal' or 'vertical'"
                 )
             source = Flipped(source, horizontal=direction == 'horizontal')
-        return self._resized(source, tuple(meta['ori_shape'][:2]))
+        return self.resized(source, tuple(meta['ori_shape'][:2]))
 
     def _fill(self, sample: SegDataSample, source: Rows, config: InferenceConfig) -> None:
         """Put labels and logits into ``sample``."""
