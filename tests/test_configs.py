@@ -59,6 +59,7 @@ def test_name_agrees_with_content(name, configs):
     assert tuple(model.data_preprocessor.size) == tuple(model.backbone.img_size) == crop
     assert [tuple(t.crop_size) for t in loader.dataset.pipeline if t.type == 'RandomCrop'] == [crop]
     assert loader.batch_size == int(said['batch'])
+    assert config.auto_scale_lr == dict(enable=False, base_batch_size=int(said['gpus']) * int(said['batch']))
     iters = int(said['iters']) * (1000 if said['k'] else 1)
     assert config.train_cfg.max_iters == config.param_scheduler[-1].end == iters
     assert said['data'] in loader.dataset.data_root.lower() or said['data'].startswith('ade')

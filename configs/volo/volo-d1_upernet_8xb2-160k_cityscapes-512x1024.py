@@ -7,3 +7,4 @@ model = dict(
 )
 train_pipeline = [dict(t, crop_size=crop_size) if t.type == 'RandomCrop' else t for t in _base_.train_pipeline]
 train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+auto_scale_lr = dict(base_batch_size=16)

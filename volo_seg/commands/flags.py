@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,3 +24,56 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='job launcher')
     # old launchers pass the rank as a flag
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what changes the recipe of a training run; ``--amp`` as in MMSegmentation's tools/train.py."""
+    recipe = parser.add_argument_group('recipe')
+    recipe.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=('auto', 'bf16', 'fp16'),
+        metavar='bf16|fp16',
+        help='train in mixed precision (default fp16 on a GPU, bf16 on a CPU)',
+    )
+    recipe.add_argument(
+        '--accumulate',
+        type=int,
+        metavar='N',
+        help='N batches an optimizer step, in as many optimizer steps as the config says (N times the iterations)',
+    )
+    recipe.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the images of an optimizer step: batch size x GPUs x accumulated batches',
+    )
+    recipe.add_argument(
+        '--layer-decay', type=float, metavar='RATE', help='each layer learns by RATE slower than the one above it'
+    )
+    recipe.add_argument(
+        '--ema',
+        nargs='?',
+        const=2e-4,
+        type=float,
+        metavar='MOMENTUM',
+        help='evaluate and save a moving average of the weights (default momentum 0.0002)',
+    )
+    recipe.add_argument('--patience', type=int, metavar='N', help='stop after N evaluations without a better mIoU')
+    recipe.add_argument(
+        '--class-weights',
+        nargs='?',
+        const='inverse',
+        metavar='inverse|median|FILE.json',
+        help='weigh the classes in the loss: by their share of the training labels, or by a file of volo-seg check',
+    )
+    recipe.add_argument('--ohem', action='store_true', help='learn from the pixels that the network finds hard')
+    recipe.add_argument('--compile', action='store_true', help='compile the backbone (torch.compile)')
+
+
+def bare_amp(words: Sequence[str]) -> list[str]:
+    """``words`` with a bare ``--amp`` spelled out, so that it does not take the config behind it for a format."""
+    spelled = []
+    for word, following in zip(words, [*words[1:], ''], strict=True):
+        spelled.append('--amp=auto' if word == '--amp' and following not in ('auto', 'bf16', 'fp16') else word)
+    return spelled

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volo_seg.commands.flags import add_config_flags, add_run_flags
+from volo_seg.commands.flags import add_config_flags, add_recipe_flags, add_run_flags, bare_amp
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.runner import Runner
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,16 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
         help='go on from CHECKPOINT, or from the last one of the work dir',
     )
     parser.add_argument('--no-check', action='store_true', help='do not look at some of the data files first')
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    add_recipe_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; see ``volo-seg train --help``."""
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(bare_amp(sys.argv[1:] if argv is None else argv))
     from mmseg.registry import RUNNERS
 
     runner = RUNNERS.build(prepare(args))
+    if args.compile:
+        compile_network(runner)
     runner.train()
     print(f'checkpoints and logs: {runner.work_dir}')
     return 0
@@ -48,22 +52,70 @@ def prepare(args: argparse.Namespace) -> Config:
     from volo_seg.datasets.check import quick_check
     from volo_seg.engine.checks import check_run
     from volo_seg.engine.config import load_config, set_data_root
-    from volo_seg.engine.launch import check_batch_size, enable_amp, prepare_launch
+    from volo_seg.engine.launch import check_batch_size, prepare_launch
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     if args.data_root:
         set_data_root(config, args.data_root)
-    if args.amp:
-        enable_amp(config)
+    change_recipe(config, args)
     set_resume(config, args.resume)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
+    if args.class_weights:
+        weigh_classes(config, args.class_weights)
     if not args.no_check and is_first_process():
         quick_check(config)
     prepare_launch(config, args.launcher, args.local_rank)
     check_batch_size(config)
     return config
+
+
+def change_recipe(config: Config, args: argparse.Namespace) -> None:
+    """Apply the flags of the recipe to ``config``."""
+    from volo_seg.engine.compilation import check_compilation
+    from volo_seg.engine.recipe import apply_recipe
+
+    check_compilation(config, asked=args.compile)
+    apply_recipe(
+        config,
+        amp=args.amp,
+        accumulated=args.accumulate,
+        scale_lr=args.auto_scale_lr,
+        layer_decay=args.layer_decay,
+        ema=args.ema,
+        patience=args.patience,
+        hard_pixels=args.ohem,
+    )
+
+
+def weigh_classes(config: Config, how: str) -> None:
+    """Put class weights into the losses: a file's, or those of the training labels.
+
+    Raises:
+        UserError: ``how`` is neither a method nor a .json file, or no loss takes weights.
+    """
+    from volo_seg.datasets.frequencies import METHODS
+    from volo_seg.datasets.training_weights import training_weights
+    from volo_seg.engine.losses import set_class_weights
+
+    if how not in METHODS and not (how.endswith('.json') and Path(how).is_file()):
+        raise UserError(f'--class-weights {how!r} is neither {" nor ".join(METHODS)} nor a .json file')
+    if how not in METHODS:
+        set_class_weights(config, how)
+        return
+    shared = int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1')))
+    weights = training_weights(config, how, processes=max(1, (os.cpu_count() or 1) // shared))
+    set_class_weights(config, weights)
+    if is_first_process():
+        print(f'class weights ({how} frequency): {", ".join(f"{weight:.3g}" for weight in weights)}')
+
+
+def compile_network(runner: Runner) -> None:
+    """Compile the backbone of what ``runner`` trains."""
+    from volo_seg.engine.compilation import compile_backbone
+
+    compile_backbone(runner.model)
 
 
 def is_first_process() -> bool:

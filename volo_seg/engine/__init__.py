@@ -1,6 +1,17 @@
-"""How a run is set up: configs by name, checks before anything is built, launchers, a runner that loads safely."""
+"""How a run is set up: configs by name, checks before anything is built, the recipe, launchers, safe loading."""
 
+from .accumulation import OptimizerStepSchedulerHook
 from .amp import AutocastOptimWrapper
+from .early_stopping import PatienceHook
+from .ema import AveragedWeightsHook
+from .layer_decay import VOLOLayerDecayConstructor
 from .runner import SafeRunner
 
-__all__ = ['AutocastOptimWrapper', 'SafeRunner']
+__all__ = [
+    'AutocastOptimWrapper',
+    'AveragedWeightsHook',
+    'OptimizerStepSchedulerHook',
+    'PatienceHook',
+    'SafeRunner',
+    'VOLOLayerDecayConstructor',
+]

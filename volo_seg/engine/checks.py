@@ -11,6 +11,7 @@ from mmseg.registry import DATASETS
 
 from volo_seg.engine.config_agreement import check_agreement, check_class_count, datasets, heads
 from volo_seg.engine.config_checks import accepted_keys, check_names, find_type, walk
+from volo_seg.engine.losses import check_losses
 from volo_seg.errors import UserError
 
 
@@ -41,6 +42,7 @@ def check_config(config: Config, splits: Sequence[str]) -> None:
         if config.get(part) is None:
             raise UserError(f'the config has no {part}; name one, or a config that has it')
     check_names(config, splits)
+    check_losses(config.model)
     check_agreement(config, splits)
 
 

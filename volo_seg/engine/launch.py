@@ -1,4 +1,4 @@
-"""What depends on the machine: process groups, mixed precision and batch norm where there is no GPU."""
+"""What depends on the machine: process groups and batch norm where there is no GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from volo_seg.errors import UserError
 
@@ -47,34 +46,6 @@ def check_batch_size(config: Config) -> None:
     raise UserError(
         f'train_dataloader.batch_size={batch_size} is too small for batch normalisation in one process: '
         'set --cfg-options train_dataloader.batch_size=2, or train on several GPUs'
-    )
-
-
-def enable_amp(config: Config) -> None:
-    """Train in mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
-
-    Raises:
-        UserError: The config already has an optimizer wrapper of another kind.
-    """
-    kind = config.optim_wrapper.type
-    if kind in ('AmpOptimWrapper', 'AutocastOptimWrapper'):
-        return
-    if kind != 'OptimWrapper':
-        raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, and this config has {kind!r}')
-    if torch.cuda.is_available():
-        config.optim_wrapper.type = 'AmpOptimWrapper'
-        config.optim_wrapper.loss_scale = 'dynamic'
-        return
-    config.optim_wrapper.type = 'AutocastOptimWrapper'
-    if not has_fast_bfloat16():
-        print_log('--amp: this CPU has no bfloat16 instructions; training will be slower, not faster', 'current', 30)
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware."""
-    return bool(
-        getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
-        or getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch.utils.data import DataLoader
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.errors import UserError
 
+from .accumulation import images_per_step
 from .evaluator import OverlappedEvaluator
+from .learning_rate import scale_rates
 
 
 @RUNNERS.register_module()
@@ -46,6 +49,15 @@ class SafeRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """Scale the learning rate to the images of one optimizer step, accumulated batches included."""
+        base = (auto_scale_lr or {}).get('base_batch_size')
+        if not base or not isinstance(optim_wrapper, OptimWrapper):
+            super().scale_lr(optim_wrapper, auto_scale_lr)
+            return
+        batch = images_per_step(self.cfg, world_size=self.world_size)
+        scale_rates(optim_wrapper, enable=bool(auto_scale_lr and auto_scale_lr.get('enable')), base=base, batch=batch)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """Build an evaluator that overlaps with the network.

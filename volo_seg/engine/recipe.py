@@ -1,0 +1,72 @@
+"""What the flags of training change in a config, in one place."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+
+from volo_seg.engine.accumulation import accumulate
+from volo_seg.engine.amp import enable_amp
+from volo_seg.engine.early_stopping import stop_early
+from volo_seg.engine.ema import use_ema
+from volo_seg.engine.learning_rate import auto_scale_lr
+from volo_seg.engine.losses import use_hard_pixels
+from volo_seg.errors import UserError
+
+
+def apply_recipe(
+    config: Config,
+    *,
+    amp: str | None = None,
+    accumulated: int | None = None,
+    scale_lr: bool = False,
+    layer_decay: float | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    hard_pixels: bool = False,
+) -> None:
+    """Change ``config`` by what is given; None and False leave it as it is.
+
+    Args:
+        config: Changed in place.
+        amp: ``'auto'``, ``'bf16'`` or ``'fp16'``.
+        accumulated: Batches of one optimizer step.
+        scale_lr: Multiply the learning rate by the batch's share of the config's.
+        layer_decay: Factor of the learning rate from layer to layer, in (0, 1].
+        ema: Momentum of averaged weights.
+        patience: Evaluations without progress before the run ends.
+        hard_pixels: Learn from hard pixels.
+
+    Raises:
+        UserError: One of them cannot be had.
+    """
+    if amp is not None:
+        enable_amp(config, amp)
+    if accumulated is not None:
+        accumulate(config, accumulated)
+    if scale_lr:
+        auto_scale_lr(config)
+    if layer_decay is not None:
+        decay_layers(config, layer_decay)
+    if ema is not None:
+        use_ema(config, ema)
+    if patience is not None:
+        stop_early(config, patience)
+    if hard_pixels:
+        use_hard_pixels(config)
+
+
+def decay_layers(config: Config, rate: float) -> None:
+    """Use layer-wise learning rates of ``rate``.
+
+    Raises:
+        UserError: ``rate`` is none, the backbone is not VOLO, or another constructor is in the config.
+    """
+    if not 0 < rate <= 1:
+        raise UserError(f'--layer-decay {rate:g} is not in (0, 1]; usual values are 0.75 to 0.95')
+    kind, constructor = config.model.backbone.get('type'), config.optim_wrapper.get('constructor')
+    if kind != 'VOLO':
+        raise UserError(f'--layer-decay counts the layers of VOLO, and model.backbone.type is {kind!r}; leave it out')
+    if constructor not in (None, 'VOLOLayerDecayConstructor'):
+        raise UserError(f'--layer-decay: the config has optim_wrapper.constructor={constructor!r}; take it out')
+    config.optim_wrapper.constructor = 'VOLOLayerDecayConstructor'
+    config.optim_wrapper.paramwise_cfg = {**(config.optim_wrapper.get('paramwise_cfg') or {}), 'decay_rate': rate}
