@@ -2,7 +2,7 @@
 
 from .blocks import DropPath, Mlp, Outlooker, SelfAttention, Transformer
 from .outlook_attention import OutlookAttention
-from .position import resize_pos_embed
+from .position import resample_pos_embed, resize_pos_embed
 from .stem import Downsample, PatchEmbed
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     'PatchEmbed',
     'SelfAttention',
     'Transformer',
+    'resample_pos_embed',
     'resize_pos_embed',
 ]

@@ -14,6 +14,11 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     if tuple(pos_embed.shape[1:3]) == tuple(grid):
         return pos_embed
+    return resample_pos_embed(pos_embed, grid)
+
+
+def resample_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The same without looking at the sizes, which may be symbols of an export."""
     maps = pos_embed.permute(0, 3, 1, 2)
     maps = maps if maps.dtype.itemsize > 4 else maps.float()
     maps = F.interpolate(maps, size=tuple(grid), mode='bicubic', align_corners=False)

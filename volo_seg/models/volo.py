@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from volo_seg.checkpoints import load_pretrained
-from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resize_pos_embed
+from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resample_pos_embed, resize_pos_embed
+
+from .interpolation import exporting
 
 STRIDES = (8, 16, 16, 16)
 KEPT_GRIDS = 8
@@ -143,13 +145,14 @@ class VOLO(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Encode ``x`` (B, 3, H, W) into the maps of ``out_indices``, NCHW."""
         height, width = x.shape[-2:]
-        if height % 16 or width % 16:
-            x = F.pad(x, (0, -width % 16, 0, -height % 16))
+        if exporting() or height % 16 or width % 16:
+            # never a negative number divided: exported graphs round it towards zero
+            x = F.pad(x, (0, (width + 15) // 16 * 16 - width, 0, (height + 15) // 16 * 16 - height))
         maps = []
         for index, tokens in enumerate(self.stages(x)):
             if index in self.out_indices:
                 stride = STRIDES[index]
-                tokens = tokens[:, : -(-height // stride), : -(-width // stride)]
+                tokens = tokens[:, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
                 maps.append(self._to_map(getattr(self, f'norm{index}')(tokens)))
         return tuple(maps)
 
@@ -167,6 +170,8 @@ class VOLO(BaseModule):
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """The position grid at ``grid``; without gradients the last few sizes are kept."""
+        if exporting():
+            return resample_pos_embed(self.pos_embed, grid)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():
             return resize_pos_embed(self.pos_embed, grid)
         # the version counts writes to the parameter: loading other weights makes what is kept stale
