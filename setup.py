@@ -10,10 +10,12 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 EXTRAS = {
     'cityscapes': ['cityscapesscripts>=2.3'],
+    'geo': ['rasterio>=1.4'],
     'tensorboard': ['tensorboard'],
 }
 EXTRAS['test'] = [
     *EXTRAS['cityscapes'],
+    *EXTRAS['geo'],
     'hypothesis',
     'mypy',
     'pytest',
@@ -52,7 +54,8 @@ setup(
         'onedl-mmcv>=2.3.6,<2.4',
         'onedl-mmsegmentation>=1.4.2,<1.5',
         'numpy>=2.0',
-        'opencv-python',
+        'opencv-python>=4.13',
+        'pillow>=10.1',
         'rich',
         'safetensors',
     ],

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Sequence
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, MODELS
 
-from volo_seg.checkpoints import fit_segmentor_weights, load_file
-from volo_seg.engine.checks import check_config, fill_class_count
+from volo_seg.checkpoints import load_file
 from volo_seg.engine.config import load_config
+from volo_seg.engine.config_text import config_text_of, parse_config_text
+from volo_seg.engine.untrusted import described_network
 from volo_seg.errors import UserError
 
-from .images import read_image
-from .result import Result
+from .base import BasePredictor, Scores
+from .network import Network, build_network
+from .scores import scores_of
+
+GPU_BATCH = 8
 
 
-class Predictor:
+class Predictor(BasePredictor):
     """A trained segmentor that takes images and gives labels at their own size.
 
+    An image's result does not depend on the images that share its batch, but for rounding: matrix products of other
+    shapes add up in another order, which changes probabilities by less than 1e-4, and labels only where two classes
+    tie as closely. Batches of one image, the default on a CPU, give the same bits each time.
+
     Args:
-        config: Config file, name of a shipped config, or a loaded config.
+        config: Config file, name of a shipped config, or a loaded config. Weights that it names to start training
+            from are not fetched.
         checkpoint: Trained weights; loaded without unpickling code.
         device: ``'auto'`` (a GPU if there is one), ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        cfg_options: ``key=value`` overrides of the config.
+        cfg_options: ``key=value`` overrides of a config that is not loaded yet.
+        batch_size: Images of equal size that go through the network together; by default 8 on a GPU, and 1 on a CPU,
+            where only small images gain by more.
+        confidence, probabilities: What each result has beside its labels. Confidence takes four bytes a pixel, and
+            probabilities as much for every class.
 
     Raises:
         UserError: No such config, checkpoint or device, or a checkpoint of another model.
@@ -38,38 +47,105 @@ class Predictor:
 
     def __init__(
         self,
-        config: str | Config,
-        checkpoint: str | Path,
+        config: str | PathLike[str] | Config,
+        checkpoint: str | PathLike[str],
         *,
         device: str = 'auto',
         cfg_options: Sequence[str] = (),
+        batch_size: int | None = None,
+        confidence: bool = False,
+        probabilities: bool = False,
     ) -> None:
-        loaded = load_config(config, cfg_options) if isinstance(config, str) else config
-        init_default_scope('mmseg')
-        check_config(loaded, ('test',))
-        self.device = pick_device(device)
-        content = load_file(checkpoint)
-        dataset = loaded.test_dataloader.dataset
-        described = content.get('meta', {}).get('dataset_meta') or describe_dataset(dataset)
-        fill_class_count(loaded, described['classes'])
-        self.model = revert_sync_batchnorm(MODELS.build(loaded.model))
-        fit_segmentor_weights(self.model, content, name=str(checkpoint))
-        self.model.to(self.device).eval()
-        self.classes = tuple(described['classes'])
-        self.palette = np.asarray(described['palette'], dtype=np.uint8)
-        self.pipeline = Compose(image_pipeline(dataset.pipeline))
+        picked = pick_device(device)
+        loaded = config.copy() if isinstance(config, Config) else load_config(fspath(config), cfg_options)
+        network = build_network(loaded, load_file(checkpoint), name=fspath(checkpoint))
+        self._set_up(network, picked, batch_size, confidence, probabilities)
 
-    def __call__(self, image: str | Path | np.ndarray) -> Result:
-        """Segment a file, or an array (H, W, 3) uint8, BGR."""
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise UserError(f'image array is {pixels.dtype} {pixels.shape}; give uint8 (H, W, 3), BGR')
-        packed = self.pipeline({'img': pixels})
-        with torch.inference_mode():
-            samples = self.model.test_step({'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]})
-        labels = samples[0].pred_sem_seg.data.squeeze(0).cpu().numpy()
-        kind = np.uint8 if len(self.classes) <= 256 else np.int32
-        return Result(pixels, labels.astype(kind), self.classes, self.palette)
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | PathLike[str],
+        *,
+        device: str = 'auto',
+        batch_size: int | None = None,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Predictor:
+        """A predictor from the checkpoint of a training run alone, by the config that it carries.
+
+        That config is read as plain values, and only network parts that are known here are built from it: see
+        :mod:`volo_seg.engine.config_text` and :mod:`volo_seg.engine.untrusted`.
+
+        Raises:
+            UserError: The checkpoint carries no config or no class names, or its config asks for anything else.
+        """
+        picked = pick_device(device)
+        name = fspath(checkpoint)
+        content = load_file(checkpoint)
+        carried = parse_config_text(config_text_of(content, name=name), name=name)
+        network = build_network(described_network(carried, name=name), content, name=name)
+        return cls.__new__(cls)._set_up(network, picked, batch_size, confidence, probabilities)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str = 'auto',
+        batch_size: int | None = None,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Predictor:
+        """A predictor from a published folder, or from the hub by ``OWNER/NAME``; nothing in it is executed.
+
+        Raises:
+            UserError: There is none, or it asks for anything but network parts that are known here.
+        """
+        from .pretrained import find_pretrained, read_pretrained
+
+        picked = pick_device(device)
+        found = read_pretrained(find_pretrained(fspath(folder), revision=revision))
+        described = {'classes': found.classes, 'palette': found.palette}
+        config = described_network(found.config, name=str(found.folder))
+        network = build_network(config, load_file(found.weights), name=str(found.weights), described=described)
+        return cls.__new__(cls)._set_up(network, picked, batch_size, confidence, probabilities)
+
+    def _set_up(
+        self, network: Network, device: torch.device, batch_size: int | None, confidence: bool, probabilities: bool
+    ) -> Predictor:
+        size = (1 if device.type == 'cpu' else GPU_BATCH) if batch_size is None else batch_size
+        super().__init__(
+            network.classes, network.palette, batch_size=size, confidence=confidence, probabilities=probabilities
+        )
+        self.device = device
+        self.model = network.model.to(device)
+        self.pipeline = network.pipeline
+        return self
+
+    def _prepare(self, image: np.ndarray) -> tuple[Hashable, Any]:
+        packed = self.pipeline({'img': image})
+        meta = packed['data_samples'].metainfo
+        key = tuple(tuple(meta.get(word) or ()) for word in ('img_shape', 'pad_shape'))
+        return (tuple(packed['inputs'].shape), *key), packed
+
+    def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Scores]:
+        packed = {key: [item[key] for item in batch] for key in ('inputs', 'data_samples')}
+        try:
+            with torch.inference_mode():
+                samples = self.model.test_step(packed)  # type: ignore[operator]
+                return [
+                    scores_of(sample, classes=len(self.classes), confidence=confidence, probabilities=probabilities)
+                    for sample in samples
+                ]
+        except (RuntimeError, MemoryError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            shape = 'x'.join(map(str, batch[0]['inputs'].shape[1:]))
+            raise UserError(
+                f'{len(batch)} images of {shape} pixels do not fit into the memory of {self.device}; '
+                "predict in windows (model.test_cfg.mode='slide'), or on a device with more"
+            ) from error
 
 
 def pick_device(device: str) -> torch.device:
@@ -89,14 +165,5 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
-def describe_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
-    """Class names and palette of a data set's config, without its files."""
-    return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo
-
-
-def image_pipeline(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The test pipeline of a config for an image in memory: no file to read, no labels."""
-    steps = [step for step in pipeline if step['type'] != 'LoadAnnotations']
-    if not steps or steps[0]['type'] != 'LoadImageFromFile':
-        raise UserError('the test pipeline of the config does not start with LoadImageFromFile')
-    return [{**steps[0], 'type': 'LoadImageFromNDArray'}, *steps[1:]]
+def _is_lack_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from .logit_rows import Rows, whole_map
+from .logit_rows import Rows, chunks, whole_map
 
 
 class LogitsOnDemand(PixelData):
@@ -25,6 +26,11 @@ class LogitsOnDemand(PixelData):
     def data(self) -> Tensor:
         logits = whole_map(self._source, budget=self._budget)
         return logits.sigmoid() if self._sigmoid else logits
+
+    def rows(self) -> Iterator[tuple[int, int, Tensor]]:
+        """(first row, row behind the last, their logits (rows, W, C)), a few rows at a time; no sigmoid is applied."""
+        for start, stop in chunks(self._source, self._budget):
+            yield start, stop, self._source.rows(start, stop)
 
     @property
     def shape(self) -> tuple[int, int]:

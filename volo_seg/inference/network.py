@@ -1,0 +1,100 @@
+"""From a config and the content of a checkpoint to a network that is ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+from torch import nn
+
+from volo_seg.checkpoints import fit_segmentor_weights
+from volo_seg.engine.checks import check_config, fill_class_count
+from volo_seg.engine.config_checks import accepted_keys, find_type, walk
+from volo_seg.errors import UserError
+
+from .pipeline import image_pipeline
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained segmentor with what belongs to it: class names, colours (n, 3) in RGB, test pipeline."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    pipeline: Compose
+
+
+def build_network(
+    config: Config, content: Mapping[str, Any], *, name: str, described: Mapping[str, Any] | None = None
+) -> Network:
+    """Build the model of ``config`` with the weights of ``content``, which was read from the file ``name``.
+
+    ``described`` holds ``classes`` and ``palette``; without it, those of the checkpoint are taken, else those of the
+    config's data set. A model that tells one class from the rest has two classes.
+
+    Raises:
+        UserError: The config cannot be used, or the checkpoint is of another model.
+    """
+    init_default_scope('mmseg')
+    check_config(config, ('test',))
+    dataset = config.test_dataloader.dataset
+    meta = content.get('meta')
+    in_checkpoint = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    described = described or in_checkpoint or describe_dataset(dataset)
+    classes, palette = _names(described, name=name)
+    fill_class_count(config, classes)
+    forget_initial_weights(config.model)
+    model = revert_sync_batchnorm(MODELS.build(config.model))
+    fit_segmentor_weights(model, content, name=name)
+    channels = model.decode_head.out_channels
+    if channels == 1 and len(classes) == 1:
+        classes, palette = ('background', *classes), np.concatenate([np.zeros((1, 3), np.uint8), palette])
+    if max(channels, 2) != len(classes):
+        raise UserError(f'{name} names {len(classes)} classes, and its model tells {max(channels, 2)} apart')
+    return Network(model.eval().requires_grad_(False), classes, palette, image_pipeline(dataset.pipeline))
+
+
+def describe_dataset(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Class names and palette of a data set's config, without its files."""
+    return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo
+
+
+def forget_initial_weights(model: Any) -> None:
+    """Take out of a model's config what would fetch weights to start from; a checkpoint replaces them all."""
+    part: Any
+    for _, part in walk(model, 'model'):
+        kind = find_type(part['type'])
+        takes = accepted_keys(kind) if callable(kind) else {}
+        if 'init_cfg' in part:
+            part['init_cfg'] = None
+        if 'pretrained' in part or 'pretrained' in takes:
+            on_by_default = 'pretrained' in takes and takes['pretrained'].default is True
+            part['pretrained'] = False if on_by_default else None
+
+
+def default_palette(count: int) -> np.ndarray:
+    """(count, 3) uint8, RGB: the bits of each class number, spread over the three channels from the highest down."""
+    number = np.arange(count)
+    bits = number[:, None, None] >> (np.arange(8)[:, None] * 3 + np.arange(3)) & 1
+    return (bits << (7 - np.arange(8)[:, None])).sum(1).astype(np.uint8)
+
+
+def _names(described: Mapping[str, Any], *, name: str) -> tuple[tuple[str, ...], np.ndarray]:
+    classes = described.get('classes')
+    if not isinstance(classes, Sequence) or not classes or not all(isinstance(c, str) for c in classes):
+        raise UserError(f'{name} names no classes, and neither does its config: give a config with a data set')
+    try:
+        palette = np.asarray(described.get('palette'), dtype=np.uint8)
+    except (TypeError, ValueError, OverflowError):
+        palette = np.empty(0, np.uint8)
+    if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < len(classes):
+        palette = default_palette(len(classes))
+    return tuple(classes), palette[: len(classes)]

@@ -1,0 +1,59 @@
+"""The test pipeline of a config, for images that are in memory already."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mmcv
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile, Resize
+from mmengine.dataset import Compose
+
+from volo_seg.engine.config_checks import find_type
+from volo_seg.errors import UserError
+
+from .resizing import fitted_size
+
+RESIZING = '_resize_img'
+"""The method of MMCV's ``Resize`` that is replaced here."""
+
+
+class FittedResize(Resize):
+    """MMCV's ``Resize``, but no side of the image becomes less than one pixel; see :func:`.fitted_size`."""
+
+    def _resize_img(self, results: dict[str, Any]) -> None:
+        height, width = results['img'].shape[:2]
+        across, down = (max(1, side) for side in results['scale'])
+        size = fitted_size((height, width), (down, across)) if self.keep_ratio else (down, across)
+        results['img'] = mmcv.imresize(
+            results['img'], size[::-1], interpolation=self.interpolation, backend=self.backend
+        )
+        results['img_shape'] = size
+        results['scale_factor'] = (size[1] / width, size[0] / height)
+        results['keep_ratio'] = self.keep_ratio
+
+
+def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
+    """The test pipeline ``steps`` for an image in memory, (H, W, 3) BGR: no file to read, no labels.
+
+    Raises:
+        UserError: It does not start with ``LoadImageFromFile``, or that is to read anything but colours.
+    """
+    kinds = [find_type(step['type']) for step in steps]
+    if not kinds or kinds[0] is not LoadImageFromFile:
+        raise UserError('the test pipeline of the config does not start with LoadImageFromFile')
+    colour = steps[0].get('color_type', 'color')
+    if colour != 'color':
+        raise UserError(f"the test pipeline reads images with color_type={colour!r}; only 'color' can be predicted")
+    found: list[Any] = [{'type': 'LoadImageFromNDArray', 'to_float32': steps[0].get('to_float32', False)}]
+    for step, kind in zip(steps[1:], kinds[1:], strict=True):
+        if isinstance(kind, type) and issubclass(kind, LoadAnnotations):
+            continue
+        found.append({**step, 'type': FittedResize} if _is_plain_resize(kind) else step)
+    return Compose(found)
+
+
+def _is_plain_resize(kind: Any) -> bool:
+    """Whether ``kind`` does to images what MMCV's ``Resize`` does; MMSegmentation's differs in labels only."""
+    return inspect.isclass(kind) and issubclass(kind, Resize) and getattr(kind, RESIZING) is getattr(Resize, RESIZING)
