@@ -20,7 +20,7 @@ import volo_seg.models  # noqa: F401
 from volo_seg.engine import AutocastOptimWrapper, OptimizerStepSchedulerHook, PatienceHook
 from volo_seg.engine.accumulation import accumulate, images_per_step
 from volo_seg.engine.amp import enable_amp
-from volo_seg.engine.compilation import check_compilation, compile_backbone, why_not_compiled
+from volo_seg.engine.compilation import CompiledBackboneHook, compile_backbone, use_compiled_backbone, why_not_compiled
 from volo_seg.engine.config import load_config
 from volo_seg.engine.early_stopping import stop_early
 from volo_seg.engine.ema import use_ema
@@ -478,16 +478,31 @@ def test_compiled_backbone_keeps_names_and_copies(config):
         for one, other in zip(model.backbone(image), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert list(copy.deepcopy(model).state_dict()) == names
+    use_compiled_backbone(config)
+    use_compiled_backbone(config)
+    assert config.custom_hooks == [dict(type='CompiledBackboneHook')]
+
+
+def test_compiled_for_training_only(config):
+    runner = SimpleNamespace(model=segmentor(config))
+    backbone, hook = runner.model.backbone, CompiledBackboneHook(backend='eager')
+    hook.before_train(runner)
+    compiled = backbone._compiled_call_impl
+    assert compiled is not None
+    hook.before_val_epoch(runner)
+    assert backbone._compiled_call_impl is None
+    hook.after_val_epoch(runner, {})
+    assert backbone._compiled_call_impl is compiled
 
 
 def test_compile_says_where_it_cannot(config, monkeypatch):
     import torch._dynamo
 
-    check_compilation(config, asked=False)
+    apply_recipe(config)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setenv('CXX', '/nowhere/g++')
     with pytest.raises(UserError, match="--compile: compiling for a CPU needs a C.. compiler, and '/nowhere/g"):
-        check_compilation(config, asked=True)
+        apply_recipe(config, compiled=True)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert 'needs the package triton' in why_not_compiled()
@@ -495,7 +510,7 @@ def test_compile_says_where_it_cannot(config, monkeypatch):
     assert 'does not compile on Python' in why_not_compiled()
     config.compile = True
     with pytest.raises(UserError, match='compile=True in the config'):
-        check_compilation(config, asked=False)
+        apply_recipe(config)
 
 
 @pytest.mark.parametrize(

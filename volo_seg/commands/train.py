@@ -14,7 +14,6 @@ from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from mmengine.runner import Runner
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mmseg.registry import RUNNERS
 
     runner = RUNNERS.build(prepare(args))
-    if args.compile:
-        compile_network(runner)
     runner.train()
     print(f'checkpoints and logs: {runner.work_dir}')
     return 0
@@ -73,10 +70,8 @@ def prepare(args: argparse.Namespace) -> Config:
 
 def change_recipe(config: Config, args: argparse.Namespace) -> None:
     """Apply the flags of the recipe to ``config``."""
-    from volo_seg.engine.compilation import check_compilation
     from volo_seg.engine.recipe import apply_recipe
 
-    check_compilation(config, asked=args.compile)
     apply_recipe(
         config,
         amp=args.amp,
@@ -86,6 +81,7 @@ def change_recipe(config: Config, args: argparse.Namespace) -> None:
         ema=args.ema,
         patience=args.patience,
         hard_pixels=args.ohem,
+        compiled=args.compile,
     )
 
 
@@ -109,13 +105,6 @@ def weigh_classes(config: Config, how: str) -> None:
     set_class_weights(config, weights)
     if is_first_process():
         print(f'class weights ({how} frequency): {", ".join(f"{weight:.3g}" for weight in weights)}')
-
-
-def compile_network(runner: Runner) -> None:
-    """Compile the backbone of what ``runner`` trains."""
-    from volo_seg.engine.compilation import compile_backbone
-
-    compile_backbone(runner.model)
 
 
 def is_first_process() -> bool:

@@ -2,6 +2,7 @@
 
 from .accumulation import OptimizerStepSchedulerHook
 from .amp import AutocastOptimWrapper
+from .compilation import CompiledBackboneHook
 from .early_stopping import PatienceHook
 from .ema import AveragedWeightsHook
 from .layer_decay import VOLOLayerDecayConstructor
@@ -10,6 +11,7 @@ from .runner import SafeRunner
 __all__ = [
     'AutocastOptimWrapper',
     'AveragedWeightsHook',
+    'CompiledBackboneHook',
     'OptimizerStepSchedulerHook',
     'PatienceHook',
     'SafeRunner',

@@ -6,6 +6,7 @@ from mmengine.config import Config
 
 from volo_seg.engine.accumulation import accumulate
 from volo_seg.engine.amp import enable_amp
+from volo_seg.engine.compilation import check_compilation, use_compiled_backbone
 from volo_seg.engine.early_stopping import stop_early
 from volo_seg.engine.ema import use_ema
 from volo_seg.engine.learning_rate import auto_scale_lr
@@ -23,6 +24,7 @@ def apply_recipe(
     ema: float | None = None,
     patience: int | None = None,
     hard_pixels: bool = False,
+    compiled: bool = False,
 ) -> None:
     """Change ``config`` by what is given; None and False leave it as it is.
 
@@ -35,6 +37,7 @@ def apply_recipe(
         ema: Momentum of averaged weights.
         patience: Evaluations without progress before the run ends.
         hard_pixels: Learn from hard pixels.
+        compiled: Train with a compiled backbone.
 
     Raises:
         UserError: One of them cannot be had.
@@ -53,6 +56,9 @@ def apply_recipe(
         stop_early(config, patience)
     if hard_pixels:
         use_hard_pixels(config)
+    check_compilation(config, asked=False)
+    if compiled:
+        use_compiled_backbone(config)
 
 
 def decay_layers(config: Config, rate: float) -> None:
