@@ -115,40 +115,6 @@ def test_amp_on_cpu(toyscapes, tmp_path):
         assert 'AutocastOptimWrapper' in out + err
 
 
-def test_infer_keeps_names_and_subfolders(toyscapes, checkpoint, tmp_path):
-    images = tmp_path / 'images'
-    (images / 'a').mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 70, 3), dtype=np.uint8)
-    cv2.imwrite(str(images / 'one.jpg'), pixels)
-    cv2.imwrite(str(images / 'one.png'), pixels)
-    cv2.imwrite(str(images / 'a' / 'grey.png'), pixels[..., 0])
-    cv2.imwrite(str(images / 'a' / 'alpha.png'), np.dstack([pixels, pixels[..., :1]]))
-    (images / 'broken.jpg').write_bytes(b'not an image')
-    (images / 'empty.png').touch()
-    words = ('infer', NANO, checkpoint, images, '--out-dir', tmp_path / 'out')
-    status, out, err = volo_seg(*words, cwd=tmp_path)
-    assert status == 1
-    assert '4 of 6 images segmented' in out
-    assert 'broken.jpg' in err and 'no image of a known kind' in err
-    assert 'empty.png' in err and '0 bytes' in err
-    assert 'Traceback' not in err
-    names = {str(p.relative_to(tmp_path / 'out')) for p in (tmp_path / 'out').rglob('*') if p.is_file()}
-    stems = {'one', 'one_2', 'a/grey', 'a/alpha'}
-    assert names == {f'labels/{s}.png' for s in stems} | {f'overlays/{s}.jpg' for s in stems}
-    labels = cv2.imread(str(tmp_path / 'out/labels/one.png'), -1)
-    assert labels.shape == (40, 70) and labels.max() < 19
-    status, out, err = volo_seg(*words, cwd=tmp_path)
-    assert (status, out) == (2, '')
-    assert 'is there already; add --overwrite' in err
-
-
-def test_infer_refuses_what_is_not_there(checkpoint, tmp_path, capsys):
-    assert run('infer', [NANO, checkpoint, str(tmp_path / 'none*.jpg'), '--out-dir', str(tmp_path)]) == 2
-    assert 'is no image file, no folder with images, and no glob' in capsys.readouterr().err
-    assert run('infer', [NANO, checkpoint, str(tmp_path), '--out-dir', str(tmp_path), '--opacity', '2']) == 2
-    assert '--opacity 2.0 is not in [0, 1]' in capsys.readouterr().err
-
-
 def test_flops(capsys):
     assert run('flops', [NANO, '--shape', '64', '96']) == 0
     out = capsys.readouterr().out

@@ -1,98 +1,178 @@
-"""Segment images: a label image and a colour overlay of each."""
+"""Segment images, folders and videos: labels, overlays, polygons, tables."""
 
 from __future__ import annotations
 
 import argparse
-import glob
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from volo_seg.commands.flags import add_config_flags
-from volo_seg.errors import UserError
+from volo_seg.errors import Interrupted, UserError
+from volo_seg.inference.kinds import DEFAULT, KINDS
+
+if TYPE_CHECKING:
+    from volo_seg.inference.base import BasePredictor
+    from volo_seg.inference.job import Job
+    from volo_seg.inference.result import Failure
+    from volo_seg.inference.sources import Task
+
+EPILOG = """\
+kinds of results (--kinds), below the output folder:
+{kinds}
+
+Names and subfolders are kept. Images whose names would be equal (a.jpg and a.png, or x.jpg of two folders) get longer
+ones: a.jpg, a.png, day/x.jpg, night/x.jpg. Of a video the overlay is a video, and the rest are files, one a frame.
+
+Polygons run along the edges of the pixels: a pixel belongs to the polygon that holds its centre, and rasterising them
+by that rule gives the labels back. An image too large for the memory is one for `volo-seg raster`.
+
+Several processes share the work: torchrun --nproc_per_node 2 tools/infer.py ...
+Exit status: 0 done; 1 done, but some files could not be segmented; 2 a mistake; 130 interrupted (go on by --resume).
+"""
+CHECKPOINTS = ('.pth', '.pt', '.tar', '.safetensors', '.onnx')
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg infer``."""
-    parser = argparse.ArgumentParser(prog='volo-seg infer', description=__doc__)
-    add_config_flags(parser)
-    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
-    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image files, folders (searched through), globs')
-    parser.add_argument('--out-dir', required=True, help='labels/ and overlays/ are written below this folder')
-    parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
-    parser.add_argument('--opacity', type=float, default=0.5, help='of the colours in the overlay (default 0.5)')
+    kinds = '\n'.join(
+        f'  {name:<14}{kind.folder + (f"/NAME{kind.suffix}" if kind.suffix else ""):<28}{kind.what}'
+        for name, kind in KINDS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog='volo-seg infer',
+        usage='volo-seg infer [CONFIG] CHECKPOINT INPUT [INPUT ...] --out-dir FOLDER [options]',
+        description=__doc__,
+        epilog=EPILOG.format(kinds=kinds),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'words',
+        nargs='+',
+        metavar='[CONFIG] CHECKPOINT INPUT',
+        help='config (file or name; not needed with a checkpoint that carries its own, a model folder, or .onnx), '
+        'trained weights, then images, videos, folders (searched through), globs, text files with one path a line',
+    )
+    parser.add_argument('--out-dir', required=True, help='folder of the results; nothing is written outside it')
+    parser.add_argument('--kinds', nargs='+', metavar='KIND', default=DEFAULT, help='default: labels overlay')
+    parser.add_argument('--resume', action='store_true', help='skip what is finished')
     parser.add_argument('--overwrite', action='store_true', help='replace results that are already there')
+    parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
+    parser.add_argument('--batch-size', type=int, help='images of one size at a time (default: 8 on a GPU, else 1)')
+    parser.add_argument('--threads', type=int, default=2, help='that read, and as many that write (default 2)')
+    parser.add_argument('--opacity', type=float, default=0.5, help='of the colours in an overlay (default 0.5)')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='override settings of the config')
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Segment; see ``volo-seg infer --help``."""
     args = build_parser().parse_args(argv)
-    if not 0.0 <= args.opacity <= 1.0:
-        raise UserError(f'--opacity {args.opacity} is not in [0, 1]')
-    tasks = plan(args.inputs, Path(args.out_dir), args.overwrite)
-    from rich.progress import track
+    config, checkpoint, inputs = split_words(args.words)
+    check_flags(args, config)
+    from volo_seg.inference.job import plan_job
 
-    from volo_seg.inference import Predictor
-    from volo_seg.inference.images import write_image
-
-    predictor = Predictor(args.config, args.checkpoint, device=args.device, cfg_options=args.cfg_options or ())
-    failures = []
-    for source, name in track(tasks, 'segmenting'):
-        try:
-            result = predictor(source)
-        except UserError as error:
-            failures.append(str(error))
-            continue
-        write_image(Path(args.out_dir, 'overlays', f'{name}.jpg'), result.overlay(opacity=args.opacity))
-        write_image(Path(args.out_dir, 'labels', f'{name}.png'), result.labels)
-    print(f'{len(tasks) - len(failures)} of {len(tasks)} images segmented into {args.out_dir}')
-    for failure in failures:
-        print(f'error: {failure}', file=sys.stderr)
-    return 1 if failures else 0
+    options = {'kinds': args.kinds, 'opacity': args.opacity, 'resume': args.resume, 'overwrite': args.overwrite}
+    job = plan_job(inputs, args.out_dir, **options)
+    with stopped_orderly():
+        failures = [] if job.is_empty else segment(open_model(args, config, checkpoint), job, args)
+        return conclude(job, failures)
 
 
-def plan(inputs: Sequence[str], out_dir: Path, overwrite: bool) -> list[tuple[Path, Path]]:
-    """(image, result name without suffix) for each input; names and subfolders are kept, no two are equal.
+def split_words(words: Sequence[str]) -> tuple[str | None, str, list[str]]:
+    """Config (None if the first word is a checkpoint), checkpoint and inputs.
 
     Raises:
-        UserError: Nothing to segment, or results that would be overwritten.
+        UserError: One of them is missing.
     """
-    taken: set[Path] = set()
-    tasks = []
-    for text in inputs:
-        for source, name in find_images(text):
-            name = unused(name, taken)
-            taken.add(name)
-            tasks.append((source, name))
-    there = [out_dir / 'labels' / f'{name}.png' for _, name in tasks]
-    there = [path for path in there if path.exists()]
-    if there and not overwrite:
-        raise UserError(f'{str(there[0])!r} ({len(there)} such) is there already; add --overwrite or another --out-dir')
-    return tasks
+    first_is_checkpoint = Path(words[0]).suffix.lower() in CHECKPOINTS or Path(words[0]).is_dir()
+    count = 1 if first_is_checkpoint else 2
+    if len(words) <= count:
+        what = 'CHECKPOINT INPUT' if first_is_checkpoint else 'CONFIG CHECKPOINT INPUT'
+        raise UserError(f'{" ".join(words)!r} is not all: give {what}, the inputs last')
+    return (None if first_is_checkpoint else words[0]), words[count - 1], list(words[count:])
 
 
-def find_images(text: str) -> list[tuple[Path, Path]]:
-    """(image, name) for the file, folder or glob ``text``; a folder's names are relative to it."""
-    from volo_seg.inference.images import SUFFIXES
+def check_flags(args: argparse.Namespace, config: str | None) -> None:
+    """Refuse flags that contradict each other, or numbers that cannot be.
 
-    path = Path(text)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
-        names = [p.relative_to(path) for p in found]
-    else:
-        found = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(text, recursive=True))
-        found = [p for p in found if p.is_file()]
-        names = [Path(p.name) for p in found]
-    if not found:
-        raise UserError(f'input {text!r} is no image file, no folder with images, and no glob that matches one')
-    return [(source, name.with_suffix('')) for source, name in zip(found, names, strict=True)]
+    Raises:
+        UserError: There are such.
+    """
+    if not 0.0 <= args.opacity <= 1.0:
+        raise UserError(f'--opacity {args.opacity} is not in [0, 1]')
+    if args.threads < 1 or (args.batch_size is not None and args.batch_size < 1):
+        raise UserError(f'--threads {args.threads} and --batch-size {args.batch_size or 1} must be 1 or more')
+    if args.resume and args.overwrite:
+        raise UserError('--resume skips what is there and --overwrite replaces it; give one of the two')
+    if args.cfg_options and config is None:
+        raise UserError('--cfg-options overrides a config, and none is given; name the config before the checkpoint')
 
 
-def unused(name: Path, taken: set[Path]) -> Path:
-    """``name``, or with ``_2``, ``_3``, … behind it the first that is not in ``taken``."""
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = name.with_name(f'{name.name}_{count}')
-    return candidate
+def segment(predictor: BasePredictor, job: Job, args: argparse.Namespace) -> list[Failure]:
+    """Segment this process's share under a progress bar; return what could not be segmented."""
+    from volo_seg.inference.folders import FolderRun
+    from volo_seg.inference.progress import Progress
+
+    with Progress(job.count(), unit=job.unit, shown=job.share.rank == 0) as progress:
+        run = FolderRun(predictor, job, batch_size=args.batch_size, threads=args.threads, on_done=progress.advance)
+        return run.run()
+
+
+def open_model(args: argparse.Namespace, config: str | None, checkpoint: str) -> BasePredictor:
+    """The predictor that the words name."""
+    from volo_seg.inference.sharing import device_of_this_process
+
+    device = device_of_this_process(args.device)
+    if args.cfg_options:
+        from volo_seg.inference.predictor import Predictor
+
+        return Predictor(config, checkpoint, device=device, cfg_options=args.cfg_options)
+    from volo_seg.inference.opening import open_predictor
+
+    return open_predictor(checkpoint, config=config, device=device)
+
+
+def conclude(job: Job, failures: Sequence[Failure]) -> int:
+    """Say what was done, and what could not be and why; return the exit status, the same in all processes."""
+    from volo_seg.inference.sharing import Report, gather
+
+    told = {str(failure.source): failure.reason for failure in failures}
+    reports = gather(job.share, Report(len(job.todo), job.skipped, told))
+    reasons = {source: reason for report in reports for source, reason in report.failures.items()}
+    if job.share.rank == 0 or len(reports) == 1:
+        done, skipped = sum(report.done for report in reports), sum(report.skipped for report in reports)
+        before = f', {skipped} were finished before' if skipped else ''
+        print(f'{done - len(reasons)} of {done} {what_kind(job.plan)} segmented into {job.output.folder}{before}')
+        for task in job.plan:
+            if str(task.source) in reasons:
+                print(f'error: {reasons[str(task.source)]}', file=sys.stderr)
+    return 1 if reasons else 0
+
+
+def what_kind(plan: Sequence[Task]) -> str:
+    """What the plan is made of, in a word."""
+    videos = sum(task.is_video for task in plan)
+    return 'images' if not videos else 'videos' if videos == len(plan) else 'images and videos'
+
+
+@contextlib.contextmanager
+def stopped_orderly() -> Iterator[None]:
+    """End on SIGTERM (of torchrun, of a scheduler) as on Ctrl-C, with whole files and a table, and say how to go on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted('', number)
+
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if listens else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = getattr(error, 'status', 128 + signal.SIGINT) - 128
+        raise Interrupted('interrupted; all files are whole, and --resume goes on', number) from error
+    finally:
+        if listens:
+            signal.signal(signal.SIGTERM, before)
