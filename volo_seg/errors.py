@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that a command answers with one sentence."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,15 @@ class UserError(ValueError):
 
     Commands print the message alone and exit with status 2; everything else is a bug and keeps its traceback.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work; the message says what is saved, and ``status`` is what the process exits with."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class PeerLost(UserError):
+    """Another process of the job is gone, and it knows why."""

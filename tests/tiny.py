@@ -1,0 +1,81 @@
+"""Training in miniature: a handful of images, the smallest network, a second a run."""
+
+import itertools
+import warnings
+
+import cv2
+import numpy as np
+
+from volo_seg.engine.config import shipped_configs
+
+LEAF = """
+_base_ = '{base}'
+arch = dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32), num_heads=(1, 2, 2, 2), mlp_ratio=1.0, stem_channels=8)
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **arch)),
+    decode_head=dict(in_channels=[16, 32, 32, 32], channels=16),
+    auxiliary_head=dict(in_channels=32, channels=8),
+)
+"""
+OPTIONS = {
+    'crop_size': (32, 32),
+    'model.data_preprocessor.size': (32, 32),
+    'model.backbone.img_size': 32,
+    'model.backbone.drop_path_rate': 0.3,
+    'train_dataloader.dataset.pipeline.2.scale': (64, 32),
+    'train_dataloader.dataset.pipeline.3.crop_size': (32, 32),
+    'val_dataloader.dataset.pipeline.1.scale': (64, 32),
+    'test_dataloader.dataset.pipeline.1.scale': (64, 32),
+    'train_dataloader.batch_size': 2,
+    'train_dataloader.num_workers': 0,
+    'val_dataloader.num_workers': 0,
+    'test_dataloader.num_workers': 0,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.checkpoint.max_keep_ckpts': -1,
+    'default_hooks.logger.interval': 1,
+    'param_scheduler.0.end': 2,
+    'param_scheduler.1.begin': 2,
+    'param_scheduler.1.end': 8,
+    'train_cfg.max_iters': 6,
+    'train_cfg.val_interval': 3,
+}
+_numbers = itertools.count()
+
+
+def make_data(root, *, train=5, val=3):
+    """Write images with three classes, one of them by colour; return ``root``."""
+    generator = np.random.default_rng(0)
+    for split, count in (('train', train), ('val', val)):
+        for kind in ('images', 'annotations'):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            labels = generator.integers(0, 3, (4, 8)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            image = (labels[..., None] * 80 + generator.integers(0, 60, (32, 64, 3))).astype(np.uint8)
+            cv2.imwrite(str(root / 'images' / split / f'{index}.png'), image)
+            cv2.imwrite(str(root / 'annotations' / split / f'{index}.png'), labels)
+    (root / 'classes.txt').write_text('a\nb\nc\n')
+    base = shipped_configs()['volo-nano_upernet_1xb4-20k_folders-256x256']
+    (root / 'tiny.py').write_text(LEAF.format(base=base))
+    return root
+
+
+def words(data, work, *flags, **changes):
+    """The command line of a small training run; ``changes`` are options of the config with __ for a dot."""
+    options = {**OPTIONS, **{key.replace('__', '.'): value for key, value in changes.items()}}
+    pairs = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+    common = ['--work-dir', str(work), '--data-root', str(data), '--seed', '7', '--plain']
+    return [str(data / 'tiny.py'), *common, *map(str, flags), '--cfg-options', *pairs]
+
+
+def runner(data, work, *flags, **changes):
+    """A runner, not started; each has a logger and a visualizer of its own."""
+    from mmseg.registry import RUNNERS
+
+    from volo_seg.commands.train import build_parser, prepare
+
+    warnings.filterwarnings('ignore', category=UserWarning)
+    config = prepare(build_parser().parse_args(words(data, work, '--no-check', *flags, **changes)))
+    name = f'tiny{next(_numbers)}'
+    config.experiment_name = name
+    config.visualizer.name = name
+    return RUNNERS.build(config)
