@@ -1,14 +1,19 @@
-"""What depends on the machine: process groups and batch norm where there is no GPU."""
+"""What depends on the machine and on the launcher: process groups, and batch norm where there is no GPU."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from datetime import timedelta
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
 from volo_seg.errors import UserError
+
+TIMEOUT = 900
+"""Seconds for which processes wait for each other; env_cfg.dist_cfg.timeout of a config is another number."""
 
 
 def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
@@ -18,17 +23,53 @@ def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
         UserError: A process group is asked for outside its launcher.
     """
     config.launcher = launcher
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    if launcher == 'none' or torch.cuda.is_available():
+    if launcher == 'none':
         return
-    if launcher != 'pytorch':
-        raise UserError(f'--launcher {launcher} needs GPUs, and none is visible here; use --launcher pytorch (gloo)')
-    if 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch runs under torchrun: use tools/dist_train.sh or tools/dist_test.sh')
+    environment = config.get('env_cfg', {})
+    group = {'backend': 'nccl', 'timeout': TIMEOUT, **environment.get('dist_cfg', {})}
+    config.env_cfg = {**environment, 'dist_cfg': group}
+    check_environment(launcher)
+    if torch.cuda.is_available():
+        os.environ.setdefault('LOCAL_RANK', str(local_rank))
+        return
+    if launcher == 'mpi':
+        raise UserError('--launcher mpi needs GPUs, and none is visible here; use --launcher pytorch (gloo)')
+    if launcher == 'slurm':
+        take_over_slurm()
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
+        torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=group['timeout']))
     config.model = replace_types(config.model, {'SyncBN': 'BN'})
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+
+
+def check_environment(launcher: str) -> None:
+    """See that ``launcher`` started this process.
+
+    Raises:
+        UserError: It did not.
+    """
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch runs under torchrun: use tools/dist_train.sh or tools/dist_test.sh')
+    if launcher == 'slurm' and 'SLURM_PROCID' not in os.environ:
+        raise UserError('--launcher slurm runs under srun: use tools/slurm_train.sh, or srun python tools/train.py …')
+    if launcher == 'mpi' and 'OMPI_COMM_WORLD_RANK' not in os.environ:
+        raise UserError('--launcher mpi runs under mpirun: mpirun -np GPUS python tools/train.py … --launcher mpi')
+
+
+def take_over_slurm() -> None:
+    """Say in torch's variables what srun says in its own; the first machine of the job leads, unless one is named."""
+    for ours, theirs in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+        os.environ[ours] = os.environ[f'SLURM_{theirs}']
+    if 'MASTER_ADDR' not in os.environ:
+        nodes = os.environ.get('SLURM_JOB_NODELIST', os.environ.get('SLURM_NODELIST', '127.0.0.1'))
+        try:
+            command = ['scontrol', 'show', 'hostname', nodes]
+            names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.SubprocessError):
+            names = []
+        os.environ['MASTER_ADDR'] = names[0] if names else nodes
+    os.environ.setdefault('MASTER_PORT', '29500')
 
 
 def check_batch_size(config: Config) -> None:

@@ -196,6 +196,8 @@ class VOLO(BaseModule):
     def train(self, mode: bool = True) -> VOLO:
         """Switch the mode, but keep what is frozen in evaluation mode."""
         super().train(mode)
+        # kept for evaluation only; a sharded model's parameter changes without a new version
+        self._resized_positions.clear()
         for module in self._frozen_modules():
             module.eval()
         return self
