@@ -23,6 +23,15 @@ FORBIDDEN = {
     'volo_seg.datasets': ('volo_seg.models', 'volo_seg.evaluation', 'volo_seg.engine', 'volo_seg.commands'),
     'volo_seg.evaluation': ('volo_seg.models', 'volo_seg.datasets', 'volo_seg.engine', 'volo_seg.commands'),
     'volo_seg.engine': ('volo_seg.models', 'volo_seg.datasets', 'volo_seg.evaluation', 'volo_seg.commands'),
+    'volo_seg.reports': (
+        'torch',
+        'mmengine',
+        'mmcv',
+        'mmseg',
+        'volo_seg.evaluation',
+        'volo_seg.engine',
+        'volo_seg.commands',
+    ),
     'volo_seg.inference': ('torch', 'mmengine', 'mmcv', 'mmseg', 'volo_seg.commands'),
     'volo_seg.commands': ('torch', 'mmengine', 'mmcv', 'mmseg', 'cv2'),
 }

@@ -601,6 +601,8 @@ def test_reports_replace_only_their_own(tmp_path):
         'confusion_matrix.png',
         'metrics.csv',
         'metrics.json',
+        'per_image.csv',
+        'worst',
     ]
     for name, text in (('metrics.json', '{"mine": 1}'), ('metrics.csv', 'mine')):
         folder = tmp_path / name.replace('.', '_')

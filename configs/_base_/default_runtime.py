@@ -13,4 +13,5 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
+custom_hooks = [dict(type='ContactSheetHook')]
 tta_model = dict(type='SegTTAModel')

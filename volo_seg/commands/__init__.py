@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -21,6 +23,8 @@ COMMANDS = {
     'train': 'train a segmentor',
     'test': 'evaluate a checkpoint',
     'infer': 'segment images with a checkpoint',
+    'analyze_logs': 'plot loss, learning rate and mIoU of runs',
+    'report': 'write one HTML page about a run',
     'flops': 'count parameters and operations of a config',
     'eval': 'score label images of any model',
     'submit': 'pack or validate a benchmark submission',
@@ -62,7 +66,14 @@ def quiet_imports() -> None:
     """Silence what the libraries below print about optional parts that nothing here uses."""
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
     warnings.filterwarnings('ignore', message='.* is installed but broken')
+    warnings.filterwarnings('ignore', message='The draw is False')
     warnings.filterwarnings('ignore', message='.*`torch.jit.*deprecated')
+
+
+def load_stack() -> None:
+    """Import MMSegmentation without the lines that it prints about optional parts."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module('mmseg.datasets')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not words or words[0] in ('-h', '--help'):
         print('usage: volo-seg COMMAND … (volo-seg COMMAND --help for its flags)\n')
-        print('\n'.join(f'  {name:<12}{what}' for name, what in COMMANDS.items()))
+        print('\n'.join(f'  {name:<14}{what}' for name, what in COMMANDS.items()))
         return 0
     if words[0] not in COMMANDS:
         print(f'error: {words[0]!r} is not a command; one of: {", ".join(COMMANDS)}', file=sys.stderr)

@@ -71,6 +71,25 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument('--compile', action='store_true', help='compile the backbone (torch.compile)')
 
 
+def add_watch_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how a run is watched: what the console shows, and who else is told."""
+    watch = parser.add_argument_group('watching')
+    watch.add_argument(
+        '--console',
+        choices=('live', 'plain', 'mmengine'),
+        default='live',
+        help='live view (plain lines in a pipe), plain lines, or all that MMEngine logs; the log file has it all',
+    )
+    watch.add_argument('--plain', dest='console', action='store_const', const='plain', help='short for --console plain')
+    watch.add_argument(
+        '--log-to',
+        nargs='+',
+        default=[],
+        metavar='TRACKER',
+        help='also log to tensorboard, wandb, mlflow (each an extra to install)',
+    )
+
+
 def bare_amp(words: Sequence[str]) -> list[str]:
     """``words`` with a bare ``--amp`` spelled out, so that it does not take the config behind it for a format."""
     spelled = []

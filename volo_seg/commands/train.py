@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volo_seg.commands.flags import add_config_flags, add_recipe_flags, add_run_flags, bare_amp
+from volo_seg.commands import load_stack
+from volo_seg.commands.flags import add_config_flags, add_recipe_flags, add_run_flags, add_watch_flags, bare_amp
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,16 +31,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--no-check', action='store_true', help='do not look at some of the data files first')
     add_recipe_flags(parser)
+    add_watch_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; see ``volo-seg train --help``."""
     args = build_parser().parse_args(bare_amp(sys.argv[1:] if argv is None else argv))
+    load_stack()
     from mmseg.registry import RUNNERS
 
+    from volo_seg.engine.console import console_of
+
     runner = RUNNERS.build(prepare(args))
-    runner.train()
+    with console_of(runner):
+        runner.train()
     print(f'checkpoints and logs: {runner.work_dir}')
     return 0
 
@@ -57,6 +63,7 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.data_root:
         set_data_root(config, args.data_root)
     change_recipe(config, args)
+    watch(config, args)
     set_resume(config, args.resume)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
     if args.class_weights:
@@ -83,6 +90,15 @@ def change_recipe(config: Config, args: argparse.Namespace) -> None:
         hard_pixels=args.ohem,
         compiled=args.compile,
     )
+
+
+def watch(config: Config, args: argparse.Namespace) -> None:
+    """Let ``config`` show and send what the flags ask for."""
+    from volo_seg.engine.console import show_on_console
+    from volo_seg.engine.trackers import log_to
+
+    show_on_console(config, how=args.console)
+    log_to(config, args.log_to)
 
 
 def weigh_classes(config: Config, how: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -19,6 +20,7 @@ from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.errors import UserError
 
 from .accumulation import images_per_step
+from .console import quiet
 from .evaluator import OverlappedEvaluator
 from .learning_rate import scale_rates
 
@@ -30,6 +32,12 @@ class SafeRunner(Runner):
     Checkpoints load through :mod:`volo_seg.checkpoints`: the model's weights must fit completely, and what is refused
     is refused in one sentence.
     """
+
+    def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
+        """Build MMEngine's logger; where the console shows a view, its listings go to the file alone."""
+        logger = super().build_logger(*args, **settings)
+        quiet(logger, self.cfg)
+        return logger
 
     def load_checkpoint(
         self,

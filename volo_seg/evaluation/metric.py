@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,25 @@ from volo_seg.errors import UserError
 from volo_seg.evaluation.boundary import boundary_counts
 from volo_seg.evaluation.calibration import calibration_counts
 from volo_seg.evaluation.confusion import confusion
+from volo_seg.evaluation.per_image import ImageScores, score_image
 from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources
 from volo_seg.evaluation.report import check_report_folder, write_report
 from volo_seg.evaluation.scores import Scores, check_definition, compute_scores, unique_names
 from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
 from volo_seg.evaluation.tally import Tally
+from volo_seg.reports.sheet import image_of
 
 _EXTRA = {'mIoU', 'mDice', 'mFscore'}
+PREDICTION, TRUTH = 'pred_sem_seg', 'gt_sem_seg'
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The image counted last: it may still turn out to be a repetition."""
+
+    tally: Tally
+    sample: Mapping[str, Any]
+    image: Any
 
 
 @METRICS.register_module()
@@ -41,7 +54,10 @@ class ExactIoUMetric(BaseMetric):
         boundary: also count boundary IoU.
         calibration: also count the expected calibration error, from the ``seg_logits`` of the results.
         per_class: return ``IoU/<class>`` entries, for the trackers.
-        out_dir: folder for ``metrics.json``, ``metrics.csv`` and ``confusion_matrix.png``; none: not written.
+        out_dir: folder for ``metrics.json``, ``metrics.csv``, ``per_image.csv`` and ``confusion_matrix.png``;
+            none: not written.
+        worst_images: of so many images with the lowest mIoU of their own, write image, prediction and truth
+            into ``<out_dir>/worst``, small.
         output_dir: folder for the predictions, as label PNGs named after the images (+1 where labels lost 1).
         img_dir: folder above all images; its subfolders are kept below ``output_dir``.
         format_only: write predictions only; there is no ground truth.
@@ -63,6 +79,7 @@ class ExactIoUMetric(BaseMetric):
         calibration: bool = False,
         per_class: bool = True,
         out_dir: str | None = None,
+        worst_images: int = 8,
         output_dir: str | None = None,
         img_dir: str | None = None,
         format_only: bool = False,
@@ -84,8 +101,12 @@ class ExactIoUMetric(BaseMetric):
             raise UserError('format_only=True writes predictions and needs output_dir; name a folder')
         self.format_only = format_only
         self.writer = None if output_dir is None else PredictionWriter(output_dir, img_dir=img_dir)
+        if worst_images < 0:
+            raise UserError(f'worst_images={worst_images} is no number of images; 0 writes none')
+        self.worst_images = worst_images
         self._total: Tally | None = None
-        self._last: Tally | None = None
+        self._last: Counted | None = None
+        self._images = ImageScores(worst_images)
         self._seen = 0
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
@@ -94,16 +115,16 @@ class ExactIoUMetric(BaseMetric):
         Raises:
             UserError: a label is out of range, sizes differ, or a result lacks what an option needs.
         """
-        for sample in data_samples:
-            prediction = _map_of(sample, 'pred_sem_seg')
+        for index, sample in enumerate(data_samples):
+            prediction = _map_of(sample, PREDICTION)
             if self.writer is not None:
                 self._write(sample, prediction)
             if not self.format_only:
                 self._settle()
-                self._last = self._count(sample, prediction)
+                self._last = Counted(self._count(sample, prediction), sample, image_of(data_batch, index))
                 self._seen += 1
 
-    def compute_metrics(self, results: list[Tally]) -> dict[str, float]:
+    def compute_metrics(self, results: list[Tally], *, images: ImageScores | None = None) -> dict[str, float]:
         """Scores of the counts as ``evaluate`` returns them; the main process logs and writes them."""
         total = Tally.empty(len(self._classes()))
         for tally in results:
@@ -112,7 +133,15 @@ class ExactIoUMetric(BaseMetric):
         if is_main_process():
             self._log(scores)
             if self.out_dir is not None:
-                write_report(self.out_dir, total, scores, definition=self.definition, ignore_index=self.ignore_index)
+                write_report(
+                    self.out_dir,
+                    total,
+                    scores,
+                    definition=self.definition,
+                    ignore_index=self.ignore_index,
+                    images=images,
+                    palette=(self.dataset_meta or {}).get('palette'),
+                )
         return self._returned(scores)
 
     def evaluate(self, size: int) -> dict[str, float]:
@@ -132,7 +161,7 @@ class ExactIoUMetric(BaseMetric):
             return {}
         if (self._seen - 1) * world + rank < size:
             self._settle()
-        total = self._total or Tally.empty(len(self._classes()))
+        total, images = self._total or Tally.empty(len(self._classes())), self._images
         self._restart()
         vector = total.to_vector()
         all_reduce(vector)
@@ -143,19 +172,32 @@ class ExactIoUMetric(BaseMetric):
             )
         if total.images < size:
             print_log(f'only {total.images} of {size} images were evaluated', 'current', logging.WARNING)
-        metrics = self.compute_metrics([total])
+        if self.out_dir is not None:
+            images = images.merged(all_gather_object(images))
+        metrics = self.compute_metrics([total], images=images)
         return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
 
     def _restart(self) -> None:
         self._total = self._last = None
+        self._images = ImageScores(self.worst_images)
         self._seen = 0
 
     def _settle(self) -> None:
         """Add the last image to the total, now that it is known to be no repetition."""
         if self._last is not None:
             self._total = self._total or Tally.empty(len(self._classes()))
-            self._total.add(self._last)
+            self._total.add(self._last.tally)
+            if self.out_dir is not None:
+                self._note(self._last)
             self._last = None
+
+    def _note(self, last: Counted) -> None:
+        """Keep the scores of the image just settled, and a small copy of it if it is among the worst."""
+        rank, world = get_dist_info()
+        name = str(last.sample.get('img_path') or last.sample.get('seg_map_path') or '')
+        place = len(self._images.scores) * world + rank
+        maps = {name: _map_of(last.sample, key) for name, key in (('prediction', PREDICTION), ('truth', TRUTH))}
+        self._images.add(score_image(last.tally, image=name, place=place), image=last.image, **maps)
 
     def _classes(self) -> Sequence[str]:
         if not self.dataset_meta or not self.dataset_meta.get('classes'):
@@ -163,7 +205,7 @@ class ExactIoUMetric(BaseMetric):
         return self.dataset_meta['classes']
 
     def _count(self, sample: Mapping[str, Any], prediction: Tensor) -> Tally:
-        truth = _map_of(sample, 'gt_sem_seg')
+        truth = _map_of(sample, TRUTH)
         number, ignore = len(self._classes()), self.ignore_index
         where = _name_of(sample)
         matrix, ignored = confusion(truth, prediction, num_classes=number, ignore_index=ignore, where=where)

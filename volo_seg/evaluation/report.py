@@ -1,16 +1,20 @@
-"""``metrics.json``, ``metrics.csv`` and ``confusion_matrix.png``: the scores and the counts behind them."""
+"""``metrics.json``, ``metrics.csv``, ``per_image.csv``, ``confusion_matrix.png``: scores and the counts behind them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
 from volo_seg.evaluation.label_files import MARK, write_whole
+from volo_seg.evaluation.per_image import CSV_NAME as IMAGES_NAME
+from volo_seg.evaluation.per_image import FOLDER as WORST
+from volo_seg.evaluation.per_image import ImageScores
 from volo_seg.evaluation.picture import confusion_picture
 from volo_seg.evaluation.scores import DEFINITIONS, ClassScores, Scores, Share
 from volo_seg.evaluation.tally import Tally
@@ -19,19 +23,35 @@ JSON_NAME, CSV_NAME, PICTURE_NAME = 'metrics.json', 'metrics.csv', 'confusion_ma
 
 
 def write_report(
-    folder: Path, tally: Tally, scores: Scores, *, definition: str, ignore_index: int, picture: bool = True
+    folder: Path,
+    tally: Tally,
+    scores: Scores,
+    *,
+    definition: str,
+    ignore_index: int,
+    picture: bool = True,
+    images: ImageScores | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Write the three files into ``folder``, which is made. Files of an earlier report of ours are replaced.
+    """Write the files into ``folder``, which is made. Files of an earlier report of ours are replaced.
+
+    With ``images``: also their scores, and pictures of the worst in the colours of ``palette``.
 
     Raises:
         UserError: one of the files exists and is not ours, or cannot be written.
     """
     check_report_folder(folder)
     content = report_content(tally, scores, definition=definition, ignore_index=ignore_index)
+    names = [row.name for row in scores.classes]
+    if images is not None:
+        content['worst_images'] = images.content(names)
     write_json(folder / JSON_NAME, content)
     write_whole(folder / CSV_NAME, class_csv(tally, scores).encode())
+    if images is not None:
+        write_whole(folder / IMAGES_NAME, images.csv(names).encode())
+        for name, content_of_file in images.pictures(names, palette).items():
+            write_whole(folder / WORST / name, content_of_file)
     if picture:
-        names = [row.name for row in scores.classes]
         write_whole(folder / PICTURE_NAME, confusion_picture(tally.matrix.numpy(), names))
 
 
@@ -43,7 +63,8 @@ def check_report_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{folder} is a file; name a folder for the metrics')
-    found = [name for name in (JSON_NAME, CSV_NAME, PICTURE_NAME) if (folder / name).exists()]
+    names = (JSON_NAME, CSV_NAME, IMAGES_NAME, PICTURE_NAME, WORST)
+    found = [name for name in names if (folder / name).exists()]
     if found and not _is_ours(folder / JSON_NAME):
         raise UserError(
             f'{folder / found[0]} exists and was not written by {MARK}; name another folder for the metrics'

@@ -1,0 +1,33 @@
+"""Write one HTML page about a run: curves, classes, confusion, worst images, contact sheets, record."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from volo_seg.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg report``."""
+    parser = argparse.ArgumentParser(prog='volo-seg report', description=__doc__)
+    parser.add_argument('work_dir', metavar='WORK_DIR', help='work dir of volo-seg train and volo-seg test')
+    parser.add_argument('--out', metavar='FILE', help='where the page goes (default WORK_DIR/report.html)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read and write; see ``volo-seg report --help``."""
+    args = build_parser().parse_args(argv)
+    from volo_seg.reports.files import write_whole
+    from volo_seg.reports.page import build_page, is_ours
+
+    work_dir = Path(args.work_dir)
+    out = Path(args.out) if args.out else work_dir / 'report.html'
+    if out.exists() and not is_ours(out):
+        raise UserError(f'{str(out)!r} is there already and is no report of ours; name another file by --out')
+    page = build_page(work_dir).encode('utf-8', 'replace')
+    write_whole(out, page)
+    print(f'report: {out} ({len(page) / 2**20:.1f} MiB, opens in any browser)')
+    return 0

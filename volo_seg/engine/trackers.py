@@ -1,0 +1,71 @@
+"""``--log-to``: TensorBoard, Weights & Biases and MLflow, through MMEngine's visualization backends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.visualization import MLflowVisBackend, WandbVisBackend
+from mmseg.registry import VISBACKENDS
+
+from volo_seg.errors import UserError
+
+TRACKERS = {'tensorboard': 'TensorboardVisBackend', 'wandb': 'StepWandbVisBackend', 'mlflow': 'PlainMLflowVisBackend'}
+_MLFLOW_PARAMS = ('work_dir', 'max_iters', 'crop_size', 'load_from', 'optim_wrapper', 'train_cfg', 'randomness')
+_NOT_IN_MLFLOW = re.compile(r'[^\w\-. /]', re.ASCII)
+
+
+def log_to(config: Config, trackers: Sequence[str]) -> None:
+    """Send the scalars of ``config``'s run to ``trackers`` as well: ``train/loss``, ``val/mIoU``, ``val/IoU/<class>``.
+
+    Raises:
+        UserError: a tracker is not known, or its package is not installed.
+    """
+    for tracker in trackers:
+        if tracker not in TRACKERS:
+            raise UserError(f'--log-to {tracker!r} is not known; choose from {", ".join(TRACKERS)}')
+        spec = find_spec(tracker)
+        if spec is None or spec.origin is None:  # a folder of that name, as wandb leaves behind, is no package
+            raise UserError(f"--log-to {tracker} needs the package {tracker}: pip install 'volo-seg[{tracker}]'")
+    if not trackers:
+        return
+    visualizer = config.setdefault('visualizer', dict(type='SegLocalVisualizer', name='visualizer'))
+    backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
+    for tracker in dict.fromkeys(trackers):
+        if not any(tracker in backend['type'].lower() for backend in backends):
+            backends.append(_backend(tracker, config))
+    visualizer.vis_backends = backends
+    processor = config.setdefault('log_processor', dict(by_epoch=False))
+    processor.setdefault('log_with_hierarchy', True)
+
+
+def _backend(tracker: str, config: Config) -> dict[str, Any]:
+    backend: dict[str, Any] = dict(type=TRACKERS[tracker])
+    if tracker == 'mlflow':  # all of a config is more than it takes as parameters; the text is stored beside them
+        backend['tracked_config_keys'] = [key for key in _MLFLOW_PARAMS if config.get(key) is not None]
+    return backend
+
+
+@VISBACKENDS.register_module()
+class StepWandbVisBackend(WandbVisBackend):
+    """MMEngine's backend with the iteration as the step of each entry; sends the config, and no source code."""
+
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        """Record ``config`` as the settings of the run."""
+        self.experiment.config.update(config.to_dict())
+
+    def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: Any = None, **kwargs: Any) -> None:
+        """Log all of ``scalar_dict`` at iteration ``step``."""
+        self.experiment.log(dict(scalar_dict), step=step)
+
+
+@VISBACKENDS.register_module()
+class PlainMLflowVisBackend(MLflowVisBackend):
+    """MMEngine's backend with names that MLflow takes: one name that it refuses would lose all values beside it."""
+
+    def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: Any = None, **kwargs: Any) -> None:
+        """Log all of ``scalar_dict`` at iteration ``step``; other signs in names become ``_``."""
+        super().add_scalars({_NOT_IN_MLFLOW.sub('_', key): value for key, value in scalar_dict.items()}, step=step)
