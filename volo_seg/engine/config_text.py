@@ -32,7 +32,7 @@ def parse_config_text(text: str, *, name: str) -> dict[str, Any]:
         return _assignments(ast.parse(text), name=name)
     except UserError:
         raise
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         reason = getattr(error, 'msg', None) or str(error) or type(error).__name__
         raise UserError(f'the config in {name} does not parse ({reason}): give the config file as well') from error
 

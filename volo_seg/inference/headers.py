@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import BinaryIO, NamedTuple
 
 from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from volo_seg.errors import UserError
 
+# a damaged file gets one sentence of ours
+warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.TiffImagePlugin')
+
+PNG = b'\x89PNG\r\n\x1a\n'
 MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr', 'I;16', 'I;16B', 'I;16L', 'I;16N')
 """Kinds of pixels that are accepted, in Pillow's words: 1, 8 or 16 bits a channel."""
+MOST_COPIES = 64
+"""Smaller copies and masks that are looked through in a TIFF; a file that has more is taken for one with pages."""
 _PILLOW: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b'\xff\xd8\xff', JpegImagePlugin.JpegImageFile),
-    (b'\x89PNG\r\n\x1a\n', PngImagePlugin.PngImageFile),
+    (PNG, PngImagePlugin.PngImageFile),
     (b'BM', BmpImagePlugin.BmpImageFile),
     (b'II*\0', TiffImagePlugin.TiffImageFile),
     (b'MM\0*', TiffImagePlugin.TiffImageFile),
@@ -33,11 +40,18 @@ _OTHERS = (
 
 
 class Header(NamedTuple):
-    """Size in pixels as stored (before EXIF turns it), and whether the file holds several pictures."""
+    """What is known before decoding.
+
+    Attributes:
+        width, height: Pixels as stored, before EXIF turns them.
+        several: Whether the file holds several pictures.
+        blended: Whether OpenCV would give the colours multiplied by alpha, as it does for TIFF of 8 bits a channel.
+    """
 
     width: int
     height: int
     several: bool = False
+    blended: bool = False
 
 
 def read_header(file: BinaryIO, *, name: str) -> Header:
@@ -71,26 +85,22 @@ def _read_by_pillow(plugin: type[ImageFile.ImageFile], file: BinaryIO, *, name: 
         raise UserError(
             f'image {name!r} has pixels of mode {image.mode!r}; convert it to 8 or 16 bits a channel, grey or RGB'
         )
-    several = _has_pages(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else _is_animated(image)
-    return Header(width, height, several)
-
-
-def _is_animated(image: ImageFile.ImageFile) -> bool:
-    return getattr(image, 'n_frames', 1) > 1
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return Header(width, height, several=getattr(image, 'n_frames', 1) > 1)
+    blended = image.mode in ('LA', 'PA', 'RGBA') and max(image.tag_v2.get(258, (1,))) == 8
+    return Header(width, height, _has_pages(image), blended)
 
 
 def _has_pages(image: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether a TIFF holds a second picture; smaller copies of the first and masks are none."""
-    page = 1
-    while True:
+    for page in range(1, MOST_COPIES):
         try:
             image.seek(page)
         except EOFError:
             return False
-        subfile_type = image.tag_v2.get(254, 0)
-        if not subfile_type & 0b101:
+        if not image.tag_v2.get(254, 0) & 0b101:  # NewSubfileType: neither a reduced copy nor a mask
             return True
-        page += 1
+    return True
 
 
 def _read_webp(start: bytes) -> Header:
@@ -106,6 +116,16 @@ def _read_webp(start: bytes) -> Header:
         width, height = (int.from_bytes(body[i : i + 2], 'little') & 0x3FFF for i in (6, 8))
         return Header(width, height)
     raise ValueError('no WebP picture')
+
+
+def is_whole_png(data: bytes) -> bool:
+    """Whether every chunk of a PNG ends within ``data``, up to the last; decoders make room for what a chunk claims."""
+    place = 8
+    while place + 12 <= len(data):
+        if data[place + 4 : place + 8] == b'IEND':
+            return True
+        place += 12 + int.from_bytes(data[place : place + 4], 'big')
+    return False
 
 
 def _other_kind(start: bytes) -> str:

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from volo_seg.errors import UserError
 
 from .files import write_image
-from .headers import MODES, Header, read_header
+from .headers import MODES, PNG, Header, is_whole_png, read_header
 
 __all__ = [
     'MAX_PIXELS',
@@ -94,7 +94,7 @@ def check_size(width: int, height: int, *, name: str, max_pixels: int | None = N
     if width * height > limit:
         raise UserError(
             f'{name} has {width} x {height} pixels, more than the limit of {limit}; '
-            'if you trust it, set VOLO_SEG_MAX_PIXELS in the environment'
+            'if you trust it, set VOLO_SEG_MAX_PIXELS in the environment, or segment it by volo-seg raster'
         )
 
 
@@ -135,27 +135,40 @@ def _check_header(file: BinaryIO, name: str, max_pixels: int | None, length: int
 
 
 def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
+    if header.blended:
+        return _pil_pixels(TiffImagePlugin.TiffImageFile(io.BytesIO(data)), name)
+    if data.startswith(PNG) and not is_whole_png(data):
+        raise UserError(f'image {name!r} is damaged or cut off')
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        # 16 bits stay 16 here: OpenCV would round those of a TIFF, and cut those of a PNG
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise UserError(f'image {name!r} does not decode: {error.err}') from error
-    if image is None or image.dtype != np.uint8 or image.size != 3 * header.width * header.height:
+    if image is None or image.dtype not in (np.uint8, np.uint16) or image.size != 3 * header.width * header.height:
         raise UserError(f'image {name!r} is damaged or cut off')
-    return image
+    return image if image.dtype == np.uint8 else _upper_bits(image)
+
+
+def _upper_bits(image: np.ndarray) -> np.ndarray:
+    return (image >> 8).astype(np.uint8)
 
 
 def _from_pil(image: Image.Image, max_pixels: int | None) -> np.ndarray:
-    name = getattr(image, 'filename', '') or 'PIL image'
-    check_size(*image.size, name=f'image {str(name)!r}', max_pixels=max_pixels)
+    name = str(getattr(image, 'filename', '') or 'PIL image')
+    check_size(*image.size, name=f'image {name!r}', max_pixels=max_pixels)
     if image.mode not in MODES:
-        raise UserError(f'image {str(name)!r} has mode {image.mode!r}; convert it to RGB')
+        raise UserError(f'image {name!r} has mode {image.mode!r}; convert it to RGB')
+    return _pil_pixels(image, name)
+
+
+def _pil_pixels(image: Image.Image, name: str) -> np.ndarray:
     try:
         turned = ImageOps.exif_transpose(image)
         if turned.mode.startswith('I;16'):
-            return _from_array(np.asarray(turned, dtype=np.uint16), max_pixels)
+            return np.repeat(_upper_bits(np.asarray(turned, dtype=np.uint16))[..., None], 3, axis=2)
         pixels = np.asarray(turned.convert('RGB'))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f'image {str(name)!r} is damaged or cut off ({error})') from error
+        raise UserError(f'image {name!r} is damaged or cut off ({error})') from error
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
 
 
@@ -170,7 +183,7 @@ def _from_array(array: np.ndarray, max_pixels: int | None) -> np.ndarray:
         raise UserError(f'image array has shape {array.shape}, and must be (H, W), (H, W, 3) or (H, W, 4); {fix}')
     check_size(array.shape[1], array.shape[0], name='image array', max_pixels=max_pixels)
     if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+        array = _upper_bits(array)
     if channels == 1:
         return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     return np.array(array[..., :3], order='C')

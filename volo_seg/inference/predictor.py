@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Sequence
 from os import PathLike, fspath
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from volo_seg.checkpoints import load_file
-from volo_seg.engine.config import load_config
+from volo_seg.engine.config import load_config, parse_options
 from volo_seg.engine.config_text import config_text_of, parse_config_text
 from volo_seg.engine.untrusted import described_network
 from volo_seg.errors import UserError
@@ -35,7 +36,7 @@ class Predictor(BasePredictor):
             from are not fetched.
         checkpoint: Trained weights; loaded without unpickling code.
         device: ``'auto'`` (a GPU if there is one), ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        cfg_options: ``key=value`` overrides of a config that is not loaded yet.
+        cfg_options: ``key=value`` overrides of the config.
         batch_size: Images of equal size that go through the network together; by default 8 on a GPU, and 1 on a CPU,
             where only small images gain by more.
         confidence, probabilities: What each result has beside its labels. Confidence takes four bytes a pixel, and
@@ -57,8 +58,12 @@ class Predictor(BasePredictor):
         probabilities: bool = False,
     ) -> None:
         picked = pick_device(device)
-        loaded = config.copy() if isinstance(config, Config) else load_config(fspath(config), cfg_options)
-        network = build_network(loaded, load_file(checkpoint), name=fspath(checkpoint))
+        if isinstance(config, Config):
+            config = copy.deepcopy(config)
+            config.merge_from_dict(parse_options(cfg_options))
+        else:
+            config = load_config(fspath(config), cfg_options)
+        network = build_network(config, load_file(checkpoint), name=fspath(checkpoint))
         self._set_up(network, picked, batch_size, confidence, probabilities)
 
     @classmethod
