@@ -63,3 +63,4 @@ setup(
     entry_points={'console_scripts': ['volo-seg = volo_seg.commands:main']},
     cmdclass={'build_py': BuildWithConfigs},
 )
+

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volo_seg.errors import Interrupted, UserError
+from volo_seg.errors import UserError
 from volo_seg.inference.kinds import DEFAULT, KINDS
 
 if TYPE_CHECKING:
@@ -74,10 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, checkpoint, inputs = split_words(args.words)
     check_flags(args, config)
     from volo_seg.inference.job import plan_job
+    from volo_seg.inference.stopping import stopped_orderly
 
     options = {'kinds': args.kinds, 'opacity': args.opacity, 'resume': args.resume, 'overwrite': args.overwrite}
     job = plan_job(inputs, args.out_dir, **options)
-    with stopped_orderly():
+    with stopped_orderly('interrupted; all files are whole, and --resume goes on'):
         failures = [] if job.is_empty else segment(open_model(args, config, checkpoint), job, args)
         return conclude(job, failures)
 
@@ -157,22 +155,3 @@ def what_kind(plan: Sequence[Task]) -> str:
     """What the plan is made of, in a word."""
     videos = sum(task.is_video for task in plan)
     return 'images' if not videos else 'videos' if videos == len(plan) else 'images and videos'
-
-
-@contextlib.contextmanager
-def stopped_orderly() -> Iterator[None]:
-    """End on SIGTERM (of torchrun, of a scheduler) as on Ctrl-C, with whole files and a table, and say how to go on."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted('', number)
-
-    listens = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if listens else None
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        number = getattr(error, 'status', 128 + signal.SIGINT) - 128
-        raise Interrupted('interrupted; all files are whole, and --resume goes on', number) from error
-    finally:
-        if listens:
-            signal.signal(signal.SIGTERM, before)

@@ -9,6 +9,7 @@ import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from volo_seg.models.logit_rows import confidence_of
 from volo_seg.models.logits_on_demand import LogitsOnDemand
 
 from .base import Scores
@@ -32,7 +33,7 @@ def scores_of(sample: SegDataSample, *, classes: int, confidence: bool, probabil
                 part = _probabilities(logits)
                 shares[:, start:stop] = part.permute(2, 0, 1).cpu().numpy()
             if sure is not None:
-                sure[start:stop] = _confidence(logits, labels[start:stop]).cpu().numpy()
+                sure[start:stop] = confidence_of(logits, labels[start:stop]).cpu().numpy()
     return Scores(labels.cpu().numpy(), sure, shares)
 
 
@@ -54,10 +55,3 @@ def _probabilities(logits: Tensor) -> Tensor:
         return logits.softmax(-1)
     second = logits.sigmoid()
     return torch.cat([1 - second, second], -1)
-
-
-def _confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """The probability of each pixel's label."""
-    if logits.shape[-1] > 1:
-        return (logits - logits.amax(-1, keepdim=True)).exp_().sum(-1).reciprocal_()
-    return torch.where(labels > 0, logits[..., 0], -logits[..., 0]).sigmoid()

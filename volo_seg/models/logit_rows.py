@@ -33,6 +33,11 @@ class Rows(ABC):
     def footprint(self, count: int) -> int:
         """Bytes that :meth:`rows` allocates at most for ``count`` rows, its result included."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self._bytes(self.size[0])
+
     def _bytes(self, count: float) -> int:
         return int(count * self.size[1] * self.channels * self.dtype.itemsize)
 
@@ -219,6 +224,24 @@ def labels_of(source: Rows, *, budget: int, threshold: float | None = None) -> T
         part = source.rows(start, stop)
         labels[0, start:stop] = _argmax(part) if threshold is None else part[..., 0].sigmoid() > threshold
     return labels
+
+
+def labels_and_confidence(source: Rows, *, budget: int, threshold: float | None = None) -> tuple[Tensor, Tensor]:
+    """Labels (H, W), int64, and the probability of each pixel's label (H, W)."""
+    labels = torch.empty(source.size, dtype=torch.int64, device=source.device)
+    confidence = torch.empty(source.size, dtype=source.dtype, device=source.device)
+    for start, stop in chunks(source, budget // 2):
+        rows = source.rows(start, stop)
+        labels[start:stop] = _argmax(rows) if threshold is None else rows[..., 0].sigmoid() > threshold
+        confidence[start:stop] = confidence_of(rows, labels[start:stop])
+    return labels, confidence
+
+
+def confidence_of(rows: Tensor, labels: Tensor) -> Tensor:
+    """The probability of each pixel's label; ``rows`` (…, classes) are logits, with one channel those of label 1."""
+    if rows.shape[-1] > 1:
+        return (rows - rows.amax(-1, keepdim=True)).exp_().sum(-1).reciprocal_()
+    return torch.where(labels > 0, rows[..., 0], -rows[..., 0]).sigmoid()
 
 
 def _argmax(rows: Tensor) -> Tensor:

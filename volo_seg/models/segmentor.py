@@ -86,7 +86,7 @@ class VOLOSegmentor(EncoderDecoder):
 
     def _slide(self, inputs: Tensor, metas: list[dict], config: InferenceConfig) -> list[Rows]:
         """Mean over windows; small maps are kept, maps of window size are summed up in place."""
-        grid = WindowGrid.over(tuple(inputs.shape[2:]), config)
+        grid = WindowGrid.over((inputs.shape[2], inputs.shape[3]), config)
         cut = (((y, x), inputs[:, :, y : y + grid.size[0], x : x + grid.size[1]]) for y, x in grid)
         kept: list[tuple[int, int, list[Rows]]] = []
         total = None

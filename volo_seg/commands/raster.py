@@ -1,0 +1,122 @@
+"""Segment an image of any size: a GeoTIFF, say, read and written by windows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from volo_seg.commands.flags import add_config_flags
+from volo_seg.errors import UserError
+
+NOTES = """
+The image is taken as it is: the Resize of the test pipeline is not applied, nor a turn that EXIF asks for; only the
+normalisation of model.data_preprocessor is. Windows lie as in sliding inference, and the labels are the same as in
+memory. --memory bounds everything but the network itself, which takes what its windows need; if maps that wait for
+their neighbours do not fit, they go to a scratch file beside OUT.tif. CRS and transform are kept. Pixels without a
+value (nodata, a mask, full transparency, NaN) get 255, the nodata of the output (65535 with more than 255 classes).
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg raster``."""
+    parser = argparse.ArgumentParser(prog='volo-seg raster', description=__doc__, epilog=NOTES)
+    add_config_flags(parser)
+    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
+    parser.add_argument('source', metavar='IN', help='an image that rasterio opens: TIFF, GeoTIFF, JPEG 2000, VRT …')
+    parser.add_argument('target', metavar='OUT.tif', help='labels, as a tiled, compressed TIFF with palette and names')
+    parser.add_argument(
+        '--kinds',
+        nargs='+',
+        default=['labels'],
+        metavar='KIND',
+        help='labels (default), confidence (percent, in OUT_confidence.tif), or both',
+    )
+    parser.add_argument(
+        '--crop-size',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='window: a side, or height and width (default: that of the config)',
+    )
+    parser.add_argument(
+        '--stride',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='from window to window: one number, or down and across (default: that of the config, or 3/4 of a window)',
+    )
+    parser.add_argument('--weights', help='uniform, hann or gaussian; the latter two hide seams (default: the config)')
+    parser.add_argument('--batch-windows', help="windows at a time, or 'auto' (default: the config)")
+    parser.add_argument('--memory', type=float, default=1024, metavar='MIB', help='see below (default 1024)')
+    parser.add_argument(
+        '--bands',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='numbers of the red, green and blue band, or of one grey band (default: those marked so)',
+    )
+    parser.add_argument(
+        '--range',
+        type=float,
+        nargs=2,
+        metavar=('BLACK', 'WHITE'),
+        help='values that become 0 and 255, others in proportion; needed unless the image is 8 bit',
+    )
+    parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
+    parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Segment; see ``volo-seg raster --help``."""
+    args = build_parser().parse_args(argv)
+    crop_size, stride = pair(args.crop_size, '--crop-size'), pair(args.stride, '--stride')
+    batch = args.batch_windows
+    from pathlib import Path
+
+    from volo_seg.inference.predictor import Predictor
+    from volo_seg.inference.progress import Progress
+    from volo_seg.inference.raster_plan import target_paths
+    from volo_seg.inference.rasters import segment_raster
+    from volo_seg.inference.stopping import stopped_orderly
+
+    # before the network is loaded
+    target_paths(Path(args.target), args.kinds, source=Path(args.source), overwrite=args.overwrite)
+    predictor = Predictor(args.config, args.checkpoint, device=args.device, cfg_options=args.cfg_options or ())
+
+    def report(done: int, total: int) -> None:
+        bar.total = total
+        bar.advance(done - bar.done)
+
+    with stopped_orderly('interrupted; nothing was written'), Progress(0, unit='windows') as bar:
+        paths = segment_raster(
+            predictor,
+            args.source,
+            args.target,
+            crop_size=crop_size,
+            stride=stride,
+            weights=args.weights,
+            batch_windows=int(batch) if batch is not None and batch.isdecimal() else batch,
+            memory=args.memory,
+            kinds=args.kinds,
+            bands=args.bands,
+            value_range=args.range and tuple(args.range),
+            overwrite=args.overwrite,
+            progress=report,
+        )
+    for path in paths:
+        print(f'wrote {path}')
+    return 0
+
+
+def pair(numbers: list[int] | None, flag: str) -> tuple[int, int] | None:
+    """(height, width) of one or two numbers.
+
+    Raises:
+        UserError: More of them, or none above 0.
+    """
+    if numbers is None:
+        return None
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise UserError(f'{flag} {" ".join(map(str, numbers))}: give one or two numbers of pixels above 0')
+    return numbers[0], numbers[-1]
