@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent
 EXTRAS = {
     'cityscapes': ['cityscapesscripts>=2.3'],
     'geo': ['rasterio>=1.4'],
+    'mlflow': ['mlflow'],
     'tensorboard': ['tensorboard'],
+    'wandb': ['wandb'],
 }
 EXTRAS['test'] = [
     *EXTRAS['cityscapes'],
@@ -21,6 +23,7 @@ EXTRAS['test'] = [
     'pytest',
     'ruff',
     'scikit-learn',
+    *EXTRAS['tensorboard'],
     'timm>=1.0.31',
     'triton>=3.7; platform_system == "Linux" and platform_machine == "x86_64"',
 ]

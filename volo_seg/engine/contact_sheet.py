@@ -73,6 +73,7 @@ def evenly_spread(dataset: Any, count: int) -> dict[str, int]:
     if not hasattr(dataset, 'get_data_info'):
         return {}
     size = len(dataset)
-    places = sorted({round(index * (size - 1) / max(1, count - 1)) for index in range(min(count, size))})
+    count = min(count, size)
+    places = sorted({round(index * (size - 1) / max(1, count - 1)) for index in range(count)})
     paths = [(dataset.get_data_info(place).get('img_path'), place) for place in places]
     return {str(path): place for path, place in paths if path}

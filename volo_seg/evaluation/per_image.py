@@ -39,12 +39,14 @@ def score_image(tally: Tally, *, image: str, place: int) -> ImageScore:
     """Scores of the image that ``tally`` counts: mean IoU over the classes that it holds or is said to hold."""
     matrix = tally.matrix
     correct = matrix.diagonal()
-    union = matrix.sum(1) + matrix[:, :-1].sum(0) - correct
-    ious = [(c / u, i) for i, (c, u) in enumerate(zip(correct.tolist(), union.tolist(), strict=True)) if u]
+    truth = matrix.sum(1)
+    union = truth + matrix[:, :-1].sum(0) - correct
+    columns = zip(correct.tolist(), union.tolist(), truth.tolist(), strict=True)
+    ious = [(c / u, -t, i) for i, (c, u, t) in enumerate(columns) if u]  # of equals, the class with most pixels
     counted, right = int(matrix.sum()), int(correct.sum())
-    worst_iou, worst_class = min(ious, default=(-1.0, -1))
+    worst_iou, _, worst_class = min(ious, default=(-1.0, 0, -1))
     return ImageScore(
-        mean_iou=sum(iou for iou, _ in ious) / len(ious) if ious else -1.0,
+        mean_iou=sum(iou for iou, *_ in ious) / len(ious) if ious else -1.0,
         accuracy=right / counted if counted else -1.0,
         place=place,
         image=image,

@@ -86,7 +86,7 @@ def draw_sheet(rows: Sequence[Row], *, title: str, classes: Sequence[str], palet
         top += height
     _draw_legend(draw, lines, legend, font, top + _GAP)
     stream = io.BytesIO()
-    sheet.save(stream, format='JPEG', quality=88)
+    sheet.save(stream, format='JPEG', quality=82)
     return stream.getvalue()
 
 
