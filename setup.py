@@ -9,17 +9,21 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 EXTRAS = {
+    'app': ['gradio>=6.31,<7'],
     'cityscapes': ['cityscapesscripts>=2.3'],
     'geo': ['rasterio>=1.4'],
+    'hub': ['huggingface_hub'],
     'mlflow': ['mlflow'],
     'tensorboard': ['tensorboard'],
     'wandb': ['wandb'],
 }
 EXTRAS['test'] = [
+    *EXTRAS['app'],
     *EXTRAS['cityscapes'],
     *EXTRAS['geo'],
     'hypothesis',
     'mypy',
+    'playwright',
     'pytest',
     'ruff',
     'scikit-learn',
@@ -51,6 +55,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
     packages=find_packages(include=['volo_seg', 'volo_seg.*']),
+    package_data={'volo_seg.app': ['viewer.*']},
     install_requires=[
         'torch>=2.6',
         'onedl-mmengine>=0.10.12,<0.11',
@@ -66,4 +71,3 @@ setup(
     entry_points={'console_scripts': ['volo-seg = volo_seg.commands:main']},
     cmdclass={'build_py': BuildWithConfigs},
 )
-

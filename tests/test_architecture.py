@@ -33,6 +33,7 @@ FORBIDDEN = {
         'volo_seg.commands',
     ),
     'volo_seg.inference': ('torch', 'mmengine', 'mmcv', 'mmseg', 'volo_seg.commands'),
+    'volo_seg.app': ('torch', 'mmengine', 'mmcv', 'mmseg', 'gradio', 'volo_seg.commands'),
     'volo_seg.commands': ('torch', 'mmengine', 'mmcv', 'mmseg', 'cv2'),
 }
 

@@ -25,6 +25,11 @@ def test_configs_and_index_travel_with_the_package(built):
     assert (built / 'volo_seg' / '.mim' / 'model-index.yml').is_file()
 
 
+def test_the_page_travels_with_the_package(built):
+    shipped = {p.name for p in (built / 'volo_seg' / 'app').glob('viewer.*')}
+    assert shipped == {'viewer.html', 'viewer.css', 'viewer.js'}
+
+
 def test_names_resolve_without_a_checkout(built, tmp_path):
     code = (
         'from volo_seg.engine.config import config_root, load_config, shipped_configs\n'

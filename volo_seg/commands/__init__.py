@@ -26,6 +26,7 @@ COMMANDS = {
     'analyze_logs': 'plot loss, learning rate and mIoU of runs',
     'report': 'write one HTML page about a run',
     'raster': 'segment an image of any size by windows: GeoTIFF, TIFF',
+    'app': 'try checkpoints on images in the browser',
     'flops': 'count parameters and operations of a config',
     'eval': 'score label images of any model',
     'submit': 'pack or validate a benchmark submission',
