@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
@@ -306,6 +307,7 @@ def test_interrupted_runs_leave_nothing_and_break_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         segment_raster(toy(), source, tmp_path / 'out.tif', overwrite=True, progress=interrupt)
     assert (tmp_path / 'out.tif').read_bytes() == b'yesterday'
+    assert not torch.is_inference_mode_enabled() and 'volo-seg' not in ' '.join(t.name for t in threading.enumerate())
     assert sorted(p.name for p in tmp_path.iterdir()) == ['in.tif', 'out.tif']
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,7 +90,10 @@ def segment_raster(
         targets = {kind: enter(_open_target(kind, path, reader, predictor)) for kind, path in paths.items()}
         writer = enter(BlockWriter(targets, masks))
         store = enter(WindowStore(budget=share, folder=Path(target).absolute().parent))
-        for area, rows in _blocks(predictor.model, reader, grid, config, store, budget=share, progress=progress):
+        blocks = _blocks(predictor.model, reader, grid, config, store, budget=share, progress=progress)
+        enter(contextlib.closing(blocks))
+        enter(torch.inference_mode())
+        for area, rows in blocks:
             writer.put(area, *_scores(rows, predictor.model, confidence='confidence' in paths, budget=share // 2))
         writer.finish()
         progress(len(grid), len(grid))
@@ -106,12 +109,12 @@ def _blocks(
     *,
     budget: int,
     progress: Callable[[int, int], None],
-) -> Iterator[tuple[Area, Rows | None]]:
+) -> Generator[tuple[Area, Rows | None], None, None]:
     """Send the windows through the network; blocks of the image, each as soon as its last window is there."""
     blend = Blend(grid, weights=config.window_weights, store=store, resized=model.resized, budget=budget // 2)
     windows = read_windows(reader, grid, model, budget=budget)
     meta = {'ori_shape': grid.size, 'img_shape': grid.size, 'pad_shape': grid.size}
-    with torch.inference_mode(), contextlib.closing(windows):
+    with contextlib.closing(windows):
         for (top, left), logits in model.through_windows(windows, [meta], config):
             yield from blend.finished(top)
             blend.add(top, left, logits[0])
