@@ -5,6 +5,8 @@ import warnings
 
 import cv2
 import numpy as np
+import torch
+import yapf.yapflib.yapf_api as formatter
 
 from volo_seg.engine.config import shipped_configs
 
@@ -40,6 +42,8 @@ OPTIONS = {
     'train_cfg.val_interval': 3,
 }
 _numbers = itertools.count()
+# laying a config out prettily takes a second each time
+formatter.FormatCode = lambda text, **_: (text, True)
 
 
 def make_data(root, *, train=5, val=3):
@@ -79,3 +83,20 @@ def runner(data, work, *flags, **changes):
     config.experiment_name = name
     config.visualizer.name = name
     return RUNNERS.build(config)
+
+
+def differences(one, other, place=''):
+    """Places where two nested contents differ in the last bit or in kind."""
+    if isinstance(one, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f'{place}: {sorted(one.keys() ^ other.keys())}']
+        return [found for key in one for found in differences(one[key], other[key], f'{place}.{key}')]
+    if isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            return [f'{place}: {len(one)} and {len(other)}']
+        return [
+            found for i, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f'{place}.{i}')
+        ]
+    return [] if one == other else [f'{place}: {one} and {other}']

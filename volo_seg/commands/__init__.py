@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 
-from volo_seg.errors import UserError
+from volo_seg.errors import PeerLost, UserError
+from volo_seg.torchrun import MARK
 
 # name -> what it does, in the order in which a user meets them
 COMMANDS = {
@@ -23,13 +26,14 @@ COMMANDS = {
     'train': 'train a segmentor',
     'test': 'evaluate a checkpoint',
     'infer': 'segment images with a checkpoint',
-    'analyze_logs': 'plot loss, learning rate and mIoU of runs',
-    'report': 'write one HTML page about a run',
     'raster': 'segment an image of any size by windows: GeoTIFF, TIFF',
     'app': 'try checkpoints on images in the browser',
+    'analyze_logs': 'plot loss, learning rate and mIoU of runs',
+    'report': 'write one HTML page about a run',
     'flops': 'count parameters and operations of a config',
     'eval': 'score label images of any model',
     'submit': 'pack or validate a benchmark submission',
+    'publish': 'write a model folder that others can load',
     'volo2mmseg': 'convert official or timm weights to ours',
 }
 
@@ -49,14 +53,25 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     try:
         return importlib.import_module(f'{__name__}.{name}').main(argv)
     except UserError as error:
-        print(f'error: {sentence(error)}', file=sys.stderr)
+        tell(error)
         return 2
-    except KeyboardInterrupt:
-        print('\ninterrupted', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
+        return getattr(error, 'status', 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def tell(error: UserError) -> None:
+    """Print the message, or leave it to the launcher (:mod:`volo_seg.torchrun`), which prints one for all processes."""
+    place = os.environ.get('TORCHELASTIC_ERROR_FILE')
+    if not place or MARK not in os.environ:
+        print(f'error: {sentence(error)}', file=sys.stderr)
+        return
+    told = {'sentence': sentence(error), 'peer_lost': isinstance(error, PeerLost)}
+    with open(place, 'w', encoding='utf-8') as file:
+        json.dump({'message': sentence(error), 'timestamp': int(time.time()), **told}, file)
 
 
 def sentence(error: UserError) -> str:

@@ -26,6 +26,17 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def add_reproduction_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what makes two runs equal, and what splits one over processes."""
+    parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (default: a new one)')
+    parser.add_argument(
+        '--deterministic', action='store_true', help='ordered algorithms only: two runs with one seed are equal'
+    )
+    parser.add_argument(
+        '--fsdp', action='store_true', help='split weights, gradients and optimizer state over the processes'
+    )
+
+
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     """Add what changes the recipe of a training run; ``--amp`` as in MMSegmentation's tools/train.py."""
     recipe = parser.add_argument_group('recipe')
@@ -71,17 +82,23 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument('--compile', action='store_true', help='compile the backbone (torch.compile)')
 
 
-def add_watch_flags(parser: argparse.ArgumentParser) -> None:
-    """Add how a run is watched: what the console shows, and who else is told."""
-    watch = parser.add_argument_group('watching')
-    watch.add_argument(
+def add_console_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the console shows of a run."""
+    parser.add_argument(
         '--console',
         choices=('live', 'plain', 'mmengine'),
         default='live',
         help='live view (plain lines in a pipe), plain lines, or all that MMEngine logs; the log file has it all',
     )
-    watch.add_argument('--plain', dest='console', action='store_const', const='plain', help='short for --console plain')
-    watch.add_argument(
+    parser.add_argument(
+        '--plain', dest='console', action='store_const', const='plain', help='short for --console plain'
+    )
+
+
+def add_watch_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how a training is watched: what the console shows, and who else is told."""
+    add_console_flags(parser)
+    parser.add_argument(
         '--log-to',
         nargs='+',
         default=[],

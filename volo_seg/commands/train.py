@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, add_recipe_flags, add_run_flags, add_watch_flags, bare_amp
+from volo_seg.commands.flags import (
+    add_config_flags,
+    add_recipe_flags,
+    add_reproduction_flags,
+    add_run_flags,
+    add_watch_flags,
+    bare_amp,
+)
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='go on from CHECKPOINT, or from the last one of the work dir',
     )
     parser.add_argument('--no-check', action='store_true', help='do not look at some of the data files first')
+    add_reproduction_flags(parser)
     add_recipe_flags(parser)
     add_watch_flags(parser)
     return parser
@@ -46,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner = RUNNERS.build(prepare(args))
     with console_of(runner):
         runner.train()
-    print(f'checkpoints and logs: {runner.work_dir}')
+    if is_first_process():
+        print(f'checkpoints and logs: {runner.work_dir}')
     return 0
 
 
@@ -56,6 +65,7 @@ def prepare(args: argparse.Namespace) -> Config:
     from volo_seg.engine.checks import check_run
     from volo_seg.engine.config import load_config, set_data_root
     from volo_seg.engine.launch import check_batch_size, prepare_launch
+    from volo_seg.engine.randomness import set_randomness
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')
@@ -64,6 +74,8 @@ def prepare(args: argparse.Namespace) -> Config:
         set_data_root(config, args.data_root)
     change_recipe(config, args)
     watch(config, args)
+    set_randomness(config, seed=args.seed, deterministic=args.deterministic)
+    config.fsdp = args.fsdp or config.get('fsdp', False)
     set_resume(config, args.resume)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
     if args.class_weights:
@@ -135,6 +147,8 @@ def set_resume(config: Config, resume: str | None) -> None:
     Raises:
         UserError: The named checkpoint does not exist, or the work dir holds none.
     """
+    from volo_seg.engine.saving import last_checkpoint
+
     if resume is None:
         return
     config.resume = True
@@ -142,5 +156,8 @@ def set_resume(config: Config, resume: str | None) -> None:
         if not Path(resume).is_file():
             raise UserError(f'--resume {resume!r} is not a file')
         config.load_from = resume
-    elif not Path(config.work_dir, 'last_checkpoint').is_file():
+        return
+    checkpoint = last_checkpoint(config.work_dir)
+    if checkpoint is None:
         raise UserError(f'--resume: {config.work_dir!r} holds no checkpoint to go on from; train without --resume')
+    config.load_from = str(checkpoint)

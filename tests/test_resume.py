@@ -1,0 +1,249 @@
+"""A run that was interrupted and goes on equals the run that was not, to the last bit; so do two runs with one seed."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+from volo_seg.checkpoints import load_file
+from volo_seg.engine import sampling
+from volo_seg.engine.randomness import derive, seed_iteration, seed_sample, set_randomness
+from volo_seg.engine.sampling import Draw, NumberedSampler, SeededDataset
+from volo_seg.errors import UserError
+
+KEPT = ('state_dict', 'optimizer', 'param_schedulers', 'progress', 'ema_state_dict')
+ACCUMULATED = dict(
+    optim_wrapper__accumulative_counts=2,
+    default_hooks__param_scheduler__type='OptimizerStepSchedulerHook',
+    train_cfg__val_interval=6,
+)
+CASES = {
+    'plain, data loaded here': ((), {}),
+    'averaged weights, two batches a step': (('--ema', '0.1'), ACCUMULATED),
+    'data loaded in two processes': ((), dict(train_dataloader__num_workers=2, train_cfg__val_interval=6)),
+}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return tiny.make_data(tmp_path_factory.mktemp('tiny') / 'data')
+
+
+@pytest.fixture(scope='module')
+def whole(data, tmp_path_factory):
+    """Uninterrupted runs by case, with a checkpoint after each of six iterations over five images."""
+    runs = {}
+
+    def run(case):
+        if case not in runs:
+            flags, changes = CASES[case]
+            runs[case] = tmp_path_factory.mktemp('whole')
+            tiny.runner(data, runs[case], *flags, **changes).train()
+        return runs[case]
+
+    return run
+
+
+def kept(path):
+    content = load_file(path)
+    return {key: content[key] for key in KEPT if key in content}
+
+
+@pytest.mark.parametrize(
+    'case, position',
+    [
+        ('plain, data loaded here', 1),
+        ('plain, data loaded here', 4),
+        ('averaged weights, two batches a step', 3),
+        ('averaged weights, two batches a step', 5),
+        ('data loaded in two processes', 5),
+    ],
+)
+def test_resumed_equals_uninterrupted(case, position, data, whole, tmp_path):
+    flags, changes = CASES[case]
+    tiny.runner(data, tmp_path, '--resume', whole(case) / f'iter_{position}.pth', *flags, **changes).train()
+    first, last = (kept(path / 'iter_6.pth') for path in (whole(case), tmp_path))
+    # whether the last validation found a new best depends on which others came before it
+    first['progress'].pop('validated'), last['progress'].pop('validated')
+    assert not tiny.differences(first, last)
+    assert ('ema_state_dict' in first) == ('--ema' in flags)
+    halfway = load_file(whole(case) / f'iter_{position}.pth')
+    assert tiny.differences(halfway['state_dict'], first['state_dict']), 'nothing was learned in between'
+    assert (halfway['progress']['gradients'] is not None) == (changes is ACCUMULATED and position % 2 == 1)
+
+
+def test_workers_do_not_matter_and_the_seed_does(data, whole, tmp_path):
+    one, two = (kept(whole(case) / 'iter_6.pth') for case in CASES if 'loaded' in case)
+    assert not tiny.differences(one['state_dict'], two['state_dict'])
+    tiny.runner(data, tmp_path, '--seed', '8').train()
+    assert tiny.differences(one['state_dict'], kept(tmp_path / 'iter_6.pth')['state_dict'])
+
+
+def test_a_checkpoint_without_our_state_goes_on_too(data, whole, tmp_path):
+    """As MMEngine's own runner writes it."""
+    content = load_file(whole('plain, data loaded here') / 'iter_4.pth')
+    del content['progress']
+    torch.save(content, tmp_path / 'theirs.pth')
+    tiny.runner(data, tmp_path / 'work', '--resume', tmp_path / 'theirs.pth').train()
+    first, last = (kept(path / 'iter_6.pth') for path in (whole('plain, data loaded here'), tmp_path / 'work'))
+    assert not tiny.differences(first['state_dict'], last['state_dict'])
+
+
+@pytest.fixture
+def numbers(monkeypatch):
+    """Numbers of the draws that were loaded."""
+    seen = []
+    monkeypatch.setattr(sampling, 'seed_sample', lambda seed, number: (seen.append(number), seed_sample(seed, number)))
+    return seen
+
+
+def test_skipped_images_are_not_read(data, whole, numbers, tmp_path):
+    tiny.runner(data, tmp_path, '--resume', whole('plain, data loaded here') / 'iter_4.pth').train()
+    assert numbers == [8, 9, 10, 11]
+
+
+def test_another_batch_size_goes_on_after_the_images_seen(data, whole, numbers, tmp_path):
+    checkpoint = whole('plain, data loaded here') / 'iter_3.pth'
+    runner = tiny.runner(data, tmp_path, '--resume', checkpoint, train_dataloader__batch_size=3)
+    runner.train()
+    assert numbers == list(range(6, 15))
+    assert 'an iteration is 3 images now and was 2' in next(tmp_path.glob('*/*.log')).read_text()
+    assert load_file(tmp_path / 'iter_6.pth')['progress']['samples'] == 15
+
+
+class Validations(Hook):
+    """Iterations at which a validation ran."""
+
+    def __init__(self):
+        self.at = []
+
+    def before_val(self, runner):
+        self.at.append(runner.iter)
+
+
+@pytest.mark.parametrize('validated, expected', [(True, [6]), (False, [3, 6])])
+def test_a_missed_validation_is_made_up_for(validated, expected, data, whole, tmp_path):
+    content = load_file(whole('plain, data loaded here') / 'iter_3.pth')
+    assert content['progress']['validated'] is True  # saved once more when the validation had found a new best
+    content['progress']['validated'] = validated
+    torch.save(content, tmp_path / 'iter_3.pth')
+    runner = tiny.runner(data, tmp_path / 'work', '--resume', tmp_path / 'iter_3.pth')
+    hook = Validations()
+    runner.register_hook(hook)
+    runner.train()
+    assert hook.at == expected
+
+
+def test_resuming_elsewhere_deletes_nothing_of_the_first_run(data, whole, tmp_path):
+    case = 'plain, data loaded here'
+    before = sorted(path.name for path in whole(case).glob('*.pth'))
+    tiny.runner(
+        data, tmp_path, '--resume', whole(case) / 'iter_4.pth', default_hooks__checkpoint__max_keep_ckpts=1
+    ).train()
+    assert sorted(path.name for path in whole(case).glob('*.pth')) == before
+    assert [path.name for path in tmp_path.glob('iter_*.pth')] == ['iter_6.pth']
+
+
+def test_what_cannot_be_resumed_is_refused(data, whole, tmp_path):
+    best = next(whole('plain, data loaded here').glob('best_*.pth'))
+    with pytest.raises(UserError, match='holds weights and no training state'):
+        tiny.runner(data, tmp_path, '--resume', best).train()
+    other = dict(optim_wrapper__paramwise_cfg='None')
+    with pytest.raises(UserError, match='of a run with another optimizer or schedule'):
+        tiny.runner(data, tmp_path, '--resume', whole('plain, data loaded here') / 'iter_4.pth', **other).train()
+
+
+def test_deterministic_runs_are_equal(data, tmp_path):
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for name in ('one', 'two'):
+            changes = dict(train_cfg__max_iters=3, train_dataloader__num_workers=2)
+            runner = tiny.runner(data, tmp_path / name, '--deterministic', **changes)
+            assert torch.are_deterministic_algorithms_enabled()
+            runner.train()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert not tiny.differences(*(kept(tmp_path / name / 'iter_3.pth') for name in ('one', 'two')))
+
+
+@given(length=st.integers(1, 7), world=st.integers(1, 4), start=st.integers(0, 30), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_processes_deal_one_order_from_any_place(length, world, start, seed):
+    def sampler():
+        return NumberedSampler(dict(type='InfiniteSampler'), dataset=range(length), seed=seed)
+
+    order = list(itertools.islice(sampler(), start + 12))
+    assert [draw.number for draw in order] == list(range(start + 12))
+    assert sorted(order[:length]) == list(range(length)), 'the first round is no permutation'
+    dealt = {}
+    for rank in range(world):
+        one = sampler()
+        one.rank, one.world_size = rank, world
+        one.place(start)
+        one.skip(5)  # the loop's own idea of the place counts no more
+        dealt.update((draw.number, int(draw)) for draw in itertools.islice(one, 12 // world))
+    assert dealt == {number: int(order[number]) for number in range(start, start + 12 // world * world)}
+
+
+@pytest.mark.parametrize('drop_last, places', [(False, [0, 2, 4, 5]), (True, [0, 2, 5, 7])])
+def test_rounds_of_another_sampler_are_continued(drop_last, places):
+    """Five samples in batches of two: three batches a round, or two without the last."""
+
+    def batches(skipped):
+        inner = dict(type='DefaultSampler', shuffle=True)
+        sampler = NumberedSampler(inner, dataset=range(5), seed=3, batch_size=2, drop_last=drop_last)
+        if skipped:
+            sampler.skip(skipped * 2)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            yield from torch.utils.data.BatchSampler(sampler, 2, drop_last)
+
+    whole = list(batches(0))
+    assert [batch[0].number for batch in whole[:4]] == places
+    for skipped in range(1, 5):
+        rest = list(batches(skipped))[: len(whole) - skipped]
+        assert rest == whole[skipped:]
+        assert [draw.number for batch in rest for draw in batch] == [d.number for b in whole[skipped:] for d in b]
+
+
+def drawn():
+    return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002 (what transforms draw from)
+
+
+def test_samples_are_drawn_from_their_number_alone():
+    class Noise(list):
+        metainfo = {'classes': ('a',)}
+
+        def __getitem__(self, index):
+            return drawn()
+
+    data = SeededDataset(Noise([0]), seed=5)
+    one = data[Draw(0, 3)]
+    data[Draw(0, 4)]
+    assert data[Draw(0, 3)] == one and data[Draw(0, 4)] != one
+    assert SeededDataset(Noise([0]), seed=6)[Draw(0, 3)] != one
+    assert data.metainfo == {'classes': ('a',)} and len(data) == 1
+    data.mark = 1
+    assert data.dataset.mark == 1
+
+
+def test_iterations_and_ranks_have_numbers_of_their_own():
+    seen = set()
+    for iteration, rank in itertools.product(range(3), range(3)):
+        seed_iteration(1, iteration, rank)
+        seen.add(drawn())
+    assert [len(set(numbers)) for numbers in zip(*seen, strict=True)] == [9, 9, 9]
+    assert derive(1, 2) != derive(2, 1) and 0 <= derive(0, 0) < 2**63
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32])
+def test_seeds_that_no_generator_takes(seed):
+    with pytest.raises(UserError, match=f'--seed {seed} is outside'):
+        set_randomness(Config({}), seed=seed, deterministic=False)
