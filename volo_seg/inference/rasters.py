@@ -80,7 +80,6 @@ def segment_raster(
     """
     config = window_config(predictor.model, crop_size=crop_size, stride=stride, weights=weights, batch=batch_windows)
     paths = target_paths(Path(target), kinds, source=Path(source), overwrite=overwrite)
-
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         reader, masks = (enter(RasterSource(source, bands=bands, value_range=value_range)) for _ in range(2))
