@@ -361,9 +361,9 @@ def test_arrays(shape, kind):
         (np.zeros(4, np.uint8), r'shape \(4,\)'),
         (np.zeros((0, 4, 3), np.uint8), r'no pixels \(4 x 0\)'),
         (np.zeros((4, 0), np.uint8), r'no pixels \(0 x 4\)'),
-        (7, 'not a int'),
-        (None, 'not a NoneType'),
-        (b'bytes', 'not a bytes'),
+        (7, 'this is of type int'),
+        (None, 'this is of type NoneType'),
+        (b'bytes', 'this is of type bytes'),
     ],
 )
 def test_refused_arrays(array, reason):

@@ -59,7 +59,7 @@ def read_image(source: Source, *, max_pixels: int | None = None) -> np.ndarray:
         return _from_pil(source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source), max_pixels)
-    raise UserError(f'an image is a path, an array or a PIL image, not a {type(source).__name__}')
+    raise UserError(f'an image is a path, an array or a PIL image, and this is of type {type(source).__name__}')
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int | None = None) -> np.ndarray:

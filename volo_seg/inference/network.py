@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ def default_palette(count: int) -> np.ndarray:
 
 def _names(described: Mapping[str, Any], *, name: str) -> tuple[tuple[str, ...], np.ndarray]:
     classes = described.get('classes')
-    if not isinstance(classes, Sequence) or not classes or not all(isinstance(c, str) for c in classes):
+    if not isinstance(classes, (list, tuple)) or not classes or not all(isinstance(c, str) for c in classes):
         raise UserError(f'{name} names no classes, and neither does its config: give a config with a data set')
     try:
         palette = np.asarray(described.get('palette'), dtype=np.uint8)

@@ -148,7 +148,7 @@ class Predictor(BasePredictor):
                 raise
             shape = 'x'.join(map(str, batch[0]['inputs'].shape[1:]))
             raise UserError(
-                f'{len(batch)} images of {shape} pixels do not fit into the memory of {self.device}; '
+                f'{len(batch)} image(s) of {shape} pixels do not fit into the memory of {self.device}; '
                 "predict in windows (model.test_cfg.mode='slide'), or on a device with more"
             ) from error
 
