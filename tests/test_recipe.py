@@ -202,6 +202,18 @@ def test_layer_decay_needs_volo(config):
         apply_recipe(config, layer_decay=0.9)
 
 
+def test_a_constructor_that_is_not_there(config):
+    config.optim_wrapper.constructor = 'VOLOLayerDecay'
+    with pytest.raises(UserError, match="is not registered; did you mean 'VOLOLayerDecayConstructor'"):
+        apply_recipe(config)
+    del config.optim_wrapper['constructor']
+    config.optim_wrapper.paramwise_cfg.decay_rate = 0.9
+    with pytest.raises(UserError, match='decay_rate has no effect without a constructor'):
+        apply_recipe(config)
+    apply_recipe(config, layer_decay=0.9)
+    apply_recipe(config)
+
+
 # accumulation and the learning rate
 
 

@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS, RUNNERS
+from torch import nn
 
 import volo_seg.models  # noqa: F401
 from volo_seg.checkpoints.segmentor import load_segmentor_weights
@@ -55,6 +56,11 @@ def small(toyscapes, work_dir, *options):
     config = load_config(NANO, words)
     config.work_dir, config.launcher = str(work_dir), 'none'
     config.visualizer.name = config.experiment_name = f'{work_dir.parent.name}_{work_dir.name}'
+    return config
+
+
+def without_validation(config):
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
     return config
 
 
@@ -118,6 +124,14 @@ def test_averaged_weights_follow_the_rule_and_are_saved(averaged):
     assert not torch.equal(saved['state_dict'][mean], states[-1][mean])
 
 
+def test_one_process_trains_with_plain_batch_norms(averaged, toyscapes):
+    """The config names SyncBN; what can run here is chosen by the runner."""
+    runner, folder, _ = averaged
+    assert small(toyscapes, folder).model.decode_head.norm_cfg.type == 'SyncBN'
+    kinds = {type(module) for module in runner.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    assert nn.SyncBatchNorm not in kinds and len(kinds) == 1
+
+
 def test_best_checkpoint_is_the_average_that_was_evaluated(averaged, toyscapes, tmp_path):
     """What validation said of the best checkpoint is what testing it says, with the hook in the config and without."""
     runner, folder, _ = averaged
@@ -132,8 +146,7 @@ def test_best_checkpoint_is_the_average_that_was_evaluated(averaged, toyscapes, 
 
 def test_resumed_average_goes_on_where_it_was(averaged, toyscapes, tmp_path):
     _, folder, states = averaged
-    config = small(toyscapes, tmp_path / 'rest', 'train_cfg.max_iters=4', 'val_dataloader=None')
-    config.val_cfg = config.val_evaluator = None
+    config = without_validation(small(toyscapes, tmp_path / 'rest', 'train_cfg.max_iters=4'))
     config.default_hooks.checkpoint.interval = 4
     use_ema(config, 0.05)
     config.load_from, config.resume = str(folder / 'iter_3.pth'), True
@@ -155,8 +168,7 @@ def test_average_begins_at_resumed_weights_without_one(averaged, toyscapes, tmp_
     plain = weights(folder / 'iter_3.pth')
     del plain['ema_state_dict']
     torch.save(plain, tmp_path / 'plain.pth')
-    config = small(toyscapes, tmp_path / 'rest', 'train_cfg.max_iters=4', 'val_dataloader=None')
-    config.val_cfg = config.val_evaluator = None
+    config = without_validation(small(toyscapes, tmp_path / 'rest', 'train_cfg.max_iters=4'))
     use_ema(config, 0.05)
     config.custom_hooks[0].begin_iter = 4
     config.load_from, config.resume = str(tmp_path / 'plain.pth'), True
@@ -165,6 +177,46 @@ def test_average_begins_at_resumed_weights_without_one(averaged, toyscapes, tmp_
     (hook,) = [hook for hook in runner.hooks if type(hook).__name__ == 'AveragedWeightsHook']
     assert torch.equal(hook.ema_model.module.state_dict()[CONV], runner.model.state_dict()[CONV])
     assert not torch.equal(runner.model.state_dict()[CONV], plain['state_dict'][CONV])
+
+
+def test_frozen_stages_stay_as_they_are(toyscapes, tmp_path):
+    """Neither a step, nor weight decay, nor a batch changes frozen parameters and statistics."""
+    options = ('train_cfg.max_iters=2', 'model.backbone.frozen_stages=2', 'optim_wrapper.optimizer.weight_decay=0.5')
+    runner = RUNNERS.build(without_validation(small(toyscapes, tmp_path / 'run', *options)))
+    recorder = Recorder()
+    runner.register_hook(recorder)
+    runner.train()
+    before, _, after = recorder.states
+    frozen = tuple(
+        f'backbone.{part}' for part in ('patch_embed.', 'network.0.', 'network.1.', 'network.2.', 'pos_embed')
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not [name for name in moved if name.startswith(frozen)]
+    assert {'backbone.network.3.0.attn.qkv.weight', CONV, 'decode_head.bottleneck.bn.running_mean'} <= moved
+
+
+def test_layer_decay_and_averages_under_ddp(toyscapes, tmp_path, monkeypatch):
+    """One gloo process: the wrapped model gives the same groups, and its average is saved without the wrapper."""
+    config = without_validation(small(toyscapes, tmp_path / 'run', 'train_cfg.max_iters=2'))
+    apply_recipe(config, layer_decay=0.5, ema=0.05, accumulated=2)
+    config.model = replace_types(config.model, {'SyncBN': 'BN'})
+    config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    config.launcher = 'pytorch'
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        runner = RUNNERS.build(config)
+        runner.train()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert type(runner.model).__name__ == 'MMDistributedDataParallel'
+    groups = runner.optim_wrapper.optimizer.param_groups
+    assert [group['layer'] for group in groups[::2]] == [*range(9, -1, -1)]
+    assert sum(len(g['params']) for g in groups) == len(list(runner.model.parameters()))
+    saved = weights(tmp_path / 'run' / 'iter_4.pth')
+    assert saved['ema_state_dict']['steps'] == 2
+    assert CONV in saved['state_dict'] and f'module.{CONV}' in saved['ema_state_dict']
 
 
 def test_other_commands_read_averaged_weights(averaged, toyscapes):
@@ -225,8 +277,7 @@ def test_class_weights_from_a_file(toyscapes, tmp_path, capsys):
 
 def test_run_with_accumulation_scales_its_rate(toyscapes, tmp_path):
     """The optimizer's rate is for the images of its step, and the run makes as many steps as the config says."""
-    config = small(toyscapes, tmp_path / 'run', 'train_cfg.max_iters=2', 'val_dataloader=None')
-    config.val_cfg = config.val_evaluator = None
+    config = without_validation(small(toyscapes, tmp_path / 'run', 'train_cfg.max_iters=2'))
     apply_recipe(config, accumulated=4, scale_lr=True, layer_decay=0.5)
     runner = RUNNERS.build(config)
     rates, counts = [], []

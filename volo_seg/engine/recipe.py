@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+
 from mmengine.config import Config
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 from volo_seg.engine.accumulation import accumulate
 from volo_seg.engine.amp import enable_amp
 from volo_seg.engine.compilation import check_compilation, use_compiled_backbone
+from volo_seg.engine.config_checks import find_type
 from volo_seg.engine.early_stopping import stop_early
 from volo_seg.engine.ema import use_ema
 from volo_seg.engine.learning_rate import auto_scale_lr
@@ -57,8 +61,28 @@ def apply_recipe(
     if hard_pixels:
         use_hard_pixels(config)
     check_compilation(config, asked=False)
+    check_constructor(config)
     if compiled:
         use_compiled_backbone(config)
+
+
+def check_constructor(config: Config) -> None:
+    """Check that who builds the optimizer's groups exists and understands a decay rate.
+
+    Raises:
+        UserError: There is no such constructor, or ``decay_rate`` would be ignored.
+    """
+    wrapper = config.optim_wrapper
+    name, paramwise = wrapper.get('constructor'), wrapper.get('paramwise_cfg') or {}
+    if isinstance(name, str) and find_type(name) is None:
+        close = difflib.get_close_matches(name, OPTIM_WRAPPER_CONSTRUCTORS.module_dict, n=1)
+        hint = f'; did you mean {close[0]!r}?' if close else ''
+        raise UserError(f'optim_wrapper.constructor={name!r} is not registered{hint}')
+    if 'decay_rate' in paramwise and name in (None, 'DefaultOptimWrapperConstructor'):
+        raise UserError(
+            'optim_wrapper.paramwise_cfg.decay_rate has no effect without a constructor that reads it; '
+            "add optim_wrapper.constructor='VOLOLayerDecayConstructor', or use --layer-decay"
+        )
 
 
 def decay_layers(config: Config, rate: float) -> None:
