@@ -27,7 +27,7 @@ from rich.console import Console
 from tests import tiny
 from volo_seg.engine.console import ConsoleHook, console_of, show_on_console
 from volo_seg.engine.console_log import is_worth_showing, take_over
-from volo_seg.engine.console_screen import LiveScreen, PlainScreen, open_screen, view
+from volo_seg.engine.console_screen import LiveScreen, PlainScreen, View, open_screen
 from volo_seg.engine.console_text import (
     BLOCKS,
     Pace,
@@ -133,7 +133,7 @@ def test_view_never_exceeds_the_terminal(width, evaluating, name):
     values = {'loss': math.nan, f'{name}loss': 1e9, 'lr': 0.1}
     shown = status(values=values, evaluation=Pace(40, done=3) if evaluating else None, losses=[math.nan] * 3)
     console = Console(file=out, width=width, force_terminal=True, color_system=None, legacy_windows=False)
-    console.print(view(shown, width=width))
+    console.print(View(shown))
     lines = [re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', line) for line in out.getvalue().split('\n')]
     assert len(lines) == 4  # three lines and the end
     assert all(cell_len(line) <= width for line in lines)

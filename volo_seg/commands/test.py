@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volo_seg.commands.flags import add_config_flags, add_run_flags
+from volo_seg.commands import load_stack
+from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,16 +26,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--show-dir', metavar='DIR', help='also draw the predictions, below the work dir')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds each window stays open')
     parser.add_argument('--tta', action='store_true', help='average over scales and flips (test-time augmentation)')
+    add_console_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; see ``volo-seg test --help``."""
     args = build_parser().parse_args(argv)
+    load_stack()
     from mmseg.registry import RUNNERS
 
+    from volo_seg.engine.console import console_of
+
     runner = RUNNERS.build(prepare(args))
-    metrics = runner.test()
+    with console_of(runner):
+        metrics = runner.test()
     print('  '.join(f'{name} {metrics[name]:.2f}' for name in ('mIoU', 'mAcc', 'aAcc') if name in metrics))
     print(f'log and metrics: {runner.log_dir}')
     return 0
@@ -44,6 +50,7 @@ def prepare(args: argparse.Namespace) -> Config:
     """Turn the command line into the checked config of an evaluation."""
     from volo_seg.engine.checks import check_run
     from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.engine.console import show_on_console
     from volo_seg.engine.launch import prepare_launch
 
     config = load_config(args.config, args.cfg_options)
@@ -52,6 +59,7 @@ def prepare(args: argparse.Namespace) -> Config:
     config.load_from, config.resume = args.checkpoint, False
     if args.data_root:
         set_data_root(config, args.data_root)
+    show_on_console(config, how=args.console, tables=True)
     if args.show or args.show_dir:
         draw_predictions(config, args)
     if args.out:

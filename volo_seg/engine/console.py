@@ -150,11 +150,10 @@ class ConsoleHook(Hook):
             return
         if self.screen.animated and stage == 'test':
             self.screen.close()
-        scores = ['' if iteration is None or status.best is None else status.scores()]
-        scores += [f'{key} {metrics[key]:.2f}' for key in ('mAcc', 'aAcc') if key in metrics]
+        scores = [status.scores(), *(f'{key} {metrics[key]:.2f}' for key in ('mAcc', 'aAcc') if key in metrics)]
         speed = rate(spent / max(1, pace.total), 'image')
         begin = stage if iteration is None else f'{iteration}/{status.train.total}  {stage}'
-        words = [f'{begin}: {pace.total} images in {duration(spent)} ({speed})', *scores]
+        words = [f'{begin}: {pace.total} images in {duration(spent)} ({speed})', *(scores if stage != 'test' else [])]
         self.screen.line('  '.join(word for word in words if word))
 
     def _remember(self, runner: Any) -> None:

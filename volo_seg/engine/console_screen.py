@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from volo_seg.engine.console_text import (
@@ -18,7 +19,7 @@ from volo_seg.engine.console_text import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.live import Live
 
 _LABEL = 12
@@ -78,7 +79,6 @@ class LiveScreen:
 
         self.console = console or Console(highlight=False)
         self._live: Live | None = None
-        self._width = self.console.width
 
     def line(self, text: str, *, style: str = '') -> None:
         """Print ``text`` above the view."""
@@ -90,14 +90,11 @@ class LiveScreen:
         """Draw the view again, at the width that the terminal has now."""
         from rich.live import Live
 
-        if self._live is not None and self.console.width < self._width:
-            self.close()  # a narrower terminal has folded the old view: leave it, begin below
-        self._width = self.console.width
         if self._live is None:
             self._live = Live(console=self.console, auto_refresh=False, vertical_overflow='crop')
             self._live.start()
             self.console.show_cursor(True)
-        self._live.update(view(status, width=self._width), refresh=True)
+        self._live.update(View(status), refresh=True)
 
     def close(self) -> None:
         """Let the last view stand and give the terminal back."""
@@ -106,17 +103,21 @@ class LiveScreen:
             live.stop()
 
 
-def view(status: Status, *, width: int) -> RenderableType:
-    """Three lines: progress, loss, score; each is cut at the edge of a narrow terminal."""
-    from rich.console import Group
+class View:
+    """Three lines: progress, loss, score; laid out when drawn, each cut at the edge of a narrow terminal."""
 
-    rows = [_progress(status, width)]
-    if status.values:
-        rows.append(_words('loss', _loss_line(status, width)))
-    if status.last is not None:
-        best = '' if status.best is None else f'best {status.best}'
-        rows.append(_words(status.last.name, [str(status.last), best]))
-    return Group(*rows)
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Lay the lines out for the width that the terminal has now."""
+        status, width = self.status, options.max_width
+        yield _progress(status, width)
+        if status.values:
+            yield _words('loss', _loss_line(status, width))
+        if status.last is not None:
+            best = '' if status.best is None else f'best {status.best}'
+            yield _words(status.last.name, [str(status.last), best])
 
 
 def _progress(status: Status, width: int) -> RenderableType:
@@ -146,11 +147,10 @@ def _loss_line(status: Status, width: int) -> list[str]:
     if 'loss' in values:
         blocks = sparkline(status.losses, 16 if width < 100 else 30)
         words.append(f'{number(values["loss"])} {blocks}'.rstrip())
-    parts = loss_words(values)
-    words += parts if len(parts) > 1 else []
     if 'lr' in values:
         words.append(f'lr {values["lr"]:.2e}')
-    return [*words, status.memory]
+    parts = loss_words(values)
+    return [*words, status.memory, *(parts if len(parts) > 1 else [])]
 
 
 def _words(label: str, words: list[str]) -> RenderableType:

@@ -68,7 +68,7 @@ class Status:
     def left(self) -> str:
         """Time left, validations included."""
         seconds = self.train.left
-        return '' if seconds is None else f'{duration(seconds + self.extra_seconds)} left'
+        return '' if not seconds else f'{duration(seconds + self.extra_seconds)} left'
 
     def scores(self) -> str:
         """The last score and the best one, in brackets."""

@@ -62,7 +62,7 @@ def histogram(title: str, values: Sequence[float], *, bins: int = 20) -> str:
             )
     name = escape(title)
     return (
-        f'<figure class="chart"><figcaption>{name}<b>{len(values)} images</b></figcaption>'
+        f'<figure class="chart small"><figcaption>{name}<b>{len(values)} images</b></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg></figure>'
     )
 
@@ -112,7 +112,7 @@ def nice_ticks(low: float, high: float, *, about: int = 4) -> list[float]:
 
 def short(value: float) -> str:
     """A number in few signs: ``12.3``, ``0.0012``, ``1.2e-05``."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
         return f'{value:.4g}'
     return f'{value:.1e}'
 

@@ -6,7 +6,7 @@ import base64
 import math
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from volo_seg.errors import UserError
@@ -165,7 +165,7 @@ def _images(evaluation: Evaluation) -> str:
     if len(evaluation.image_ious) > 1:
         parts.append(f'<div class="charts">{charts.histogram("mIoU of single images", evaluation.image_ious)}</div>')
     for entry, content in evaluation.worst():
-        name = escape(str(entry.get('image', '')))
+        name = escape('/'.join(PurePath(str(entry.get('image', ''))).parts[-2:]))
         scores = [
             f'{label} {entry[key]:.1f}'
             for key, label in (('mIoU', 'mIoU'), ('aAcc', 'pixel accuracy'))

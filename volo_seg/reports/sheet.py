@@ -113,7 +113,7 @@ def _places(shape: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _sampled(labels: Any, rows: list[int], columns: list[int]) -> npt.NDArray[Any]:
     small = labels[rows][:, columns]
-    return np.asarray(small.cpu() if hasattr(small, 'cpu') else small)
+    return np.asarray(small.cpu() if hasattr(small, 'cpu') else small).astype(np.int64)
 
 
 def _picture(image: Any, size: tuple[int, int]) -> Pixels:

@@ -22,6 +22,7 @@ section{background:var(--card);border:1px solid var(--rule);border-radius:10px;p
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:16px}
 figure{margin:0}
 .chart{max-width:560px}
+.small{max-width:380px}
 figcaption{color:var(--soft);font-size:.9rem;overflow-wrap:anywhere}
 figcaption b{color:var(--ink);font-weight:600}
 .chart figcaption{display:flex;justify-content:space-between;padding:0 14px 0 6px}
