@@ -198,3 +198,13 @@ def test_what_does_not_fit_is_said(tmp_path):
             small.save(tmp_path, (kind,), name='x')
     with pytest.raises(UserError, match="'gif' is no kind of result; choose from labels, overlay"):
         small.save(tmp_path, ('gif',), name='x')
+
+
+@given(MAPS, st.floats(0, 1))
+@settings(max_examples=50, deadline=None)
+def test_overlay_mixes_colours_into_the_image(labels, opacity):
+    result = result_of(labels)
+    colour = PALETTE[:, ::-1][labels]
+    assert (result.colour() == colour).all()
+    expected = opacity * colour + (1 - opacity) * result.image.astype(float)
+    assert np.abs(result.overlay(opacity=opacity) - expected).max() <= 0.51

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {'kinds': args.kinds, 'opacity': args.opacity, 'resume': args.resume, 'overwrite': args.overwrite}
     job = plan_job(inputs, args.out_dir, **options)
     with stopped_orderly('interrupted; all files are whole, and --resume goes on'):
-        failures = [] if job.is_empty else segment(open_model(args, config, checkpoint), job, args)
-        return conclude(job, failures)
+        predictor = None if job.is_empty else open_model(args, config, checkpoint)
+        start = time.perf_counter()
+        failures = segment(predictor, job, args) if predictor else []
+        return conclude(job, failures, seconds=time.perf_counter() - start)
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, str, list[str]]:
@@ -134,17 +137,19 @@ def open_model(args: argparse.Namespace, config: str | None, checkpoint: str) ->
     return open_predictor(checkpoint, config=config, device=device)
 
 
-def conclude(job: Job, failures: Sequence[Failure]) -> int:
+def conclude(job: Job, failures: Sequence[Failure], *, seconds: float) -> int:
     """Say what was done, and what could not be and why; return the exit status, the same in all processes."""
     from volo_seg.inference.sharing import Report, gather
 
     told = {str(failure.source): failure.reason for failure in failures}
-    reports = gather(job.share, Report(len(job.todo), job.skipped, told))
+    reports = gather(job.share, Report(len(job.todo), job.skipped, told, seconds))
     reasons = {source: reason for report in reports for source, reason in report.failures.items()}
     if job.share.rank == 0 or len(reports) == 1:
         done, skipped = sum(report.done for report in reports), sum(report.skipped for report in reports)
-        before = f', {skipped} were finished before' if skipped else ''
-        print(f'{done - len(reasons)} of {done} {what_kind(job.plan)} segmented into {job.output.folder}{before}')
+        lasted = f', in {max(report.seconds for report in reports):.1f} s' if done else ''
+        before = f'; {skipped} were finished before' if skipped else ''
+        where = f'{what_kind(job.plan)} segmented into {job.output.folder}'
+        print(f'{done - len(reasons)} of {done} {where}{lasted}{before}')
         for task in job.plan:
             if str(task.source) in reasons:
                 print(f'error: {reasons[str(task.source)]}', file=sys.stderr)

@@ -51,11 +51,12 @@ def device_of_this_process(device: str) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What a process did: files done, files skipped, and reasons by the files that could not be segmented."""
+    """What a process did: files done, files skipped, reasons by the files that could not be segmented, and its time."""
 
     done: int
     skipped: int
     failures: dict[str, str]
+    seconds: float
 
 
 def gather(share: Share, report: Report) -> list[Report]:
