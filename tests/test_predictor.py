@@ -154,6 +154,25 @@ def test_the_same_whatever_it_is_batched_with(predictor, sizes, batch_size):
             np.testing.assert_array_equal(other.labels, one.labels)
 
 
+def test_confidence_alone_makes_no_whole_map(predictor, monkeypatch):
+    """Labels and confidence are computed in stripes of rows; a map of all classes at image size never exists."""
+    from volo_seg.models import logit_rows, logits_on_demand
+
+    stripes = []
+    rows = logits_on_demand.LogitsOnDemand.rows
+    for module in (logit_rows, logits_on_demand):
+        monkeypatch.setattr(module, 'whole_map', lambda *_, **__: pytest.fail('whole map'))
+    monkeypatch.setattr(
+        logits_on_demand.LogitsOnDemand,
+        'rows',
+        lambda self: (stripes.append(part[2].shape) or part for part in rows(self)),
+    )
+    monkeypatch.setattr(logit_rows, 'CPU_CHUNK', 2**18)
+    result = next(predictor.stream([noise(600, 1200)], confidence=True, probabilities=False))
+    assert result.probabilities is None and result.confidence.shape == (600, 1200)
+    assert sum(shape[0] for shape in stripes) == 600 and max(shape[0] for shape in stripes) < 60
+
+
 def test_images_of_equal_network_size_share_a_batch(predictor, monkeypatch):
     """32 x 64, 64 x 128 and 128 x 256 all become 64 x 128."""
     sizes = []
@@ -345,8 +364,11 @@ def test_unknown_devices(checkpoint, device):
 
 
 def test_what_cannot_be_opened(folder, checkpoint):
+    for missing in (folder / 'missing.pth', 'runs/missing.safetensors'):
+        with pytest.raises(UserError, match='checkpoint .*missing.* does not exist'):
+            open_predictor(missing, device='cpu')
     with pytest.raises(UserError, match='is neither a folder nor a hub id'):
-        open_predictor(folder / 'missing.pth', device='cpu')
+        open_predictor(folder / 'missing', device='cpu')
     with pytest.raises(UserError, match="'x.onnx' needs no config, and 'y' was given"):
         open_predictor('x.onnx', config='y')
     with pytest.raises(UserError, match='no weights file'):

@@ -10,6 +10,9 @@ from volo_seg.errors import UserError
 
 from .base import BasePredictor
 
+WEIGHTS = ('.pth', '.pt', '.safetensors', '.tar', '.bin', '.ckpt')
+"""Suffixes of weights: a file that is not there is no repository of the hub."""
+
 
 def open_predictor(
     text: str | PathLike[str],
@@ -56,4 +59,6 @@ def open_predictor(
         return Predictor(config, path, **options)
     if path.is_file():
         return Predictor.from_checkpoint(path, **options)
+    if path.suffix in WEIGHTS:
+        raise UserError(f'checkpoint {fspath(text)!r} does not exist; mend the path')
     return Predictor.from_pretrained(text, **options)
