@@ -120,6 +120,24 @@ def test_without_confidence_there_is_none():
     assert told['mean_confidence'] is None
 
 
+def test_a_model_without_confidence_is_found_out(monkeypatch):
+    predictor = Thirds()
+    whole = predictor._segment
+
+    def labels_alone(batch, *, confidence, probabilities):
+        if confidence:
+            raise UserError('labels alone')
+        return [Scores(score.labels) for score in whole(batch, confidence=False, probabilities=False)]
+
+    monkeypatch.setattr(predictor, '_segment', labels_alone)
+    monkeypatch.setattr('volo_seg.inference.opening.open_predictor', lambda *a, **k: predictor)
+    (model,) = open_models(['argmax.onnx'])
+    assert not model.confidence
+    assert answer_image(noise(0), [model], name='x')['models'][0]['confidence'] is None
+    monkeypatch.setattr(predictor, '_segment', whole)
+    assert open_models(['logits.onnx'])[0].confidence
+
+
 def test_large_image_is_shown_smaller_and_filed_whole():
     image = noise(2, (3, 3 * VIEW, 3))
     answer = answer_image(image, [Model('m', Thirds())], name='wide.png')
@@ -190,7 +208,7 @@ def test_names_of_models(tmp_path):
     assert split_name('x/k=1.pth') == (None, 'x/k=1.pth')
     pairs = [(None, 'a/iter_8.pth'), (None, 'b/iter_8.pth'), ('own', 'c/iter_8.pth'), (None, 'c/last.onnx')]
     assert name_models(pairs) == ['a/iter_8', 'b/iter_8', 'own', 'last']
-    assert name_models([(None, 'published/volo.v2')]) == ['volo']
+    assert name_models([(None, 'published/volo.v2')]) == ['volo.v2']
     with pytest.raises(UserError, match="2 checkpoints would be called 'a/x'; name them"):
         name_models([(None, 'a/x.pth'), (None, 'a/x.onnx')])
 
@@ -466,10 +484,12 @@ def test_queue_is_bounded(site):
 
 
 def test_nothing_stays_behind(site):
-    for seed in range(4):
-        site.ask('rest', {'image': text_of(png(noise(seed)))})
+    for seed in range(24):
+        site.ask(f'rest{seed}', {'image': text_of(png(noise(seed)))})
     gc.collect()
-    assert len(site.predictor.made) > 4
+    assert len(site.predictor.made) >= 24
     assert sum(made() is not None for made in site.predictor.made) == 0
+    answers = [o for o in gc.get_objects() if type(o) is dict and {'picture', 'models', 'stem'} <= o.keys()]
+    assert 1 <= len(answers) <= 16
     folder = os.environ['GRADIO_TEMP_DIR']
     assert [f for _, _, files in os.walk(folder) for f in files] == []

@@ -31,7 +31,7 @@ def answer_image(image: np.ndarray, models: Sequence[Model], *, name: str) -> di
     described = []
     for model in models:
         start = time.perf_counter()
-        (result,) = model.predictor.stream([image], confidence=True)
+        (result,) = model.predictor.stream([image], confidence=model.confidence)
         seconds = time.perf_counter() - start
         assert isinstance(result, Result)
         described.append(describe_result(result, name=model.name, seconds=seconds))

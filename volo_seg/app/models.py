@@ -13,13 +13,16 @@ from volo_seg.errors import UserError
 if TYPE_CHECKING:
     from volo_seg.inference.base import BasePredictor
 
+FILES = ('.pth', '.pt', '.safetensors', '.onnx')
+
 
 @dataclass(frozen=True)
 class Model:
-    """A predictor and the name that the page shows above its results."""
+    """A predictor, the name that the page shows above its results, and whether it tells confidences."""
 
     name: str
     predictor: BasePredictor
+    confidence: bool = True
 
 
 def open_models(texts: Sequence[str], *, configs: Sequence[str] = (), device: str = 'auto') -> list[Model]:
@@ -39,9 +42,30 @@ def open_models(texts: Sequence[str], *, configs: Sequence[str] = (), device: st
     names = name_models(named)
     several: Sequence[str | None] = configs if len(configs) == len(texts) else [*configs, None][:1] * len(texts)
     return [
-        Model(name, _open(path, config=config, device=device))
+        open_model(path, name=name, config=config, device=device)
         for name, (_, path), config in zip(names, named, several, strict=True)
     ]
+
+
+def open_model(path: str, *, name: str, config: str | None = None, device: str = 'auto') -> Model:
+    """Open one checkpoint, and try it on a small grey image: what cannot work says so before the page is served.
+
+    Raises:
+        UserError: It does not open, or does not segment.
+    """
+    import numpy as np
+
+    from volo_seg.inference import open_predictor
+
+    predictor = open_predictor(path, config=config, device=device)
+    image = np.full((64, 64, 3), 128, np.uint8)
+    try:
+        list(predictor.stream([image], confidence=True))
+    except UserError:
+        # ONNX files with the argmax inside give labels alone
+        list(predictor.stream([image], confidence=False))
+        return Model(name, predictor, confidence=False)
+    return Model(name, predictor)
 
 
 def split_name(text: str) -> tuple[str | None, str]:
@@ -59,7 +83,9 @@ def name_models(named: Sequence[tuple[str | None, str]]) -> list[str]:
         UserError: Two have the same name all the same.
     """
     paths = [Path(path) for _, path in named]
-    names = [own or path.stem if path.suffix else own or path.name for (own, _), path in zip(named, paths, strict=True)]
+    names = [
+        own or (path.stem if path.suffix in FILES else path.name) for (own, _), path in zip(named, paths, strict=True)
+    ]
     twice = {name for name, count in Counter(names).items() if count > 1}
     names = [
         f'{path.parent.name}/{name}' if own is None and name in twice and path.parent.name else name
@@ -67,11 +93,5 @@ def name_models(named: Sequence[tuple[str | None, str]]) -> list[str]:
     ]
     for name, count in Counter(names).items():
         if count > 1:
-            raise UserError(f'{count} checkpoints would be called {name!r}; name them: A={paths[0]}')
+            raise UserError(f'{count} checkpoints would be called {name!r}; name them: A={paths[names.index(name)]}')
     return names
-
-
-def _open(path: str, *, config: str | None, device: str) -> BasePredictor:
-    from volo_seg.inference import open_predictor
-
-    return open_predictor(path, config=config, device=device)

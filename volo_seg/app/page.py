@@ -17,6 +17,8 @@ from .models import Model
 
 WAITING = 8
 """Images that may wait for the network; who comes after is told to try again."""
+SESSIONS = 16
+"""Visitors whose last answer Gradio keeps; beyond, the oldest is dropped."""
 FAILURE = "() => { window.dispatchEvent(new Event('volo-seg-failure')); }"
 
 
@@ -59,6 +61,7 @@ def build_page(models: Sequence[Model], *, examples: Sequence[Path] = (), max_pi
             api_visibility='private',
         ).failure(None, js=FAILURE)
     page.queue(max_size=WAITING, api_open=False)
+    page.state_session_capacity = SESSIONS
     return page
 
 
