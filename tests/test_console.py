@@ -358,7 +358,8 @@ def log_metrics(content, step):
     calls.append(('log', step, sorted(content)))
 def log_params(content): calls.append(('params', content))
 def get_experiment_by_name(name): return 1
-set_tracking_uri = set_experiment = log_text = log_artifact = end_run = lambda *words: None
+def set_tracking_uri(uri): calls.append(('uri', uri))
+set_experiment = log_text = log_artifact = end_run = lambda *words: None
 """,
 }
 
@@ -367,6 +368,7 @@ def test_trackers_get_steps_and_classes(data, tmp_path, monkeypatch, capsys):
     """TensorBoard's own file, and what the packages of the other two are called with."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
     for tracker, source in STUBS.items():
         (tmp_path / f'{tracker}.py').write_text(source)
         monkeypatch.delitem(sys.modules, tracker, raising=False)
@@ -388,7 +390,21 @@ def test_trackers_get_steps_and_classes(data, tmp_path, monkeypatch, capsys):
         names = {key for key in logs[-1][2] if key.startswith('val/IoU/')}
         assert names == {'val/IoU/a', f'val/IoU/{name}', 'val/IoU/c'}
     assert ('config', 3) in sys.modules['wandb'].calls
+    assert ('uri', f'sqlite:///{tmp_path}/work/mlflow.db') in sys.modules['mlflow'].calls
     assert next(call[1] for call in sys.modules['mlflow'].calls if call[0] == 'params')['train_cfg.max_iters'] == 3
+
+
+def test_mlflow_server_of_the_environment(tmp_path, monkeypatch):
+    (tmp_path / 'mlflow.py').touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, 'mlflow', raising=False)
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://localhost:5000')
+    config = Config({'work_dir': 'work'})
+    log_to(config, ['mlflow'])
+    log_to(config, ['mlflow'])
+    local, backend = config.visualizer.vis_backends
+    assert local.type == 'LocalVisBackend' and backend.tracking_uri == 'http://localhost:5000'
+    assert 'artifact_location' not in backend and backend.tracked_config_keys == ['work_dir']
 
 
 # contact sheets

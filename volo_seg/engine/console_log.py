@@ -24,6 +24,7 @@ CHATTER = (
     'Epoch(',
     'Loads checkpoint by',
     'Reach the end of the dataloader',
+    'Please make sure that the mlflow server',
     'The previous best checkpoint',
     'paramwise_options',
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -32,20 +33,28 @@ def log_to(config: Config, trackers: Sequence[str]) -> None:
             raise UserError(f"--log-to {tracker} needs the package {tracker}: pip install 'volo-seg[{tracker}]'")
     if not trackers:
         return
-    visualizer = config.setdefault('visualizer', dict(type='SegLocalVisualizer', name='visualizer'))
+    visualizer = config.get('visualizer') or dict(type='SegLocalVisualizer', name='visualizer')
     backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
     for tracker in dict.fromkeys(trackers):
         if not any(tracker in backend['type'].lower() for backend in backends):
             backends.append(_backend(tracker, config))
-    visualizer.vis_backends = backends
-    processor = config.setdefault('log_processor', dict(by_epoch=False))
-    processor.setdefault('log_with_hierarchy', True)
+    config.visualizer = {**visualizer, 'vis_backends': backends}
+    processor = config.get('log_processor') or dict(by_epoch=False)
+    config.log_processor = {'log_with_hierarchy': True, **processor}
 
 
 def _backend(tracker: str, config: Config) -> dict[str, Any]:
     backend: dict[str, Any] = dict(type=TRACKERS[tracker])
-    if tracker == 'mlflow':  # all of a config is more than it takes as parameters; the text is stored beside them
+    if tracker == 'mlflow':
+        # all of a config is more than it takes as parameters; the text is stored beside them
         backend['tracked_config_keys'] = [key for key in _MLFLOW_PARAMS if config.get(key) is not None]
+        backend['exp_name'] = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'volo-seg')
+        backend['tracking_uri'] = os.environ.get('MLFLOW_TRACKING_URI')
+        if not backend['tracking_uri']:  # MMEngine's default, a folder of files, is refused by MLflow 3
+            folder = os.path.abspath(config.work_dir)
+            backend['tracking_uri'] = f'sqlite:///{folder}/mlflow.db'
+            backend['artifact_location'] = f'{folder}/mlflow'
+            backend['artifact_suffix'] = ()  # what lies in the work dir need not be copied into it
     return backend
 
 
