@@ -511,7 +511,8 @@ def test_same_result_in_two_processes(tmp_path, images):
     lines = [out.splitlines()[-1].split() for out, _ in results]
     assert sum(int(seen) for seen, _ in lines) == images + 1
     assert {float(value) for _, value in lines} == {expected['mIoU']}
-    assert (together / 'metrics.json').read_text() == (alone / 'metrics.json').read_text()
+    for name in ('metrics.json', 'per_image.csv', 'worst/01.jpg'):
+        assert (together / name).read_bytes() == (alone / name).read_bytes(), name
     assert len(list((together / 'predictions').glob('*.png'))) == images
 
 
