@@ -1,4 +1,4 @@
-"""Generate Toyscapes, train VOLO-nano + UPerNet on it, evaluate, predict, and say where everything is."""
+"""Generate Toyscapes, train VOLO-nano + UPerNet on it, evaluate, predict, report, and say where everything is."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps one after another; see ``volo-seg demo --help``."""
     args = build_parser().parse_args(argv)
     work = Path(args.work_dir)
-    # the evaluation is a step of its own, so training does without
-    options = ['--cfg-options', 'train_cfg.val_interval=1000000', *args.cfg_options]
+    # three validations on the way, so that the report shows how it learns
+    options = ['--cfg-options', 'train_cfg.val_interval=200', *args.cfg_options]
     run = ['--work-dir', args.work_dir, '--data-root', args.data_root]
     images = str(Path(args.data_root, 'leftImg8bit', 'val'))
     start = time.perf_counter()
-    step('1/6 data', 'toyscapes', args.data_root, '--train', str(args.train), '--val', str(args.val), '--nproc', '2')
-    step('2/6 labels', 'cityscapes', args.data_root, '--nproc', '2')
-    step('3/6 training', 'train', CONFIG, *run, *options)
+    step('1/7 data', 'toyscapes', args.data_root, '--train', str(args.train), '--val', str(args.val), '--nproc', '2')
+    step('2/7 labels', 'cityscapes', args.data_root, '--nproc', '2')
+    step('3/7 training', 'train', CONFIG, *run, *options)
     checkpoint = Path((work / 'last_checkpoint').read_text().strip())
     results = work / 'predictions'
-    step('4/6 evaluation', 'test', CONFIG, str(checkpoint), *run, *options)
-    step('5/6 prediction', 'infer', CONFIG, str(checkpoint), images, '--out-dir', str(results), '--overwrite', *options)
-    print('== 6/6 picture', flush=True)
+    step('4/7 evaluation', 'test', CONFIG, str(checkpoint), *run, *options)
+    step('5/7 prediction', 'infer', CONFIG, str(checkpoint), images, '--out-dir', str(results), '--overwrite', *options)
+    print('== 6/7 picture', flush=True)
     picture = draw_sheet(Path(args.data_root), results, work / 'demo.png')
+    report = work / 'report.html'
+    step('7/7 report', 'report', args.work_dir, '--out', str(report))
     print(f'\ndone in {(time.perf_counter() - start) / 60:.1f} minutes')
     for name, path in (
+        ('report', report),
         ('picture', picture),
         ('overlays', results / 'overlays'),
         ('label images', results / 'labels'),
