@@ -96,6 +96,27 @@ def test_a_checkpoint_without_our_state_goes_on_too(data, whole, tmp_path):
     assert not tiny.differences(first['state_dict'], last['state_dict'])
 
 
+def test_epochs_are_resumed_too(data, tmp_path):
+    """Three batches an epoch, the last of them of one image; the sampler shuffles each epoch anew."""
+    (data / 'epochs.py').write_text(
+        "_base_ = './even.py'\n"
+        "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)\n"
+        "train_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=True))\n"
+        'default_hooks = dict(checkpoint=dict(by_epoch=True, save_best=None), logger=dict(log_metric_by_epoch=True))\n'
+    )
+    dropped = ('train_cfg.max_iters', 'train_cfg.val_interval')
+    options = {key: value for key, value in tiny.OPTIONS.items() if key not in dropped}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, 'OPTIONS', options)
+        tiny.runner(data, tmp_path / 'whole', config='epochs.py').train()
+        checkpoint = tmp_path / 'whole' / 'epoch_1.pth'
+        tiny.runner(data, tmp_path / 'rest', '--resume', checkpoint, config='epochs.py').train()
+    one, other = (load_file(tmp_path / name / 'epoch_3.pth') for name in ('whole', 'rest'))
+    assert one['meta']['iter'] == other['meta']['iter'] == 9
+    assert not tiny.differences(one['state_dict'], other['state_dict'])
+    assert tiny.differences(one['state_dict'], load_file(checkpoint)['state_dict'])
+
+
 @pytest.fixture
 def numbers(monkeypatch):
     """Numbers of the draws that were loaded."""

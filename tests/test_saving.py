@@ -2,8 +2,10 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,9 +20,10 @@ from mmengine.hooks import Hook
 from volo_seg.checkpoints import load_file
 from volo_seg.commands import run
 from volo_seg.engine import saving
+from volo_seg.engine.interruption import InterruptionHook
 from volo_seg.engine.record import fingerprint
 from volo_seg.engine.saving import SaveError, last_checkpoint, remove_parts, write_checkpoint
-from volo_seg.errors import UserError
+from volo_seg.errors import Interrupted
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -70,43 +73,100 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_good_checkpoint(data, tm
     assert json.loads((work / 'run.json').read_text())['status'] == 'finished'
 
 
-@pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_stops_and_resuming_loses_nothing(number, status, data, tmp_path):
-    changes = dict(train_cfg__val_interval=100, train_cfg__max_iters=60, default_hooks__checkpoint__interval=100)
-    changes |= dict(param_scheduler__1__end=60)
-    work = tmp_path / 'work'
-    process = start(data, work, '--no-check', **changes)
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if re.match(r'\d+/60 ', line):
-            process.send_signal(number)
-            break
-    lines += process.communicate()[0].splitlines()
-    assert process.returncode == status, ''.join(lines)
-    told = re.search(r'training stopped after iteration (\d+), which is saved; go on with --resume', lines[-1])
-    assert told and lines[-1].startswith(number.name)
-    assert last_checkpoint(work).name == f'iter_{told[1]}.pth'
+class Signal(Hook):
+    """Sends this process a signal in the third iteration, or in the first validation."""
+
+    def __init__(self, number, *, validating=False):
+        self.number, self.validating = number, validating
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2 and not self.validating:
+            os.kill(os.getpid(), self.number)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if self.validating:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    'number, status, validating, flags',
+    [(signal.SIGTERM, 143, False, ()), (signal.SIGINT, 130, False, ()), (signal.SIGTERM, 143, True, ('--ema', '0.1'))],
+)
+def test_a_signal_saves_and_stops_and_resuming_loses_nothing(number, status, validating, flags, data, tmp_path):
+    changes = dict(default_hooks__checkpoint__interval=100)
+    work, handlers = tmp_path / 'work', [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    runner = tiny.runner(data, work, *flags, **changes)
+    runner.register_hook(Signal(number, validating=validating))
+    with pytest.raises(Interrupted) as caught:
+        runner.train()
+    assert caught.value.status == status
+    told = f'{number.name}: training stopped after iteration 3, which is saved; go on with --resume'
+    assert str(caught.value) == told and last_checkpoint(work).name == 'iter_3.pth'
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     record = json.loads((work / 'run.json').read_text())
-    assert record['status'] == 'interrupted' and record['reason'] == lines[-1]
-    if number == signal.SIGTERM:
-        tiny.runner(data, work, '--resume', **changes).train()
-        tiny.runner(data, tmp_path / 'whole', **changes).train()
-        one, other = (load_file(folder / 'iter_60.pth') for folder in (work, tmp_path / 'whole'))
-        assert not tiny.differences(one['state_dict'], other['state_dict'])
-        assert not tiny.differences(one['optimizer'], other['optimizer'])
+    assert record['status'] == 'interrupted' and record['reason'] == told
+    tiny.runner(data, work, '--resume', *flags, **changes).train()
+    tiny.runner(data, tmp_path / 'whole', *flags, **changes).train()
+    one, other = (load_file(folder / 'iter_6.pth') for folder in (work, tmp_path / 'whole'))
+    for key in ('state_dict', 'optimizer', 'param_schedulers', *(['ema_state_dict'] if flags else [])):
+        assert not tiny.differences(one[key], other[key])
+    best = [load['message_hub']['runtime_info']['best_score'] for load in (one, other)]
+    assert best[0] == best[1], 'the validation that was cut short was not made up for'
+
+
+class SignalAll(Hook):
+    """Sends SIGTERM to this process and to those that load data, as a cluster does."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            children = multiprocessing.active_children()
+            assert len(children) == 2
+            for process in (*(child.pid for child in children), os.getpid()):
+                os.kill(process, signal.SIGTERM)
+                os.kill(process, signal.SIGINT)
+            time.sleep(0.2)
+
+
+def test_a_signal_to_all_processes_saves_too(data, tmp_path):
+    runner = tiny.runner(data, tmp_path, train_dataloader__num_workers=2, default_hooks__checkpoint__interval=100)
+    runner.register_hook(SignalAll())
+    with pytest.raises(Interrupted, match='after iteration 3, which is saved'):
+        runner.train()
+    assert last_checkpoint(tmp_path).name == 'iter_3.pth'
+
+
+def test_a_second_ctrl_c_stops_at_once(monkeypatch):
+    hook = InterruptionHook()
+    hook._listen(signal.SIGINT, None)
+    hook._listen(signal.SIGINT, None)  # a launcher repeats it
+    monkeypatch.setattr('volo_seg.engine.interruption._PATIENCE', -1.0)
+    with pytest.raises(Interrupted, match='stopped at once'):
+        hook._listen(signal.SIGINT, None)
+
+
+def test_a_command_that_was_interrupted_says_so(monkeypatch, capsys):
+    def stop(argv):
+        raise Interrupted('SIGTERM: training stopped', signal.SIGTERM)
+
+    monkeypatch.setattr('volo_seg.commands.doctor.main', stop)
+    assert run('doctor', []) == 143
+    assert capsys.readouterr().err == '\nSIGTERM: training stopped\n'
 
 
 def test_a_disk_that_takes_no_checkpoint_ends_in_one_sentence(data, tmp_path):
     """Files of at most 256 KiB, here and in the folder for temporary files."""
-    limit = ('bash', '-c', 'ulimit -f 256; exec "$@"', 'bash')
-    process = start(data, tmp_path / 'work', '--no-check', prefix=limit, train_cfg__max_iters=2)
-    out = process.communicate()[0]
-    assert process.returncode == 2, out
-    assert 'iter_1.pth' in out and 'training goes on and tries again later' in out
-    last = out.strip().splitlines()[-1]
-    assert last.startswith('error: the checkpoint') and 'File too large' in last and 'Traceback' not in out
-    assert not [path for path in (tmp_path / 'work').rglob('*') if path.suffix in ('.pth', '.part')]
+    runner = tiny.runner(data, tmp_path, train_cfg__max_iters=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
+    try:
+        with pytest.raises(SaveError, match='iter_2.pth.*File too large.*, nor can the checkpoint .*File too large'):
+            runner.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'iter_1.pth' in log and 'File too large); training goes on and tries again later' in log
+    assert not [path for path in tmp_path.rglob('*') if path.suffix in ('.pth', '.part')]
+    assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'failed'
 
 
 def test_a_full_disk_moves_the_last_checkpoint_to_another(data, tmp_path):
@@ -262,7 +322,3 @@ def test_the_fingerprint_follows_names_sizes_and_contents(data, tmp_path):
     for kind in ('images', 'annotations'):
         (moved / kind / 'train/0.png').rename(moved / kind / 'train/7.png')
     assert taken(moved)['names'] != before['names']
-
-
-def test_user_errors_are_what_save_errors_are():
-    assert issubclass(SaveError, UserError)

@@ -1,12 +1,15 @@
 """Training in miniature: a handful of images, the smallest network, a second a run."""
 
 import itertools
+import json
 import warnings
 
 import cv2
 import numpy as np
 import torch
 import yapf.yapflib.yapf_api as formatter
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
 
 from volo_seg.engine.config import shipped_configs
 
@@ -17,6 +20,16 @@ model = dict(
     backbone=dict(arch=dict(_delete_=True, **arch)),
     decode_head=dict(in_channels=[16, 32, 32, 32], channels=16),
     auxiliary_head=dict(in_channels=32, channels=8),
+)
+"""
+# no batch statistics and no dropout, so that what a batch is split into makes no difference; SGD keeps rounding small
+EVEN = """
+_base_ = './tiny.py'
+norm_cfg = dict(_delete_=True, type='GN', num_groups=4)
+head = dict(norm_cfg=norm_cfg, dropout_ratio=0.0)
+model = dict(backbone=dict(norm_cfg=norm_cfg), decode_head=head, auxiliary_head=head)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01), clip_grad=dict(max_norm=0.5)
 )
 """
 OPTIONS = {
@@ -60,15 +73,16 @@ def make_data(root, *, train=5, val=3):
     (root / 'classes.txt').write_text('a\nb\nc\n')
     base = shipped_configs()['volo-nano_upernet_1xb4-20k_folders-256x256']
     (root / 'tiny.py').write_text(LEAF.format(base=base))
+    (root / 'even.py').write_text(EVEN)
     return root
 
 
-def words(data, work, *flags, **changes):
+def words(data, work, *flags, config='tiny.py', **changes):
     """The command line of a small training run; ``changes`` are options of the config with __ for a dot."""
     options = {**OPTIONS, **{key.replace('__', '.'): value for key, value in changes.items()}}
     pairs = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
     common = ['--work-dir', str(work), '--data-root', str(data), '--seed', '7', '--plain']
-    return [str(data / 'tiny.py'), *common, *map(str, flags), '--cfg-options', *pairs]
+    return [str(data / config), *common, *map(str, flags), '--cfg-options', *pairs]
 
 
 def runner(data, work, *flags, **changes):
@@ -79,10 +93,57 @@ def runner(data, work, *flags, **changes):
 
     warnings.filterwarnings('ignore', category=UserWarning)
     config = prepare(build_parser().parse_args(words(data, work, '--no-check', *flags, **changes)))
-    name = f'tiny{next(_numbers)}'
-    config.experiment_name = name
-    config.visualizer.name = name
-    return RUNNERS.build(config)
+    return RUNNERS.build(named(config))
+
+
+def named(config):
+    """Give ``config`` a logger and a visualizer of its own."""
+    config.experiment_name = config.visualizer.name = f'tiny{next(_numbers)}'
+    return config
+
+
+class Losses(Hook):
+    """The loss of each iteration, averaged over the processes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        loss = outputs['loss'].detach().clone()
+        all_reduce(loss, op='mean')
+        self.seen.append(loss.item())
+
+
+def train(data, work, *flags, **changes):
+    """Train; return the losses."""
+    started, losses = runner(data, work, *flags, **changes), Losses()
+    started.register_hook(losses)
+    started.train()
+    return losses.seen
+
+
+def train_even(data, work, *flags, **changes):
+    """Train for four iterations without anything that depends on how a batch is split."""
+    settings = dict(model__backbone__drop_path_rate=0.0, train_cfg__max_iters=4, train_cfg__val_interval=4)
+    return train(data, work, *flags, config='even.py', **{**settings, **changes})
+
+
+def test(data, work, checkpoint, *flags, config='tiny.py'):
+    """Evaluate ``checkpoint``; return the confusion matrix."""
+    from mmseg.registry import RUNNERS
+
+    from volo_seg.commands.test import build_parser, prepare
+
+    pairs = [f'{key}={value}'.replace(' ', '') for key, value in OPTIONS.items() if not key.startswith('train')]
+    arguments = [str(data / config), str(checkpoint), '--work-dir', str(work), '--data-root', str(data), *flags]
+    RUNNERS.build(named(prepare(build_parser().parse_args([*arguments, '--cfg-options', *pairs])))).test()
+    return confusion(work)
+
+
+def confusion(work):
+    """The confusion matrix of the last evaluation in a work dir."""
+    newest = max(work.rglob('metrics.json'), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text())['confusion_matrix']
 
 
 def differences(one, other, place=''):

@@ -4,7 +4,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [ "${1:-}" = --on-machine ]; then
-    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    first=${machines%%$'\n'*}
     export NNODES="$SLURM_NNODES" NODE_RANK="$SLURM_NODEID" MASTER_ADDR="${MASTER_ADDR:-$first}"
     export PORT="${PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
     exec bash "$here/dist_train.sh" "${@:2}"

@@ -30,6 +30,8 @@ COMMANDS = {
     'app': 'try checkpoints on images in the browser',
     'analyze_logs': 'plot loss, learning rate and mIoU of runs',
     'report': 'write one HTML page about a run',
+    'export': 'write an ONNX file, compared with PyTorch first',
+    'benchmark': 'measure latency, throughput and memory by stage',
     'flops': 'count parameters and operations of a config',
     'eval': 'score label images of any model',
     'submit': 'pack or validate a benchmark submission',
@@ -56,7 +58,8 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
         tell(error)
         return 2
     except KeyboardInterrupt as error:
-        print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
+        if os.environ.get('RANK', '0') == '0':
+            print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
         return getattr(error, 'status', 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 
 from volo_seg.engine.sharding import scatter
@@ -17,6 +19,8 @@ from volo_seg.errors import Interrupted
 
 _PATIENCE = 2.0
 """Seconds after which another signal is meant to stop at once; launchers repeat the first one."""
+_RESPITE = 60
+"""Seconds that data-loading processes live on after a SIGTERM, so that the iteration in hand ends."""
 
 
 class InterruptionHook(Hook):
@@ -28,6 +32,7 @@ class InterruptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._asked: int | None = None
         self._when = 0.0
         self._before: dict[int, Any] = {}
@@ -75,13 +80,16 @@ class InterruptionHook(Hook):
         self._before = {}
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data-loading process that has only just begun
+            return
         now = time.monotonic()
         if self._asked is not None and now - self._when > _PATIENCE:
             self.close()
             raise Interrupted('stopped at once', number)
         if self._asked is None:
             self._asked, self._when = number, now
-            print('\nstopping after this iteration, with a checkpoint (Ctrl-C again: at once)', flush=True)
+            if get_rank() == 0:
+                print('\nstopping after this iteration, with a checkpoint (Ctrl-C again: at once)', flush=True)
 
     def _exchange(self, reduce: Any, value: int | None = None) -> int:
         """The largest or smallest ``value`` of all processes; by default the signal that one was sent, or 0."""
@@ -99,3 +107,23 @@ class InterruptionHook(Hook):
         if not runner.save_now(step):
             raise Interrupted(f'{place}; go on from the last checkpoint with --resume', number)
         raise Interrupted(f'{place}, which is saved; go on with --resume', number)
+
+
+class OutliveSignals:
+    """Start a data-loading process so that signals leave it alone: its loader ends it.
+
+    Ctrl-C and a cluster's SIGTERM reach every process of a job; without its helpers a run could not save and stop.
+
+    Args:
+        inner: What is done first.
+    """
+
+    def __init__(self, inner: Callable[[int], None] | None) -> None:
+        self.inner = inner
+
+    def __call__(self, worker: int) -> None:
+        """Begin as data-loading process number ``worker``."""
+        if self.inner is not None:
+            self.inner(worker)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_RESPITE))

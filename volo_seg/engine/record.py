@@ -31,7 +31,7 @@ STATED, READ, READ_BYTES = 2000, 16, 2**20
 
 
 class RunRecord:
-    """The record of one run, in its log folder and, as the newest, in its work dir; rank 0 writes it.
+    """The record of one run, in its log folder and, of the last training, in its work dir; rank 0 writes it.
 
     What cannot be written is left out: a record never ends a run.
     """
@@ -65,7 +65,8 @@ class RunRecord:
         text = json.dumps(self._content, indent=2, default=str) + '\n'
         try:
             write_text(text, Path(self._runner.log_dir, NAME))
-            write_text(text, Path(self._runner.work_dir, NAME))
+            if self._content['kind'] == 'train':
+                write_text(text, Path(self._runner.work_dir, NAME))
         except OSError as error:
             self._runner.logger.warning(f'{NAME} could not be written ({error.strerror})')
 
@@ -115,12 +116,13 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     size = 0
     measured = set(_evenly(files, STATED))
     for name, path in files:
-        length = os.path.getsize(path) if (name, path) in measured else -1
+        length = _size(path) if (name, path) in measured else -1
         size += max(length, 0)
         names.update(f'{name}\0{length}\n'.encode())
     for name, path in _evenly(files, READ):
-        with open(path, 'rb') as file:
-            content.update(name.encode() + file.read(READ_BYTES))
+        if _size(path) >= 0:
+            with open(path, 'rb') as file:
+                content.update(name.encode() + file.read(READ_BYTES))
     told = {'samples': len(dataset), 'files': len(files), 'names': names.hexdigest(), 'content': content.hexdigest()}
     return {**told, 'bytes' if len(measured) == len(files) else 'bytes_of_some': size}
 
@@ -138,8 +140,16 @@ def _files(dataset: Any) -> Iterator[tuple[str, str]]:
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         for path in (info.get('img_path'), info.get('seg_map_path')):
-            if path and os.path.isfile(path):
+            if path:
                 yield os.path.relpath(path, root), path
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, -1 if there is none."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
 
 
 def _evenly(items: Sequence[Any], count: int) -> list[Any]:

@@ -28,7 +28,7 @@ from .checkpointing import compose
 from .console import quiet
 from .evaluator import OverlappedEvaluator
 from .failures import disk_is_at_fault, run_recorded
-from .interruption import InterruptionHook
+from .interruption import InterruptionHook, OutliveSignals
 from .learning_rate import scale_rates
 from .randomness import UNORDERED, IterationSeedHook, use_deterministic_algorithms
 from .record import DataRecordHook, RunRecord
@@ -260,6 +260,7 @@ class SafeRunner(Runner):
             if not dataloader.get('num_workers'):
                 dataloader['persistent_workers'] = False
         built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        built.worker_init_fn = OutliveSignals(built.worker_init_fn)
         dataset = built.dataset
         if hasattr(dataset, 'pipeline') and not isinstance(dataset.pipeline, NamingPipeline):
             dataset.pipeline = NamingPipeline(dataset.pipeline)

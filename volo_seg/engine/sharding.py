@@ -134,5 +134,8 @@ def check_shardable(config: Any, hooks: list[Any]) -> None:
     if any(isinstance(hook, EMAHook) for hook in hooks):
         raise UserError('--fsdp cannot keep averaged weights (EMA) beside the shards; train without one of the two')
     wrapper = config.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper' and wrapper.get('dtype', 'float16') in ('float16', None):
-        raise UserError('--fsdp cannot scale the losses of float16; choose bfloat16 (optim_wrapper.dtype=bfloat16)')
+    scaled = wrapper.get('dtype') == 'float16' or (
+        wrapper.get('type') == 'AmpOptimWrapper' and not wrapper.get('dtype')
+    )
+    if scaled:
+        raise UserError('--fsdp cannot scale the losses of float16; choose bfloat16 by --amp bf16')
