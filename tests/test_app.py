@@ -266,7 +266,7 @@ class Site:
     def __init__(self, folder, **limits):
         import uvicorn
 
-        self.predictor = Thirds()
+        self.predictor, self.folder = Thirds(), folder
         example = folder / 'example.png'
         example.write_bytes(png(noise(99)))
         os.environ['GRADIO_TEMP_DIR'] = str(folder / 'temporary')
@@ -331,6 +331,8 @@ def test_page_names_models_and_sends_nobody_elsewhere(site):
     status, body = site.fetch('GET', '/')
     assert status == 200
     assert b'volo-seg: one' in body
+    assert b'example.png' in body
+    assert os.fsencode(site.folder) not in body
     config = json.loads(body.split(b'window.gradio_config = ', 1)[1].split(b';</script>', 1)[0])
     assert config['analytics_enabled'] is False
     policy = site.headers['content-security-policy']
@@ -490,6 +492,6 @@ def test_nothing_stays_behind(site):
     assert len(site.predictor.made) >= 24
     assert sum(made() is not None for made in site.predictor.made) == 0
     answers = [o for o in gc.get_objects() if type(o) is dict and {'picture', 'models', 'stem'} <= o.keys()]
-    assert 1 <= len(answers) <= 16
+    assert 1 <= len(answers) <= 18  # those of 16 visitors; one or two may be on their way out
     folder = os.environ['GRADIO_TEMP_DIR']
     assert [f for _, _, files in os.walk(folder) for f in files] == []

@@ -86,9 +86,8 @@ def server(folder):
 
 @pytest.fixture(scope='module')
 def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
+    playwright = pytest.importorskip('playwright.sync_api')
+    with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
