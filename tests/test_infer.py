@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from fake_infer import CLASSES, Brightness
 
 from volo_seg.commands import infer, run
+from volo_seg.inference import folders
 from volo_seg.inference.kinds import KINDS
 from volo_seg.inference.progress import Progress
 from volo_seg.inference.shares import Journal, ShareTable
@@ -354,6 +356,67 @@ def test_mistakes_get_one_sentence(words, message, networks, tmp_path, monkeypat
     err = capsys.readouterr().err
     assert message in err and err.startswith('error: ') and err.count('\n') == 1
     assert not networks
+
+
+def test_table_of_other_classes_is_said_before_the_work(networks, tmp_path, capsys):
+    images = pictures(tmp_path / 'images', 'a.png')
+    ShareTable(tmp_path, ('x', 'y')).merge({'old': ('', '1', '1', '0', '1')})
+    assert call('x.pth', images, '--kinds', 'shares', '--out-dir', tmp_path) == 2
+    assert 'is a table of other classes' in capsys.readouterr().err
+    assert networks[0].seen == 0
+    assert [row['name'] for row in rows(tmp_path)] == ['old']
+
+
+def test_reading_network_and_writing_overlap(networks, tmp_path, monkeypatch):
+    """Each waits for the next image's step before it: one after the other, they would wait for ever."""
+    images = pictures(tmp_path / 'images', *(f'{i}.png' for i in range(4)))
+    reached = {what: threading.Event() for what in ('second is read', 'second is segmented')}
+    patience = 20
+    read, segment, write = Brightness._read, Brightness._segment, folders.write_files
+
+    def slow_read(self, source):
+        if Path(source).stem == '1':
+            reached['second is read'].set()
+        return read(self, source)
+
+    def slow_segment(self, batch, **wanted):
+        assert reached['second is read'].wait(patience), 'the next image is not read while the network works'
+        if self.seen == 1:
+            reached['second is segmented'].set()
+        return segment(self, batch, **wanted)
+
+    def slow_write(result, folder, *, name, **options):
+        assert reached['second is segmented'].wait(patience), 'the network waits for the writing'
+        return write(result, folder, name=name, **options)
+
+    monkeypatch.setattr(Brightness, '_read', slow_read)
+    monkeypatch.setattr(Brightness, '_segment', slow_segment)
+    monkeypatch.setattr(folders, 'write_files', slow_write)
+    assert call('x.pth', images, '--out-dir', tmp_path / 'out') == 0
+
+
+def test_network_does_not_run_away_from_the_writing(networks, tmp_path, monkeypatch):
+    """While nothing can be written, only a few results wait in memory."""
+    images = pictures(tmp_path / 'images', *(f'{i}.png' for i in range(30)))
+    open_up = threading.Event()
+    seen = []
+
+    def stuck(*args, **options):
+        assert open_up.wait(30)
+
+    def look():
+        deadline = time.monotonic() + 20
+        while not (networks and networks[0].seen) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        seen.append(networks[0].seen)
+        open_up.set()
+
+    monkeypatch.setattr(folders, 'write_files', stuck)
+    threading.Thread(target=look).start()
+    assert call('x.pth', images, '--out-dir', tmp_path / 'out', '--threads', '2') == 0
+    assert 1 <= seen[0] <= 4
+    assert networks[0].seen == 30
 
 
 def test_rank_that_does_not_fit(networks, tmp_path, monkeypatch, capsys):

@@ -73,8 +73,8 @@ def test_rings_are_closed_turn_the_right_way_and_do_not_touch_themselves(labels)
 
 
 def test_polygons_of_all_small_masks():
-    """Every region that fits into 3x4 pixels, and its complement."""
-    for bits in range(1, 2**12):
+    """Every region that fits into 3x4 pixels, as the zeros or as the ones."""
+    for bits in range(2**11):
         labels = (bits >> np.arange(12) & 1).astype(np.uint8).reshape(3, 4)
         canvas = np.full(labels.shape, 9, np.uint8)
         for region in regions(labels):

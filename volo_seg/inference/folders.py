@@ -51,8 +51,11 @@ class FolderRun:
         """Segment the files; return those that could not be, in their order. The table is written in any case.
 
         Raises:
+            UserError: The table that is there is one of other classes.
             OutputError: Nothing can be written.
         """
+        if self.job.journal is not None:
+            self._table().rows()
         try:
             self._segment_images([task for task in self.job.todo if not task.is_video])
             for task in self.job.todo:
@@ -69,12 +72,15 @@ class FolderRun:
 
     def _settle(self) -> None:
         if self.job.journal is not None:
-            table = ShareTable(self.output.folder, self.predictor.classes)
-            self.job.journal.settle(table, order=[task.name for task in self.job.plan])
+            self.job.journal.settle(self._table(), order=[task.name for task in self.job.plan])
+
+    def _table(self) -> ShareTable:
+        return ShareTable(self.output.folder, self.predictor.classes)
 
     def _segment_images(self, tasks: Sequence[Task]) -> None:
         results = self._stream((task.source for task in tasks), readers=self.threads)
-        with Outbox(threads=self.threads, depth=2 * self.threads) as outbox:
+        # what waits to be written holds its image, and maybe the probabilities of all classes
+        with Outbox(threads=self.threads, depth=self.threads) as outbox:
             for task, result in zip(tasks, results, strict=True):
                 if isinstance(result, Failure):
                     self.failures[task.source] = result.reason
@@ -118,8 +124,8 @@ class FolderRun:
                 broken.append(error)
 
         with (
-            Outbox(threads=self.threads, depth=2 * self.threads) as outbox,
-            Outbox(threads=1, depth=2 * self.threads) as film,
+            Outbox(threads=self.threads, depth=self.threads) as outbox,
+            Outbox(threads=1, depth=self.threads) as film,
         ):
             for count, result in enumerate(self._stream(frames(), readers=0)):
                 if isinstance(result, Failure):

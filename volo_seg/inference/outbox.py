@@ -18,7 +18,7 @@ class Outbox:
 
     Args:
         threads: How many.
-        depth: How much may wait; then :meth:`put` waits too.
+        depth: How much may be on its way; then :meth:`put` waits too.
     """
 
     def __init__(self, *, threads: int, depth: int) -> None:

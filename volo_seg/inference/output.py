@@ -8,11 +8,11 @@ from pathlib import Path
 
 from volo_seg.errors import UserError
 
+from .files import inside
 from .kinds import DEFAULT, KINDS, check_kinds
 from .shares import journals, read_journal, read_table
 from .sources import Task
 from .video import count_frames
-from .writers import place
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Output:
         folder: The output folder.
         kinds: What is written of each image. Of a video, the overlay is one video, and the rest one file a frame.
         opacity: Of the colours of overlays, in [0, 1].
+
+    Raises:
+        UserError: An unknown kind, or one whose folder is a link that leads out of the output folder.
     """
 
     folder: Path
@@ -31,6 +34,8 @@ class Output:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'kinds', check_kinds(self.kinds))
+        for kind in self.kinds:
+            inside(self.folder, KINDS[kind].folder)
 
     @property
     def frame_kinds(self) -> tuple[str, ...]:
@@ -39,7 +44,8 @@ class Output:
 
     def files(self, name: str, kinds: Sequence[str]) -> list[Path]:
         """The files of one image, or of one frame; not the table."""
-        return [place(self.folder, kind, name) for kind in kinds if KINDS[kind].suffix]
+        places = [KINDS[kind] for kind in kinds if KINDS[kind].suffix]
+        return [self.folder / place.folder / f'{name}{place.suffix}' for place in places]
 
     def video(self, name: str) -> str:
         """The overlay of a video, below the folder."""
