@@ -9,6 +9,8 @@ import threading
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -16,7 +18,8 @@ import pytest
 from fake_infer import CLASSES, Brightness
 
 from volo_seg.commands import infer, run
-from volo_seg.inference import folders
+from volo_seg.errors import UserError
+from volo_seg.inference import folders, video
 from volo_seg.inference.kinds import KINDS
 from volo_seg.inference.progress import Progress
 from volo_seg.inference.shares import Journal, ShareTable
@@ -326,6 +329,54 @@ def test_video_with_odd_sides_and_one_that_ends_early(networks, tmp_path, capsys
     assert "odd.mp4' is damaged after 8 of 20 frames" in capsys.readouterr().err
     assert len(list((tmp_path / 'out/labels/odd').iterdir())) == 8
     assert not list((tmp_path / 'out/overlays').iterdir()), 'an overlay is there whole or not at all'
+
+
+def test_frame_that_cannot_be_segmented(networks, tmp_path, capsys, monkeypatch):
+    segment = Brightness._segment
+
+    def refuse(self, batch, **wanted):
+        if self.seen == 2:
+            raise UserError('too large')
+        return segment(self, batch, **wanted)
+
+    monkeypatch.setattr(Brightness, '_segment', refuse)
+    assert call('x.pth', film(tmp_path / 'clip.mp4'), '--out-dir', tmp_path / 'out') == 1
+    assert "too large (frame 2 of '" in capsys.readouterr().err
+    assert not list((tmp_path / 'out/overlays').iterdir())
+
+
+def test_video_that_cannot_be_written(networks, tmp_path, capsys, monkeypatch):
+    words = ('x.pth', film(tmp_path / 'clip.mp4'), '--kinds', 'overlay', '--out-dir')
+    (tmp_path / 'file').mkdir()
+    (tmp_path / 'file/overlays').touch()
+    assert call(*words, tmp_path / 'file') == 2
+    assert "overlays/clip.mp4' cannot be written (File exists)" in capsys.readouterr().err
+    monkeypatch.setattr(video, 'count_frames', lambda path: 3)
+    assert call(*words, tmp_path / 'full') == 2
+    assert "clip.mp4' was not written whole; is the disk full?" in capsys.readouterr().err
+    assert not list((tmp_path / 'full/overlays').iterdir())
+    closed = SimpleNamespace(isOpened=lambda: False, release=lambda: None)
+    monkeypatch.setattr(video.cv2, 'VideoWriter', Mock(return_value=closed))
+    assert call(*words, tmp_path / 'none') == 2
+    assert "clip.mp4' cannot be written as a video of 60 x 40 pixels" in capsys.readouterr().err
+
+
+def test_list_names_a_video_that_is_gone(networks, tmp_path, capsys):
+    (tmp_path / 'list.txt').write_text('gone.mp4\n')
+    assert call('x.pth', tmp_path / 'list.txt', '--out-dir', tmp_path / 'out') == 1
+    assert "video 'gone.mp4' cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+def test_torch_is_not_needed(tmp_path):
+    """With a predictor that does without, everything around it does too."""
+    images = pictures(tmp_path / 'images', 'a.png')
+    words = [str(FAKE), 'x.pth', str(images), '--kinds', *KINDS, '--out-dir', str(tmp_path / 'out')]
+    code = (
+        f'import sys, runpy; sys.modules["torch"] = None; sys.argv = {words}\n'
+        'runpy.run_path(sys.argv[0], None, "__main__")'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_result_that_does_not_fit_is_listed(networks, tmp_path, capsys):

@@ -141,3 +141,23 @@ def test_input_that_means_nothing(here, text):
     Path('empty').mkdir()
     with pytest.raises(UserError, match='is no image file, no folder with images, and no glob that matches one'):
         find_tasks([text])
+
+
+def test_folder_that_cannot_be_searched(here, monkeypatch):
+    make('p/a.jpg', 'p/locked/b.jpg')
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith('locked'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(UserError, match=r"folder 'p/locked' cannot be searched \(Permission denied\)"):
+        find_tasks(['p'])
+
+
+def test_no_name_is_free():
+    same = Found(Path('/a.jpg'), PurePath('a.jpg'))
+    with pytest.raises(UserError, match='finds no name that is free; rename it'):
+        distinct_names([same, same])

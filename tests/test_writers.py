@@ -156,6 +156,9 @@ def test_table_holds_one_row_an_image(tmp_path):
     (tmp_path / 'shares.csv').write_text('mine\n')
     with pytest.raises(UserError, match='is no table of class shares'):
         other.save(tmp_path, ('shares',), name='c')
+    (tmp_path / 'shares.csv').write_bytes(b'\xff\xfe')
+    with pytest.raises(UserError, match='cannot be read as a table'):
+        other.save(tmp_path, ('shares',), name='c')
 
 
 @pytest.mark.parametrize('name', ['../x', '/x', '.', 'a/../../x', '..'])
