@@ -14,6 +14,7 @@ EXTRAS = {
     'geo': ['rasterio>=1.4'],
     'hub': ['huggingface_hub'],
     'mlflow': ['mlflow'],
+    'onnx': ['onnx>=1.17', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
     'tensorboard': ['tensorboard'],
     'wandb': ['wandb'],
 }
@@ -23,6 +24,7 @@ EXTRAS['test'] = [
     *EXTRAS['geo'],
     'hypothesis',
     'mypy',
+    *EXTRAS['onnx'],
     'playwright',
     'pytest',
     'ruff',

@@ -116,6 +116,19 @@ class Predictor(BasePredictor):
         network = build_network(config, load_file(found.weights), name=str(found.weights), described=described)
         return cls.__new__(cls)._set_up(network, picked, batch_size, confidence, probabilities)
 
+    @classmethod
+    def from_network(
+        cls,
+        network: Network,
+        *,
+        device: str = 'auto',
+        batch_size: int | None = None,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Predictor:
+        """A predictor of a network that is in memory already."""
+        return cls.__new__(cls)._set_up(network, pick_device(device), batch_size, confidence, probabilities)
+
     def _set_up(
         self, network: Network, device: torch.device, batch_size: int | None, confidence: bool, probabilities: bool
     ) -> Predictor:

@@ -1,0 +1,122 @@
+"""Export a checkpoint as an ONNX file for images of any size, after comparing it with PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volo_seg.commands.flags import add_config_flags
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg export``."""
+    parser = argparse.ArgumentParser(prog='volo-seg export', description=__doc__)
+    add_config_flags(parser)
+    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors), or none for random ones')
+    parser.add_argument('out', metavar='OUT.onnx', help='the file to write')
+    parser.add_argument('--opset', type=int, help='version of the operators (default: the lowest, 13)')
+    parser.add_argument('--normalize', action='store_true', help='normalise inside: the input is uint8 pixels in BGR')
+    parser.add_argument('--argmax', action='store_true', help='argmax inside: the output is labels')
+    parser.add_argument('--int8', metavar='FOLDER', help='also write OUT-int8.onnx, calibrated on images of FOLDER')
+    parser.add_argument('--calibration-images', type=int, default=32, metavar='N', help='of FOLDER (default 32)')
+    parser.add_argument('--evaluate', action='store_true', help='score what was written on the test data of the config')
+    parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
+    parser.add_argument('--overwrite', action='store_true', help='replace files that are already there')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export; see ``volo-seg export --help``."""
+    args = build_parser().parse_args(argv)
+    paths = targets(args)
+    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.export.graph import require_onnx
+    from volo_seg.export.onnx_file import export_onnx
+    from volo_seg.export.opset import LOWEST
+    from volo_seg.export.parity import table
+    from volo_seg.export.quantization import calibration_images
+    from volo_seg.export.random_weights import load_network
+
+    require_onnx()
+    images = calibration_images(args.int8, count=args.calibration_images) if args.int8 else []
+    config = load_config(args.config, args.cfg_options)
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    print('exporting (minutes for the large networks) …', flush=True)
+    start = time.perf_counter()
+    found = export_onnx(
+        load_network(config.copy(), args.checkpoint),
+        paths['float32'],
+        opset=LOWEST if args.opset is None else args.opset,
+        normalize=args.normalize,
+        argmax=args.argmax,
+        source={'config': Path(args.config).stem, 'checkpoint': Path(args.checkpoint).name},
+    )
+    print(f'onnxruntime against PyTorch:\n{table(found)}')
+    print(f'{paths["float32"]}: {_mebibytes(paths["float32"])}, {time.perf_counter() - start:.0f} s')
+    if images:
+        write_int8(paths, images)
+    if args.evaluate:
+        evaluate(paths, config)
+    return 0
+
+
+def targets(args: argparse.Namespace) -> dict[str, Path]:
+    """The files to write, by their kind.
+
+    Raises:
+        UserError: One is there, or has another suffix; or a flag lacks another.
+    """
+    out = Path(args.out)
+    if out.suffix != '.onnx':
+        raise UserError(f'{args.out!r} does not end in .onnx; name the file so')
+    if args.calibration_images < 1:
+        raise UserError(f'--calibration-images {args.calibration_images} is below 1')
+    paths = {'float32': out}
+    if args.int8:
+        paths['int8'] = out.with_name(f'{out.stem}-int8.onnx')
+    there = [str(path) for path in paths.values() if path.exists()]
+    if there and not args.overwrite:
+        raise UserError(f'{there[0]!r} is there already; add --overwrite or name another file')
+    return paths
+
+
+def write_int8(paths: Mapping[str, Path], images: Sequence[Path]) -> None:
+    """Quantise, and say how many labels of the calibration images stay as they were."""
+    from volo_seg.export.quantization import equal_labels, quantize
+
+    start = time.perf_counter()
+    quantize(paths['float32'], paths['int8'], images)
+    print(
+        f'{paths["int8"]}: {_mebibytes(paths["int8"])}, {time.perf_counter() - start:.0f} s, '
+        f'{100 * equal_labels(paths["float32"], paths["int8"], images):.2f}% of the labels of {len(images)} '
+        'calibration images as in float32'
+    )
+
+
+def evaluate(paths: Mapping[str, Path], config: Config) -> None:
+    """Score the files side by side on the test data of ``config``, and print a table."""
+    from volo_seg.export.accuracy import LabelledImages, score
+    from volo_seg.inference import OnnxPredictor
+
+    predictors: dict[str, Any] = {name: OnnxPredictor(path, device='cpu') for name, path in paths.items()}
+    scores = score(predictors, LabelledImages(config))
+    base = scores['float32']
+    print(f'{base.images} test images:')
+    print(f'{"":<10}{"mIoU":>8}{"aAcc":>8}{"file":>12}{"median":>10}{"speed":>8}')
+    for name, found in scores.items():
+        print(
+            f'{name:<10}{100 * found.mean_iou:>8.2f}{100 * found.pixel_accuracy:>8.2f}{_mebibytes(paths[name]):>12}'
+            f'{1000 * found.seconds:>7.0f} ms{base.seconds / found.seconds:>7.2f}x'
+        )
+
+
+def _mebibytes(path: Path) -> str:
+    return f'{path.stat().st_size / 2**20:.1f} MiB'

@@ -1,0 +1,83 @@
+"""What a network needs to know of its images, from a config's test pipeline to the metadata of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import Resize as MmcvResize
+from mmseg.datasets.transforms import PackSegInputs
+
+from volo_seg.errors import UserError
+from volo_seg.inference.network import Network
+from volo_seg.inference.onnx_card import Input, OnnxCard, Output, Resize, Windows
+from volo_seg.models.windows import InferenceConfig, window_profile
+
+
+def make_card(network: Network, *, normalize: bool, argmax: bool, source: Mapping[str, Any]) -> OnnxCard:
+    """The metadata of the file that ``network`` becomes; see :class:`OnnxCard`.
+
+    Raises:
+        UserError: The test pipeline does more than to resize an image.
+    """
+    model: Any = network.model
+    one_channel = model.decode_head.out_channels == 1
+    return OnnxCard(
+        network.classes,
+        tuple(map(tuple, np.asarray(network.palette).tolist())),
+        input=_input(model.data_preprocessor, normalize=normalize),
+        resize=_resize(network.pipeline.transforms),
+        windows=None if argmax else _windows(model.test_cfg),
+        output=Output(
+            'labels' if argmax else 'logits',
+            'labels' if argmax else 'logits',
+            align_corners=bool(model.align_corners),
+            threshold=float(model.decode_head.threshold) if one_channel else None,
+        ),
+        source=dict(source),
+    )
+
+
+def _input(preprocessor: Any, *, normalize: bool) -> Input:
+    if normalize:
+        return Input(channels='BGR', dtype='uint8')
+    channels = 'RGB' if preprocessor._channel_conversion else 'BGR'
+    if not preprocessor._enable_normalize:
+        return Input(channels=channels)
+    mean, std = (tuple(values.flatten().tolist()) for values in (preprocessor.mean, preprocessor.std))
+    return Input(channels=channels, mean=mean, std=std)
+
+
+def _resize(steps: Sequence[Any]) -> Resize | None:
+    """The resizing of a pipeline that begins with an image in memory."""
+    if getattr(steps[0], 'to_float32', False):
+        raise UserError('LoadImageFromFile with to_float32=True cannot be exported: leave it out of the test pipeline')
+    rules = [step for step in steps[1:] if not isinstance(step, PackSegInputs)]
+    for step in rules:
+        if not isinstance(step, MmcvResize) or len(rules) > 1:
+            raise UserError(
+                f'{type(step).__name__} of the test pipeline cannot be exported: an ONNX file knows one Resize at most'
+            )
+        if step.interpolation != 'bilinear' or step.backend != 'cv2':
+            raise UserError(
+                f'Resize with interpolation={step.interpolation!r}, backend={step.backend!r} cannot be exported: '
+                "the test pipeline must resize with 'bilinear' of 'cv2'"
+            )
+    if not rules:
+        return None
+    step = rules[0]
+    if step.scale:
+        return Resize(scale=(int(step.scale[0]), int(step.scale[1])), keep_ratio=step.keep_ratio)
+    across, down = map(float, step.scale_factor)
+    return Resize(scale_factor=(across, down), keep_ratio=step.keep_ratio)
+
+
+def _windows(test_cfg: Mapping[str, Any] | None) -> Windows | None:
+    config = InferenceConfig.of(test_cfg)
+    if config.mode != 'slide':
+        return None
+    if config.window_weights == 'uniform':
+        return Windows(config.crop_size, config.stride)
+    down, across = (tuple(window_profile(config.window_weights, side).tolist()) for side in config.crop_size)
+    return Windows(config.crop_size, config.stride, down, across)

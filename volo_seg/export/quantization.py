@@ -1,0 +1,136 @@
+"""Whole numbers of 8 bits for weights and activations, by onnxruntime's static quantisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volo_seg.errors import UserError
+from volo_seg.inference.files import write_whole
+from volo_seg.inference.images import SUFFIXES, read_image
+from volo_seg.inference.onnx_card import OnnxCard
+from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts
+
+from .graph import quiet, require_onnx
+from .onnx_file import foreign_operators
+from .parity import open_model
+
+OPERATORS = ('Conv', 'MatMul')
+"""What is quantised, where one factor is a weight. Products of two activations (attention, interpolation) stay in
+float32: their rows are shares, which 8 bits round to nothing."""
+IMAGES = 32
+
+
+def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> None:
+    """Write the exported file ``source`` with 8-bit weights and activations to ``target``.
+
+    Weights have a scale for each output channel; activations the range that they take on ``images``, which are read,
+    resized and normalised as for a prediction. Quantised values stand between ``QuantizeLinear`` and
+    ``DequantizeLinear``, so that any runtime can fuse them or compute in float32.
+
+    Raises:
+        UserError: ``source`` is no exported file, an image cannot be read, or ``target`` cannot be written.
+    """
+    require_onnx()
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model = onnx.load(source)
+    card = OnnxCard.from_metadata({entry.key: entry.value for entry in model.metadata_props}, name=str(source))
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        ready, done = Path(folder, 'ready.onnx'), Path(folder, 'int8.onnx')
+        quant_pre_process(str(source), ready, skip_symbolic_shape=True)
+        quantize_static(
+            ready,
+            done,
+            _reader(card, images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=_without_weights(onnx.load(ready)),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        result = onnx.load(done)
+    _tidy(result, model, card, images=len(images))
+    foreign = foreign_operators(result)
+    assert not foreign, foreign
+    open_model(result)
+    write_whole(target, result.SerializeToString())
+
+
+def equal_labels(first: str | Path, second: str | Path, images: Sequence[Path]) -> float:
+    """Share of the pixels of ``images`` to which both files give the same label, in [0, 1]."""
+    files = [OnnxPredictor(path, device='cpu') for path in (first, second)]
+    equal = [np.equal(*(file(path).labels for file in files)) for path in images]
+    return sum(int(same.sum()) for same in equal) / sum(same.size for same in equal)
+
+
+def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]:
+    """``count`` images from below ``folder``, evenly spread over their sorted names.
+
+    Raises:
+        UserError: ``folder`` is none, or holds no image.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f'--int8 {str(folder)!r} is not a folder; give one with images like those to come')
+    found = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise UserError(f'--int8 {str(folder)!r} holds no image; give a folder with images like those to come')
+    return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
+
+
+def calibration_inputs(card: OnnxCard, images: Sequence[Path]) -> Iterator[np.ndarray]:
+    """What the network sees of ``images``: each as a whole, or its windows."""
+    for path in images:
+        image = resized_by(card.resize, read_image(path))
+        if card.windows is None:
+            yield network_input(card.input, [image])
+            continue
+        height, width = (min(axis) for axis in zip(card.windows.crop_size, image.shape[:2], strict=True))
+        for y in window_starts(image.shape[0], height, card.windows.stride[0]):
+            for x in window_starts(image.shape[1], width, card.windows.stride[1]):
+                yield network_input(card.input, [image[y : y + height, x : x + width]])
+
+
+def _reader(card: OnnxCard, images: Sequence[Path]) -> Any:
+    """The inputs in the form that onnxruntime's calibration asks for."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = calibration_inputs(card, images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            found = next(self.inputs, None)
+            return None if found is None else {card.input.name: found}
+
+    return Reader()
+
+
+def _without_weights(model: Any) -> list[str]:
+    """Names of the products of two activations."""
+    weights = {weight.name for weight in model.graph.initializer}
+    return [n.name for n in model.graph.node if n.op_type in OPERATORS and not weights & set(n.input)]
+
+
+def _tidy(result: Any, model: Any, card: OnnxCard, *, images: int) -> None:
+    """Metadata and header of the float file, without the operator sets that nothing uses."""
+    used = {node.domain for node in result.graph.node}
+    kept = [entry for entry in result.opset_import if entry.domain in used]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    result.ir_version = model.ir_version
+    result.producer_name, result.producer_version = model.producer_name, model.producer_version
+    int8 = {'format': 'QDQ', 'activations': 'uint8, least to largest', 'weights': 'int8 per channel', 'images': images}
+    card = dataclasses.replace(card, source={**card.source, 'int8': int8})
+    del result.metadata_props[:]
+    for key, value in card.to_metadata().items():
+        result.metadata_props.add(key=key, value=value)

@@ -1,0 +1,100 @@
+"""From a network's logits to scores at an image's own size, in NumPy, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .base import Scores
+
+CHUNK = 4 * 2**20
+"""Bytes of logits that are worked on at a time; see :mod:`volo_seg.models.logit_rows`."""
+Size = tuple[int, int]
+
+
+def scores_from_logits(
+    logits: np.ndarray,
+    size: Size,
+    *,
+    classes: int,
+    align_corners: bool = False,
+    threshold: float | None = None,
+    confidence: bool = False,
+    probabilities: bool = False,
+) -> Scores:
+    """Enlarge ``logits`` (C, h, w) to ``size`` (height, width) in pixels and take labels and what else was asked for.
+
+    The same as the PyTorch predictor does with its logits. One channel stands for two classes; the second is where
+    its sigmoid exceeds ``threshold``.
+    """
+    labels = np.empty(size, np.uint8 if classes <= 256 else np.int32)
+    sure = np.empty(size, np.float32) if confidence else None
+    shares = np.empty((classes, *size), np.float32) if probabilities else None
+    for start, rows in enlarged_rows(logits, size, align_corners=align_corners):
+        part = slice(start, start + len(rows))
+        one = rows.shape[-1] == 1
+        labels[part] = _sigmoid(rows[..., 0]) > threshold if one else rows.argmax(-1)
+        if shares is not None:
+            shares[:, part] = _probabilities(rows).transpose(2, 0, 1)
+        if sure is not None:
+            sure[part] = _confidence(rows, labels[part])
+    return Scores(labels, sure, shares)
+
+
+def enlarged_rows(logits: np.ndarray, size: Size, *, align_corners: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, rows (n, W, C)) of ``logits`` (C, h, w) at ``size``, bilinear as PyTorch resizes."""
+    channels, height, width = logits.shape
+    count = max(1, CHUNK // (4 * channels * max(width, size[1])))
+    down = axis_weights(height, size[0], align_corners=align_corners)
+    across = axis_weights(width, size[1], align_corners=align_corners)
+    for start in range(0, size[0], count):
+        lower, upper, share = (values[start : start + count] for values in down)
+        first = int(lower[0])
+        block = np.ascontiguousarray(logits[:, first : int(upper[-1]) + 1].transpose(1, 2, 0))
+        if height != size[0]:
+            block = _mixed(block[lower - first], block[upper - first], share[:, None, None])
+        if width != size[1]:
+            block = _mixed(block[:, across[0]], block[:, across[1]], across[2][:, None])
+        yield start, block
+
+
+def axis_weights(source: int, target: int, *, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of ``target`` pixels: the two of ``source`` between which it lies, and the second one's share."""
+    place = np.arange(target)
+    if align_corners:
+        unit, place = max(target - 1, 1), place * (source - 1)
+    else:
+        unit = 2 * target
+        place = np.clip((2 * place + 1) * source - target, 0, unit * (source - 1))
+    lower = place // unit
+    share = ((place - lower * unit) / unit).astype(np.float32)
+    return lower, np.minimum(lower + 1, source - 1), share
+
+
+def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """``first + share * (second - first)``; ``second`` is overwritten."""
+    second -= first
+    second *= share
+    second += first
+    return second
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return (0.5 * np.tanh(0.5 * values) + 0.5).astype(np.float32)
+
+
+def _probabilities(rows: np.ndarray) -> np.ndarray:
+    if rows.shape[-1] == 1:
+        second = _sigmoid(rows)
+        return np.concatenate([1 - second, second], -1)
+    shares = np.exp(rows - rows.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    return shares
+
+
+def _confidence(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The probability of each pixel's label."""
+    if rows.shape[-1] == 1:
+        return _sigmoid(np.where(labels > 0, rows[..., 0], -rows[..., 0]))
+    return 1 / np.exp(rows - rows.max(-1, keepdims=True)).sum(-1)

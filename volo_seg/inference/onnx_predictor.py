@@ -1,0 +1,218 @@
+"""Segment images by an exported ONNX file, with onnxruntime and NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from volo_seg.errors import UserError
+
+from .base import BasePredictor, Scores
+from .logits import scores_from_logits
+from .onnx_card import Input, OnnxCard, Resize, Windows
+from .resizing import fitted_size, resize_to
+
+Size = tuple[int, int]
+
+
+class OnnxPredictor(BasePredictor):
+    """A file of ``volo-seg export`` that takes images and gives labels at their own size, as :class:`Predictor` does.
+
+    Neither PyTorch nor MMSegmentation is needed. The file's own metadata says how images are resized and normalised,
+    and whether the network sees them whole or in windows.
+
+    A file with the argmax inside gives labels at the network's input size: for an image that was resized they are
+    resized as they are (nearest), which differs from the other predictors at the borders of objects; such a file knows
+    neither confidence nor probabilities, and no windows.
+
+    Args:
+        path: The ``.onnx`` file.
+        device: ``'auto'`` (CUDA where onnxruntime has it), ``'cpu'``, ``'cuda'``, ``'cuda:N'``.
+        batch_size: Images of equal size, or windows, that go through the network together.
+        confidence, probabilities: What each result has beside its labels.
+        threads: CPU threads of onnxruntime; 0 leaves the number to it.
+
+    Raises:
+        UserError: No onnxruntime, no such file or device, or a file that was not exported by this project.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        device: str = 'auto',
+        batch_size: int = 1,
+        confidence: bool = False,
+        probabilities: bool = False,
+        threads: int = 0,
+    ) -> None:
+        self.session = open_session(path, device=device, threads=threads)
+        self.card = OnnxCard.from_metadata(self.session.get_modelmeta().custom_metadata_map, name=fspath(path))
+        super().__init__(
+            self.card.classes,
+            self.card.palette,
+            batch_size=batch_size,
+            confidence=confidence,
+            probabilities=probabilities,
+        )
+
+    def _prepare(self, image: np.ndarray) -> tuple[Hashable, Any]:
+        resized = resized_by(self.card.resize, image)
+        return resized.shape[:2], (resized, image.shape[:2])
+
+    def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Scores]:
+        if self.card.output.kind == 'labels':
+            if confidence or probabilities:
+                raise UserError(
+                    'this ONNX file gives labels alone, no confidence and no probabilities: export it without --argmax'
+                )
+            labels = self.run(self.make_input([image for image, _ in batch]))
+            return [Scores(_nearest(one, size)) for one, (_, size) in zip(labels, batch, strict=True)]
+        return [
+            scores_from_logits(
+                logits,
+                size,
+                classes=len(self.classes),
+                align_corners=self.card.output.align_corners,
+                threshold=self.card.output.threshold,
+                confidence=confidence,
+                probabilities=probabilities,
+            )
+            for logits, (_, size) in zip(self._logits([image for image, _ in batch]), batch, strict=True)
+        ]
+
+    def make_input(self, images: list[np.ndarray]) -> np.ndarray:
+        """The graph's input for resized ``images`` of one size; see :func:`network_input`."""
+        return network_input(self.card.input, images)
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """The graph's output for its input (B, 3, H, W)."""
+        return self.session.run([self.card.output.name], {self.card.input.name: image})[0]
+
+    def _logits(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """(C, h, w) of each of ``images`` of one size (h, w)."""
+        if self.card.windows is None:
+            yield from self.run(self.make_input(images))
+            return
+        for image in images:
+            yield self._averaged(image, self.card.windows)
+
+    def _averaged(self, image: np.ndarray, windows: Windows) -> np.ndarray:
+        """Logits (C, h, w) of ``image``, averaged over windows."""
+        size = image.shape[:2]
+        window = (min(windows.crop_size[0], size[0]), min(windows.crop_size[1], size[1]))
+        starts = [window_starts(*axis) for axis in zip(size, window, windows.stride, strict=True)]
+        weights = [_profile(*axis) for axis in zip((windows.down, windows.across), window, strict=True)]
+        weight = weights[0][:, None] * weights[1]
+        spots = [(top, left) for top in starts[0] for left in starts[1]]
+        total = np.zeros(0, np.float32)
+        for first in range(0, len(spots), self.batch_size):
+            batch = spots[first : first + self.batch_size]
+            crops = [image[y : y + window[0], x : x + window[1]] for y, x in batch]
+            for (y, x), logits in zip(batch, self.run(self.make_input(crops)), strict=True):
+                total = total if total.size else np.zeros((len(logits), *size), np.float32)
+                total[:, y : y + window[0], x : x + window[1]] += logits * weight
+        down, across = (_cover(*axis) for axis in zip(starts, weights, size, strict=True))
+        total /= down[:, None] * across
+        return total
+
+
+def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: int = 0) -> Any:
+    """An onnxruntime session for the file ``path``.
+
+    Raises:
+        UserError: See :class:`OnnxPredictor`.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError("ONNX files need the package onnxruntime: pip install 'volo-seg[onnx]'") from error
+    name = fspath(path)
+    if not Path(path).is_file():
+        raise UserError(f'{name!r} does not exist or is not a file; give an .onnx file of volo-seg export')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            name, options, providers=_providers(device, onnxruntime.get_available_providers())
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{name!r} is not an ONNX file that onnxruntime opens ({_short(error)})') from error
+
+
+def _providers(device: str, available: list[str]) -> list[Any]:
+    kind, _, index = device.partition(':')
+    if kind not in ('auto', 'cpu', 'cuda') or (index and not (kind == 'cuda' and index.isdigit())):
+        raise UserError(f'device {device!r} is not auto, cpu, cuda or cuda:N')
+    there = 'CUDAExecutionProvider' in available
+    if kind == 'cuda' and not there:
+        raise UserError(
+            f'device {device!r} needs onnxruntime-gpu; this onnxruntime has {", ".join(available)}; use cpu'
+        )
+    if kind == 'cpu' or not there:
+        return ['CPUExecutionProvider']
+    return [('CUDAExecutionProvider', {'device_id': int(index or 0)}), 'CPUExecutionProvider']
+
+
+def _short(error: Exception) -> str:
+    return ' '.join(str(error).split())[:200]
+
+
+def resized_by(rule: Resize | None, image: np.ndarray) -> np.ndarray:
+    """``image`` (H, W, 3) uint8 as the network sees it, resized as MMSegmentation's test pipeline does."""
+    if rule is None:
+        return image
+    height, width = image.shape[:2]
+    if rule.scale is not None:
+        across, down = rule.scale
+    else:
+        assert rule.scale_factor is not None
+        across, down = (
+            max(1, int(side * factor + 0.5)) for side, factor in zip((width, height), rule.scale_factor, strict=True)
+        )
+    return resize_to(image, fitted_size((height, width), (down, across)) if rule.keep_ratio else (down, across))
+
+
+def network_input(rule: Input, images: list[np.ndarray]) -> np.ndarray:
+    """The graph's input (B, 3, H, W) for ``images`` (H, W, 3) uint8, BGR, of one size."""
+    stacked = np.stack(images)
+    if rule.channels == 'RGB':
+        stacked = stacked[..., ::-1]
+    if rule.dtype == 'uint8':
+        return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (rule.mean, rule.std))
+    pixels = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), np.float32)
+    pixels -= mean
+    pixels /= std
+    return pixels
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along one axis; the last one ends at the border, a short axis has one."""
+    last = max(length - window, 0)
+    return [min(start, last) for start in range(0, last + stride, stride)]
+
+
+def _profile(values: tuple[float, ...], length: int) -> np.ndarray:
+    """Weights of ``length`` pixels; of a window cut short by the image there is only one, which counts alone."""
+    return np.asarray(values if len(values) == length else [1.0] * length, np.float32)
+
+
+def _cover(starts: list[int], profile: np.ndarray, length: int) -> np.ndarray:
+    """Sum of the weights of all windows for each pixel along an axis."""
+    total = np.zeros(length, np.float32)
+    for start in starts:
+        total[start : start + len(profile)] += profile
+    return total
+
+
+def _nearest(labels: np.ndarray, size: Size) -> np.ndarray:
+    return labels if labels.shape == size else cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
