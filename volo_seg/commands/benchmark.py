@@ -1,0 +1,174 @@
+"""Measure latency, throughput and memory of a segmentor by stage, and of ONNX files beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volo_seg.commands.flags import add_config_flags
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from volo_seg.inference.base import BasePredictor
+    from volo_seg.inference.benchmark import Summary
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg benchmark``."""
+    parser = argparse.ArgumentParser(prog='volo-seg benchmark', description=__doc__)
+    add_config_flags(parser)
+    parser.add_argument('--checkpoint', default='none', help='trained weights (default none: random ones, as fast)')
+    parser.add_argument('--onnx', nargs='+', default=[], metavar='FILE', help='measure these files as well')
+    parser.add_argument('--images', nargs='+', metavar='PATH', help='image files or folders (default: one generated)')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of the generated image (default: crop)')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images in a batch (default 1)')
+    parser.add_argument('--repeat', type=int, default=10, metavar='N', help='rounds over the images (default 10)')
+    parser.add_argument('--warm-up', type=int, default=1, metavar='N', help='batches before measuring (default 1)')
+    parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
+    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: as many as PyTorch takes)')
+    parser.add_argument('--json', metavar='OUT', help='also write the figures to this file')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; see ``volo-seg benchmark --help``."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    import torch
+
+    from volo_seg.engine.config import load_config
+    from volo_seg.inference.benchmark import measure
+    from volo_seg.inference.files import write_whole
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = load_config(args.config, args.cfg_options)
+    predictors = open_predictors(args, config)
+    with tempfile.TemporaryDirectory() as folder:
+        images = find_images(args, config, Path(folder))
+        found = measure(predictors, images, batch_size=args.batch_size, repeat=args.repeat, warm_up=args.warm_up)
+    about = describe(args, predictors, images)
+    print(table(about, found))
+    if args.json:
+        content = {**about, 'results': {name: as_json(summary) for name, summary in found.items()}}
+        write_whole(args.json, (json.dumps(content, indent=1) + '\n').encode())
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError where a number makes no sense or two flags contradict each other."""
+    for flag, least in (('batch_size', 1), ('repeat', 1), ('warm_up', 0), ('threads', 1)):
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise UserError(f'--{flag.replace("_", "-")} {value} must be {least} or more')
+    if args.size and min(args.size) < 1:
+        raise UserError(f'--size {args.size[0]} {args.size[1]} must be height and width in pixels')
+    if args.size and args.images:
+        raise UserError('--size is for the generated image; leave it out with --images')
+
+
+def open_predictors(args: argparse.Namespace, config: Config) -> dict[str, BasePredictor]:
+    """The PyTorch predictor, then one for each ONNX file."""
+    import torch
+
+    from volo_seg.export.random_weights import load_network
+    from volo_seg.inference import OnnxPredictor, Predictor
+
+    network = load_network(config.copy(), args.checkpoint)
+    predictors: dict[str, BasePredictor] = {
+        'PyTorch': Predictor.from_network(network, device=args.device, batch_size=args.batch_size)
+    }
+    for path in args.onnx:
+        predictors[Path(path).name] = OnnxPredictor(
+            path, device=args.device, batch_size=args.batch_size, threads=torch.get_num_threads()
+        )
+    return predictors
+
+
+def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[Path]:
+    """The images to measure on; without ``--images`` one is generated in ``folder``, for each place in a batch.
+
+    Raises:
+        UserError: There is none.
+    """
+    from volo_seg.inference.benchmark import generated_image
+    from volo_seg.inference.images import SUFFIXES
+
+    if not args.images:
+        size = args.size or config.get('crop_size') or (512, 512)
+        return [generated_image(folder, (size[0], size[1]))] * args.batch_size
+    found: list[Path] = []
+    for text in args.images:
+        path = Path(text)
+        inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f'--images {text!r} holds no image')
+        found += inside
+    return found
+
+
+def describe(args: argparse.Namespace, predictors: Mapping[str, Any], images: Sequence[Path]) -> dict[str, Any]:
+    """What the figures belong to."""
+    import os
+    import platform
+
+    import torch
+
+    device = predictors['PyTorch'].device
+    gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
+    return {
+        'config': Path(args.config).stem,
+        'checkpoint': args.checkpoint,
+        'device': gpu or f'CPU, {torch.get_num_threads()} of {os.cpu_count()} threads',
+        'python': platform.python_version(),
+        'torch': str(torch.__version__),
+        'images': len(images),
+        'batch_size': args.batch_size,
+        'repeat': args.repeat,
+    }
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """A summary in milliseconds and MiB."""
+    return {
+        'batches': summary.samples,
+        'latency_ms': {'p50': 1e3 * summary.median, 'p95': 1e3 * summary.high},
+        'images_per_second': summary.images_a_second,
+        'megapixels_per_second': summary.megapixels_a_second,
+        'peak_memory_mib': None if summary.memory.peak is None else summary.memory.peak / 2**20,
+        'peak_memory_counted': summary.memory.counted,
+        'stages': {
+            name: {'p50_ms': 1e3 * median, 'p95_ms': 1e3 * high, 'share': share}
+            for name, (median, high, share) in summary.stages.items()
+        },
+    }
+
+
+def table(about: Mapping[str, Any], found: Mapping[str, Summary]) -> str:
+    """The figures as text: a line a predictor, then a line a stage."""
+    lines = [
+        f'{about["config"]}, {about["device"]}, torch {about["torch"]}: {about["repeat"]} x {about["images"]} images '
+        f'in batches of {about["batch_size"]}',
+        f'{"":<28}{"p50":>10}{"p95":>10}{"images/s":>10}{"Mpixel/s":>10}{"MiB":>8}',
+    ]
+    for name, one in found.items():
+        memory = '-' if one.memory.peak is None else f'{one.memory.peak / 2**20:.0f}'
+        lines.append(
+            f'{name:<28}{_milliseconds(one.median)}{_milliseconds(one.high)}'
+            f'{one.images_a_second:>10.2f}{one.megapixels_a_second:>10.2f}{memory:>8}'
+        )
+        for stage, (median, high, share) in one.stages.items():
+            lines.append(f'  {stage:<26}{_milliseconds(median)}{_milliseconds(high)}{100 * share:>9.1f}%')
+    lines.append('times are of a batch')
+    lines += [f'MiB of {name}: {one.memory.counted}' for name, one in found.items()]
+    return '\n'.join(lines)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f'{1e3 * seconds:>7.1f} ms'
