@@ -26,7 +26,7 @@ from volo_seg.inference.raster_source import RasterSource
 from volo_seg.inference.rasters import segment_raster
 from volo_seg.inference.window_store import OnDisk, WindowStore
 from volo_seg.models.logit_rows import Held, labels_and_confidence, labels_of
-from volo_seg.models.windows import InferenceConfig
+from volo_seg.models.windows import InferenceConfig, WindowGrid
 
 from mmseg.registry import MODELS  # isort: skip
 from mmseg.structures import SegDataSample  # isort: skip
@@ -307,8 +307,13 @@ def test_interrupted_runs_leave_nothing_and_break_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         segment_raster(toy(), source, tmp_path / 'out.tif', overwrite=True, progress=interrupt)
     assert (tmp_path / 'out.tif').read_bytes() == b'yesterday'
-    assert not torch.is_inference_mode_enabled() and 'volo-seg' not in ' '.join(t.name for t in threading.enumerate())
+    assert_clean()
     assert sorted(p.name for p in tmp_path.iterdir()) == ['in.tif', 'out.tif']
+
+
+def assert_clean():
+    assert not torch.is_inference_mode_enabled()
+    assert not [thread.name for thread in threading.enumerate() if 'volo-seg' in thread.name]
 
 
 def test_a_raster_that_is_cut_off(tmp_path):
@@ -331,12 +336,24 @@ def test_a_full_disk(tmp_path, bytes_left):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limits[1]))
-        with pytest.raises(
-            UserError, match=r"out.tif' cannot be written \(.*\); free some space or name another place"
-        ):
+        with pytest.raises(UserError, match=r"out.tif' cannot be written \(.*\); free some space or name another"):
             segment_raster(network, source, tmp_path / 'out.tif')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_clean()
+    assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
+
+
+def test_a_failure_in_the_middle_ends_all_threads(tmp_path, monkeypatch):
+    def fail(self, area, values):
+        raise UserError('no more room')
+
+    monkeypatch.setattr('volo_seg.inference.raster_target.RasterTarget.write', fail)
+    source = write(tmp_path / 'in.tif', picture(600, 800))
+    with pytest.raises(UserError, match='no more room') as error:
+        segment_raster(toy(), source, tmp_path / 'out.tif')
+    assert error.tb  # which keeps alive whatever was not ended
+    assert_clean()
     assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
 
 
@@ -444,6 +461,23 @@ def test_maps_wait_in_memory_then_on_the_disk(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_maps_leave_when_their_neighbours_are_there(tmp_path):
+    """Memory and scratch file hold what two rows of windows need, not what the image needs."""
+    grid = WindowGrid.over((600, 60), InferenceConfig('slide', (40, 40), (20, 20)))
+    network = toy()
+    with WindowStore(budget=10 * 5 * 25 * 8, folder=tmp_path) as store:
+        blend = blending.Blend(grid, weights='hann', store=store, resized=network.model.resized, budget=10**6)
+        seen = []
+        for top, left in grid:
+            seen += [area for area, _ in blend.finished(top)]
+            blend.add(top, left, torch.randn(5, 5, 5, dtype=torch.float64))
+        seen += [area for area, rows in blend.finished(600) if rows is not None]
+        assert [area.top for area in seen] == [0, 256, 512] and sum(area.height for area in seen) == 600
+        assert store.in_memory == 0 and not blend.windows
+        live = -(-(256 + 2 * 40) // 20) * len(grid.acrosses)
+        assert 0 < store.on_disk <= (live - 10) * 5 * 25 * 8
+
+
 def test_no_room_for_maps(tmp_path):
     with WindowStore(budget=0, folder=tmp_path / 'none') as store, pytest.raises(UserError) as error:
         store.put(torch.zeros(2, 3, 4))
@@ -482,7 +516,7 @@ def make(path, height, width):
 network = toy(40)
 network.model.float()
 network.model.backbone.forward = lambda x: (network.model.backbone.conv(x),)
-for name, height, width in (('small', 600, 600), ('wide', 600, 6000), ('high', 6000, 600), ('large', 3000, 3000)):
+for name, height, width in (('small', 400, 400), ('wide', 400, 6000), ('high', 6000, 400), ('large', 2000, 2000)):
     make(name + '.tif', height, width)
     segment_raster(network, name + '.tif', name + '_out.tif', crop_size=(256, 256), stride=(192, 192), memory=24)
     print(name, peak())
@@ -491,7 +525,7 @@ for name, height, width in (('small', 600, 600), ('wide', 600, 6000), ('high', 6
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='has no resource usage')
 def test_memory_does_not_grow_with_the_image(tmp_path):
-    """In 24 MiB: the logits of the largest image would take 1.4 GB, one row of windows of the widest 250 MB."""
+    """In 24 MiB: the logits of the largest image would take 640 MB, one row of windows of the widest 250 MB."""
     code = MEMORY.format(tests=os.path.dirname(__file__))
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

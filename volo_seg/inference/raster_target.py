@@ -45,6 +45,7 @@ class RasterTarget:
         self.path, self.nodata, self.dtype = path, nodata, np.dtype(dtype)
         self.part = path.with_name(f'.{path.stem[-200:]}.{os.getpid()}.part.tif')
         self._rasterio = import_rasterio()
+        self._last: Any = None
         with self._one_sentence():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.dataset: Any = self._rasterio.open(
@@ -85,7 +86,7 @@ class RasterTarget:
             self.dataset.write_colormap(1, {**colours, self.nodata: (0, 0, 0, 0)})
 
     def write(self, area: Area, values: np.ndarray) -> None:
-        """Write ``values`` (height, width) to ``area``.
+        """Write ``values`` (height, width) to ``area``; the lower right corner of the image comes last.
 
         Raises:
             UserError: The disk refuses it.
@@ -93,6 +94,7 @@ class RasterTarget:
         window = self._rasterio.windows.Window(area.left, area.top, area.width, area.height)
         with self._one_sentence():
             self.dataset.write(values.astype(self.dtype, copy=False), 1, window=window)
+        self._last = values[-1, -1]
 
     def close(self) -> None:
         """Complete the file, and look whether it is: closing it on a full disk may fail without a word.
@@ -104,8 +106,8 @@ class RasterTarget:
             self.dataset.close()
             with self._rasterio.open(self.part) as found:
                 height, width = found.shape
-                found.read(1, window=self._rasterio.windows.Window(width - 1, height - 1, 1, 1))
-                if found.tags().get('TIFFTAG_SOFTWARE') != SOFTWARE:
+                corner = found.read(1, window=self._rasterio.windows.Window(width - 1, height - 1, 1, 1))
+                if corner.item() != self._last:
                     raise OSError('the end of the file was not written')
 
     def publish(self) -> None:
