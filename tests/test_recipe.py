@@ -202,6 +202,13 @@ def test_layer_decay_needs_volo(config):
         apply_recipe(config, layer_decay=0.9)
 
 
+def test_a_config_without_an_optimizer(config):
+    config.optim_wrapper = None
+    apply_recipe(config)
+    with pytest.raises(UserError, match='the config has no optim_wrapper'):
+        apply_recipe(config, ema=0.1)
+
+
 def test_a_constructor_that_is_not_there(config):
     config.optim_wrapper.constructor = 'VOLOLayerDecay'
     with pytest.raises(UserError, match="is not registered; did you mean 'VOLOLayerDecayConstructor'"):
@@ -356,21 +363,56 @@ def test_patience_mistakes(config):
 # losses
 
 
+def test_weighted_loss_equals_the_hosts_and_holds_in_float16():
+    theirs = MODELS.build(dict(type='CrossEntropyLoss', class_weight=[0.5, 2.0, 1.0], loss_weight=0.4))
+    ours = MODELS.build(dict(type='WeightedCrossEntropyLoss', class_weight=[0.5, 2.0, 1.0], loss_weight=0.4))
+    logits, truth = torch.randn(2, 3, 300, 300, requires_grad=True), torch.randint(0, 3, (2, 300, 300))
+    truth[:, :50] = 255
+    hard = (torch.rand(truth.shape) < 0.3).float()
+    for weight in (None, hard):
+        for reduction in (None, 'none'):
+            known = dict(weight=weight, reduction_override=reduction, ignore_index=255)
+            torch.testing.assert_close(ours(logits, truth, **known), theirs(logits, truth, **known))
+    with torch.autocast('cpu', dtype=torch.float16):
+        assert theirs(logits.half(), truth, ignore_index=255) == 0  # what it is for
+        half = ours(logits.half(), truth, ignore_index=255)
+    torch.testing.assert_close(half, ours(logits, truth, ignore_index=255), rtol=1e-3, atol=0)
+    nothing = ours(logits, torch.full_like(truth, 255), ignore_index=255)
+    nothing.backward()
+    assert nothing == 0 and logits.grad.abs().max() == 0
+
+
+def test_class_weights_where_the_hosts_loss_fails(config):
+    loss = config.model.auxiliary_head.loss_decode
+    loss.update(class_weight=[1.0] * 19, avg_non_ignore=True)
+    built = MODELS.build(loss)
+    truth = torch.full((1, 2, 2), 255)
+    truth[0, 0] = 3
+    with pytest.raises(IndexError):
+        built(torch.randn(1, 19, 2, 2), truth, ignore_index=255)
+    with pytest.raises(UserError, match='auxiliary_head.loss_decode: class_weight and avg_non_ignore=True'):
+        check_losses(config)
+    loss.avg_non_ignore = False
+    check_losses(config)
+    for wrapper in (dict(type='AmpOptimWrapper'), dict(type='AutocastOptimWrapper', dtype='float16')):
+        config.optim_wrapper.update(wrapper)
+        with pytest.raises(UserError, match='overflows in float16'):
+            check_losses(config)
+    config.optim_wrapper.dtype = 'bfloat16'
+    check_losses(config)
+
+
 def test_class_weights_reach_every_loss_and_ignored_pixels_do_not_matter(config):
     given = [float(i + 1) for i in range(19)]
     set_class_weights(config, given)
     assert [loss['class_weight'] for _, loss in losses(config.model)] == [given, given]
+    assert [loss['loss_weight'] for _, loss in losses(config.model)] == [1.0, 0.4]
+    set_class_weights(config, given)
     model = segmentor(config).train()
     logits, truth = torch.randn(2, 19, 8, 8), torch.randint(0, 19, (2, 8, 8))
     truth[0, :4] = 255
     expected = nn.functional.cross_entropy(logits, truth, weight=torch.tensor(given), ignore_index=255)
     torch.testing.assert_close(model.decode_head.loss_decode(logits, truth, ignore_index=255), expected)
-    with pytest.raises(IndexError):  # the trap that check_losses is about
-        model.decode_head.loss_decode.avg_non_ignore = True
-        model.decode_head.loss_decode(logits, truth, ignore_index=255)
-    config.model.decode_head.loss_decode.avg_non_ignore = True
-    with pytest.raises(UserError, match='model.decode_head.loss_decode: class_weight and avg_non_ignore'):
-        check_losses(config.model)
     config.model.decode_head.loss_decode = [dict(type='DiceLoss')]
     config.model.auxiliary_head = None
     with pytest.raises(UserError, match='no loss of this config takes class_weight'):
@@ -492,7 +534,7 @@ def test_compiled_backbone_keeps_names_and_copies(config):
     assert list(copy.deepcopy(model).state_dict()) == names
     use_compiled_backbone(config)
     use_compiled_backbone(config)
-    assert config.custom_hooks == [dict(type='CompiledBackboneHook')]
+    assert [hook.type for hook in config.custom_hooks].count('CompiledBackboneHook') == 1
 
 
 def test_compiled_for_training_only(config):

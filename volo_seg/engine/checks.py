@@ -42,7 +42,7 @@ def check_config(config: Config, splits: Sequence[str]) -> None:
         if config.get(part) is None:
             raise UserError(f'the config has no {part}; name one, or a config that has it')
     check_names(config, splits)
-    check_losses(config.model)
+    check_losses(config)
     check_agreement(config, splits)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from volo_seg.engine.config_agreement import heads
@@ -20,6 +21,8 @@ KEPT_SHARE = 6
 def set_class_weights(config: Config, weights: Sequence[float] | str) -> None:
     """Give ``weights`` (one a class, or a .json file of them) to each loss of each head that takes them.
 
+    ``CrossEntropyLoss`` over a softmax becomes ``WeightedCrossEntropyLoss``, which also holds in half precision.
+
     Raises:
         UserError: No loss takes them, or one averages in a way that does not go with weights.
     """
@@ -27,11 +30,15 @@ def set_class_weights(config: Config, weights: Sequence[float] | str) -> None:
     for _, loss in losses(config.model):
         kind = find_type(loss.get('type'))
         if kind is not None and 'class_weight' in accepted_keys(kind):
+            if loss['type'] == 'CrossEntropyLoss' and not (loss.get('use_sigmoid') or loss.get('use_mask')):
+                for key in set(loss) - {'loss_weight', 'loss_name'}:
+                    del loss[key]
+                loss['type'] = 'WeightedCrossEntropyLoss'
             loss['class_weight'] = weights if isinstance(weights, str) else list(weights)
             taken += 1
     if not taken:
         raise UserError('--class-weights: no loss of this config takes class_weight; use CrossEntropyLoss')
-    check_losses(config.model)
+    check_losses(config)
 
 
 def use_hard_pixels(config: Config) -> None:
@@ -52,25 +59,48 @@ def use_hard_pixels(config: Config) -> None:
         one['sampler'] = dict(type='OHEMPixelSampler', thresh=CONFIDENT, min_kept=kept)
 
 
-def check_losses(model: Mapping[str, Any]) -> None:
-    """Refuse class weights with ``avg_non_ignore``: MMSegmentation's CrossEntropyLoss fails on ignored pixels then.
+def check_losses(config: Config) -> None:
+    """Refuse class weights where MMSegmentation's CrossEntropyLoss fails on them.
 
     Raises:
-        UserError: A loss of ``model`` has both.
+        UserError: They stand with ``avg_non_ignore`` (it fails on ignored pixels), or the run is in float16 (their sum
+            overflows, and the loss is 0).
     """
-    for place, loss in losses(model):
-        if loss.get('type') == 'CrossEntropyLoss' and loss.get('class_weight') and loss.get('avg_non_ignore'):
-            raise UserError(
-                f'{place}: class_weight and avg_non_ignore=True fail together on ignored pixels; '
-                'set avg_non_ignore=False (weighted losses leave ignored pixels out anyway)'
-            )
+    half = in_float16(config.get('optim_wrapper') or {})
+    for where, head in heads(config.model):
+        if not _is_plain(head):
+            continue
+        for place, loss in _losses(head, where):
+            if loss.get('type') != 'CrossEntropyLoss' or not loss.get('class_weight'):
+                continue
+            fix = "use type='WeightedCrossEntropyLoss' with class_weight alone"
+            if loss.get('avg_non_ignore'):
+                raise UserError(f'{place}: class_weight and avg_non_ignore=True fail together on ignored pixels; {fix}')
+            if half:
+                raise UserError(f'{place}: the sum of class_weight overflows in float16, and the loss is 0; {fix}')
+
+
+def _is_plain(head: Mapping[str, Any]) -> bool:
+    """Whether the losses of ``head`` see a class a pixel; heads with rules of their own may see a few queries."""
+    rule = getattr(find_type(head.get('type')), 'loss_by_feat', None)
+    return getattr(rule, '__qualname__', '') == 'BaseDecodeHead.loss_by_feat'
+
+
+def in_float16(optim_wrapper: Mapping[str, Any]) -> bool:
+    """Whether a run with ``optim_wrapper`` computes in float16."""
+    kind, dtype = optim_wrapper.get('type'), optim_wrapper.get('dtype')
+    return dtype in ('float16', torch.float16) or (kind == 'AmpOptimWrapper' and dtype is None)
 
 
 def losses(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(dotted place, dict) of each loss of each head of ``model``."""
     for place, head in heads(model):
-        decode = head.get('loss_decode')
-        if isinstance(decode, Mapping):
-            yield f'{place}.loss_decode', decode
-        elif isinstance(decode, Sequence):
-            yield from ((f'{place}.loss_decode.{index}', loss) for index, loss in enumerate(decode))
+        yield from _losses(head, place)
+
+
+def _losses(head: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    decode = head.get('loss_decode')
+    if isinstance(decode, Mapping):
+        yield f'{place}.loss_decode', decode
+    elif isinstance(decode, Sequence):
+        yield from ((f'{place}.loss_decode.{index}', loss) for index, loss in enumerate(decode))

@@ -46,6 +46,11 @@ def apply_recipe(
     Raises:
         UserError: One of them cannot be had.
     """
+    asked = amp, accumulated, layer_decay, ema, patience
+    if config.get('optim_wrapper') is None:
+        if scale_lr or hard_pixels or compiled or any(value is not None for value in asked):
+            raise UserError('the config has no optim_wrapper; name one, or a config that has it')
+        return
     if amp is not None:
         enable_amp(config, amp)
     if accumulated is not None:

@@ -11,5 +11,6 @@ from .pyramid import VOLOPyramid  # noqa: E402
 from .segmentor import VOLOSegmentor  # noqa: E402
 from .uper_head import VOLOUPerHead  # noqa: E402
 from .volo import VOLO  # noqa: E402
+from .weighted_loss import WeightedCrossEntropyLoss  # noqa: E402
 
-__all__ = ['VOLO', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead', 'fuse']
+__all__ = ['VOLO', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead', 'WeightedCrossEntropyLoss', 'fuse']

@@ -1,0 +1,55 @@
+"""Cross entropy with class weights that holds in half precision and with ignored pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmseg.models.losses.utils import get_class_weight
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class WeightedCrossEntropyLoss(nn.Module):
+    """Cross entropy over the pixels that are not ignored, each weighted by its class, and averaged by these weights.
+
+    In float32 it equals MMSegmentation's ``CrossEntropyLoss(class_weight=...)``. That one adds the weights of all
+    pixels in the format of the logits: in float16 the sum overflows from 65,504 on, and the loss is silently 0.
+
+    Args:
+        class_weight: One a class, or a file (.json, .yaml, .npy) of them.
+        loss_weight: Factor of the loss.
+        loss_name: Its name in the log; what starts with ``loss_`` is trained on.
+
+    Shapes: logits (B, C, H, W), labels (B, H, W), ``weight`` of the pixels (B, H, W) or None.
+    """
+
+    def __init__(
+        self, *, class_weight: Sequence[float] | str, loss_weight: float = 1.0, loss_name: str = 'loss_ce'
+    ) -> None:
+        super().__init__()
+        self.class_weight = get_class_weight(class_weight)
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        ignore_index: int = 255,
+    ) -> Tensor:
+        """One number, or with ``reduction_override='none'`` one a pixel; 0 where every pixel is ignored."""
+        logits = cls_score.float()
+        class_weight = logits.new_tensor(self.class_weight)
+        loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', ignore_index=ignore_index)
+        if weight is not None:
+            loss = loss * weight.float()
+        if reduction_override == 'none':
+            return self.loss_weight * loss
+        counted = label[label != ignore_index]
+        total = class_weight[counted].sum() if avg_factor is None else logits.new_tensor(avg_factor)
+        return self.loss_weight * loss.sum() / total.clamp_min(1e-12)
