@@ -213,6 +213,23 @@ def test_a_screen_for_every_place(monkeypatch, capsys):
     assert open_screen(plain=False).console.no_color
 
 
+def test_training_outlives_its_reader(monkeypatch):
+    """``volo-seg train … | head``, and a terminal that was closed."""
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    stdout = sys.stdout
+    for screen in (PlainScreen(), LiveScreen(Console(file=Gone(), force_terminal=True))):
+        monkeypatch.setattr(sys, 'stdout', Gone())
+        screen.line('a message')
+        screen.show(status())
+        screen.show(status())
+        screen.close()
+        monkeypatch.setattr(sys, 'stdout', stdout)
+
+
 # the log beside it
 
 

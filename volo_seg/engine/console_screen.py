@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from volo_seg.engine.console_text import (
@@ -53,9 +54,10 @@ class PlainScreen:
     animated = False
 
     def line(self, text: str, *, style: str = '') -> None:
-        """Print ``text``; what the locale cannot write is replaced."""
+        """Print ``text``; what the locale cannot write is replaced, and a reader that has gone is not missed."""
         encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-        print(text.encode(encoding, 'replace').decode(encoding), flush=True)
+        with suppress(OSError):
+            print(text.encode(encoding, 'replace').decode(encoding), flush=True)
 
     def show(self, status: Status) -> None:
         """Print how far training or the evaluation is."""
@@ -84,23 +86,26 @@ class LiveScreen:
         """Print ``text`` above the view."""
         from rich.text import Text
 
-        self.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
+        with suppress(OSError):
+            self.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
 
     def show(self, status: Status) -> None:
         """Draw the view again, at the width that the terminal has now."""
         from rich.live import Live
 
-        if self._live is None:
-            self._live = Live(console=self.console, auto_refresh=False, vertical_overflow='crop')
-            self._live.start()
-            self.console.show_cursor(True)
-        self._live.update(View(status), refresh=True)
+        with suppress(OSError):  # the terminal may be gone while the training goes on
+            if self._live is None:
+                self._live = Live(console=self.console, auto_refresh=False, vertical_overflow='crop')
+                self._live.start()
+                self.console.show_cursor(True)
+            self._live.update(View(status), refresh=True)
 
     def close(self) -> None:
         """Let the last view stand and give the terminal back."""
         live, self._live = self._live, None
         if live is not None:
-            live.stop()
+            with suppress(OSError):
+                live.stop()
 
 
 class View:
