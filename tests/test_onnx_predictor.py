@@ -20,7 +20,7 @@ from volo_seg.export.onnx_file import export_onnx, finished
 from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference import OnnxPredictor, Predictor, open_predictor
 from volo_seg.inference.logits import enlarged_rows, scores_from_logits
-from volo_seg.inference.onnx_card import OnnxCard, Resize
+from volo_seg.inference.onnx_card import Input, OnnxCard, Resize
 from volo_seg.inference.onnx_predictor import resized_by
 from volo_seg.inference.pipeline import image_pipeline
 
@@ -39,6 +39,21 @@ RULES = {
     },
     'corners aligned': {'resize': {'scale': (96, 48), 'keep_ratio': True}, 'head': {'align_corners': True}},
 }
+
+DAMAGES = (
+    ('input', '{'),
+    ('input', '{"wrong": 1}'),
+    ('input', '[1, 2]'),
+    ('input', '{"channels": "CMYK"}'),
+    ('input', '{"std": [1, 0, 1]}'),
+    ('classes', '["a", "b"]'),
+    ('classes', '[]'),
+    ('palette', '[[0, 0, 0], [0, 0, 256], [0, 0, 0]]'),
+    ('resize', '{"keep_ratio": true}'),
+    ('resize', '{"scale": [0, 5]}'),
+    ('windows', '{"crop_size": [8, 8], "stride": [0, 8]}'),
+    ('output', '{"kind": "boxes"}'),
+)
 
 
 def images(sizes=SIZES):
@@ -208,13 +223,36 @@ def test_files_that_are_not_ours(graph, tmp_path):
     with pytest.raises(UserError, match='write it with volo-seg export'):
         OnnxPredictor(path)
     model = finished(graph.model, make_card(network_of(config_of()), normalize=False, argmax=False, source={}))
-    for damage in ('{', '{"wrong": 1}', '[1, 2]'):
-        for entry in model.metadata_props:
-            if entry.key == 'input':
+    for key, damage in DAMAGES:
+        damaged = onnx.ModelProto()
+        damaged.CopyFrom(model)
+        for entry in damaged.metadata_props:
+            if entry.key == key:
                 entry.value = damage
-        onnx.save(model, path)
+        onnx.save(damaged, path)
         with pytest.raises(UserError, match='damaged metadata'):
             OnnxPredictor(path)
+
+
+def test_graphs_that_do_not_fit_their_metadata(graph, tmp_path):
+    path = tmp_path / 'a.onnx'
+    card = make_card(network_of(config_of()), normalize=False, argmax=False, source={})
+    onnx.save(finished(graph.model, dataclasses.replace(card, classes=('a', 'b'), palette=((0, 0, 0),) * 2)), path)
+    with pytest.raises(UserError, match='gives 3 channels and names 2 classes'):
+        OnnxPredictor(path)
+    onnx.save(finished(graph.model, dataclasses.replace(card, input=Input(name='pixels'))), path)
+    with pytest.raises(UserError, match="has no input 'pixels'"):
+        OnnxPredictor(path)
+
+
+def test_a_graph_that_does_not_run(graph, tmp_path):
+    """One sentence, also where one image fails in the middle of many."""
+    card = make_card(network_of(config_of()), normalize=False, argmax=False, source={})
+    onnx.save(
+        finished(graph.model, dataclasses.replace(card, input=Input(channels='BGR', dtype='uint8'))), tmp_path / 'a'
+    )
+    (failure,) = OnnxPredictor(tmp_path / 'a').stream(images()[:1], on_error='yield')
+    assert 'onnxruntime cannot run the network on 1 x 3 x 40 x 56 values' in failure.reason
 
 
 def test_devices(graph, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; see ``volo-seg benchmark --help``."""
     args = build_parser().parse_args(argv)
     check(args)
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler, which counts memory, would print its steps
     import torch
 
     from volo_seg.engine.config import load_config
@@ -115,7 +117,6 @@ def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[
 
 def describe(args: argparse.Namespace, predictors: Mapping[str, Any], images: Sequence[Path]) -> dict[str, Any]:
     """What the figures belong to."""
-    import os
     import platform
 
     import torch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,23 +50,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(args.config, args.cfg_options)
     if args.data_root:
         set_data_root(config, args.data_root)
-    print('exporting (minutes for the large networks) …', flush=True)
     start = time.perf_counter()
-    found = export_onnx(
-        load_network(config.copy(), args.checkpoint),
-        paths['float32'],
-        opset=LOWEST if args.opset is None else args.opset,
-        normalize=args.normalize,
-        argmax=args.argmax,
-        source={'config': Path(args.config).stem, 'checkpoint': Path(args.checkpoint).name},
-    )
+    with busy('exporting, a minute or more'):
+        found = export_onnx(
+            load_network(config.copy(), args.checkpoint),
+            paths['float32'],
+            opset=LOWEST if args.opset is None else args.opset,
+            normalize=args.normalize,
+            argmax=args.argmax,
+            source={'config': Path(args.config).stem, 'checkpoint': Path(args.checkpoint).name},
+        )
     print(f'onnxruntime against PyTorch:\n{table(found)}')
     print(f'{paths["float32"]}: {_mebibytes(paths["float32"])}, {time.perf_counter() - start:.0f} s')
+    if args.argmax and (config.model.get('test_cfg') or {}).get('mode') == 'slide':
+        print('the config predicts in windows, which labels cannot be averaged over: the file is for whole images')
     if images:
         write_int8(paths, images)
     if args.evaluate:
         evaluate(paths, config)
     return 0
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show that something goes on, and for how long already."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(SpinnerColumn(), TextColumn(what), TimeElapsedColumn(), transient=True) as progress:
+        progress.add_task(what)
+        yield
 
 
 def targets(args: argparse.Namespace) -> dict[str, Path]:

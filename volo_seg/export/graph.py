@@ -52,6 +52,7 @@ def make_graph(network: WholeImage, *, opset: int) -> Graph:
             input_names=['image'],
             output_names=names,
             opset_version=max(opset, NATIVE),
+            optimize=True,
             verbose=False,
         )
     assert done is not None and done.exported_program is not None

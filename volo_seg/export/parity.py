@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +53,13 @@ def check_parity(graph: Graph, *, shapes: Sequence[Shape] = SHAPES) -> list[Agre
     Raises:
         UserError: They differ; the message holds the table and names the first operator that does.
     """
-    session = open_model(graph.model)
+    with _failures('cannot open the graph'):
+        session = open_model(graph.model)
     found = []
     for seed, shape in enumerate(shapes):
         image = example_input(graph.network, shape, seed=seed)
-        try:
+        with _failures(f'fails at {shape_text(shape)}'):
             found.append(compare(graph, session, image))
-        except Exception as error:  # onnxruntime has classes of errors of its own
-            if not type(error).__module__.startswith('onnxruntime'):
-                raise
-            reason = ' '.join(str(error).split())
-            raise UserError(f'onnxruntime fails at {shape_text(shape)}, so nothing was written: {reason}') from error
     bad = [a for a in found if not a.good]
     if bad:
         smallest = min(bad, key=lambda a: np.prod(a.shape))
@@ -72,6 +69,18 @@ def check_parity(graph: Graph, *, shapes: Sequence[Shape] = SHAPES) -> list[Agre
             + table(found)
         )
     return found
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn an error of onnxruntime, which has classes of its own, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith('onnxruntime'):
+            raise
+        reason = ' '.join(str(error).split())
+        raise UserError(f'onnxruntime {what}, so nothing was written: {reason}') from error
 
 
 def compare(graph: Graph, session: Any, image: torch.Tensor) -> Agreement:

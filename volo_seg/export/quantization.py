@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]
     return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
 
 
-def calibration_inputs(card: OnnxCard, images: Sequence[Path]) -> Iterator[np.ndarray]:
+def calibration_inputs(card: OnnxCard, images: Iterable[Path]) -> Iterator[np.ndarray]:
     """What the network sees of ``images``: each as a whole, or its windows."""
     for path in images:
         image = resized_by(card.resize, read_image(path))
@@ -103,10 +103,11 @@ def calibration_inputs(card: OnnxCard, images: Sequence[Path]) -> Iterator[np.nd
 def _reader(card: OnnxCard, images: Sequence[Path]) -> Any:
     """The inputs in the form that onnxruntime's calibration asks for."""
     from onnxruntime.quantization import CalibrationDataReader
+    from rich.progress import track
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.inputs = calibration_inputs(card, images)
+            self.inputs = calibration_inputs(card, track(images, 'calibrating'))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             found = next(self.inputs, None)

@@ -147,6 +147,8 @@ def measure(
         repeat: Rounds over all images.
         warm_up: Batches that each does first, unmeasured.
     """
+    from rich.progress import track
+
     timed = {name: Timed(predictor) for name, predictor in predictors.items()}
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     memory = {name: peak_memory(one, batches[0]) for name, one in timed.items()}
@@ -154,7 +156,7 @@ def measure(
         for _ in range(warm_up):
             one.batch(batches[0])
     samples: dict[str, list[Sample]] = {name: [] for name in timed}
-    for _ in range(repeat):
+    for _ in track(range(repeat), 'measuring', transient=True, update_period=1.0):
         for batch in batches:
             for name, one in timed.items():
                 samples[name].append(one.batch(batch))

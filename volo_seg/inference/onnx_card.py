@@ -10,6 +10,7 @@ from typing import Any
 from volo_seg.errors import UserError
 
 FORMAT = 'volo-seg-onnx-1'
+KINDS = ('logits', 'labels')
 Size = tuple[int, int]
 
 
@@ -110,9 +111,30 @@ class OnnxCard:
             values = {f.name: _frozen(json.loads(metadata[f.name])) for f in fields(cls)}
             for key, kind in (('input', Input), ('resize', Resize), ('windows', Windows), ('output', Output)):
                 values[key] = None if values[key] is None else kind(**values[key])
-            return cls(**values)
+            card = cls(**values)
+            card._check()
+            return card
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f'{name} has damaged metadata ({error}): export it again') from error
+
+    def _check(self) -> None:
+        """Raise ValueError where fields contradict each other or lead nowhere, TypeError for another kind of value."""
+        if not self.classes or len(self.palette) != len(self.classes) or not all(map(_is_colour, self.palette)):
+            raise ValueError(f'{len(self.classes)} classes, {len(self.palette)} colours')
+        numbers: list[float] = [*self.input.std]
+        if self.resize is not None:
+            numbers += self.resize.scale or self.resize.scale_factor or (0,)
+        if self.windows is not None:
+            numbers += [*self.windows.crop_size, *self.windows.stride, *self.windows.down, *self.windows.across]
+        if min(numbers) <= 0 or len(self.input.mean) != 3 or len(self.input.std) != 3:
+            raise ValueError('a size or a scale that is not above 0')
+        words = (self.input.channels, self.input.dtype, self.output.kind)
+        if not all(w in known for w, known in zip(words, (('BGR', 'RGB'), ('uint8', 'float32'), KINDS), strict=True)):
+            raise ValueError(f'unknown words {", ".join(map(str, words))}')
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
 
 
 def _frozen(value: Any) -> Any:

@@ -53,6 +53,7 @@ class OnnxPredictor(BasePredictor):
     ) -> None:
         self.session = open_session(path, device=device, threads=threads)
         self.card = OnnxCard.from_metadata(self.session.get_modelmeta().custom_metadata_map, name=fspath(path))
+        _check_graph(self.session, self.card, name=fspath(path))
         super().__init__(
             self.card.classes,
             self.card.palette,
@@ -92,7 +93,13 @@ class OnnxPredictor(BasePredictor):
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """The graph's output for its input (B, 3, H, W)."""
-        return self.session.run([self.card.output.name], {self.card.input.name: image})[0]
+        try:
+            return self.session.run([self.card.output.name], {self.card.input.name: image})[0]
+        except Exception as error:  # onnxruntime has classes of errors of its own
+            if not type(error).__module__.startswith('onnxruntime'):
+                raise
+            size = ' x '.join(map(str, image.shape))
+            raise UserError(f'onnxruntime cannot run the network on {size} values ({_short(error)})') from error
 
     def _logits(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
         """(C, h, w) of each of ``images`` of one size (h, w)."""
@@ -146,6 +153,19 @@ def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: in
         raise
     except Exception as error:
         raise UserError(f'{name!r} is not an ONNX file that onnxruntime opens ({_short(error)})') from error
+
+
+def _check_graph(session: Any, card: OnnxCard, *, name: str) -> None:
+    """Raise UserError unless the graph has the input and output that ``card`` names, with a channel for each class."""
+    outputs = {output.name: output.shape for output in session.get_outputs()}
+    if card.input.name not in {i.name for i in session.get_inputs()} or card.output.name not in outputs:
+        raise UserError(f'{name} has no input {card.input.name!r} or no output {card.output.name!r}: export it again')
+    shape = outputs[card.output.name]
+    channels = shape[1] if card.output.kind == 'logits' else None
+    if isinstance(channels, int) and (
+        max(channels, 2) != len(card.classes) or (channels == 1 and card.output.threshold is None)
+    ):
+        raise UserError(f'{name} gives {channels} channels and names {len(card.classes)} classes: export it again')
 
 
 def _providers(device: str, available: list[str]) -> list[Any]:
