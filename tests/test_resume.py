@@ -162,18 +162,20 @@ def test_a_missed_validation_is_made_up_for(validated, expected, data, whole, tm
     assert hook.at == expected
 
 
-def test_resuming_elsewhere_deletes_nothing_of_the_first_run(data, whole, tmp_path):
+def test_resuming_elsewhere_deletes_nothing_of_the_first_run(data, whole, tmp_path, monkeypatch):
     case = 'plain, data loaded here'
+    (whole(case) / 'best_mIoU_iter_3.pth').touch()  # which iter_4.pth knows as the best
     before = sorted(path.name for path in whole(case).glob('*.pth'))
+    monkeypatch.setattr('volo_seg.evaluation.metric.ExactIoUMetric.evaluate', lambda self, size: {'mIoU': 99.0})
     tiny.runner(
         data, tmp_path, '--resume', whole(case) / 'iter_4.pth', default_hooks__checkpoint__max_keep_ckpts=1
     ).train()
     assert sorted(path.name for path in whole(case).glob('*.pth')) == before
-    assert [path.name for path in tmp_path.glob('iter_*.pth')] == ['iter_6.pth']
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['best_mIoU_iter_6.pth', 'iter_6.pth']
 
 
 def test_what_cannot_be_resumed_is_refused(data, whole, tmp_path):
-    best = next(whole('plain, data loaded here').glob('best_*.pth'))
+    best = max(whole('plain, data loaded here').glob('best_*.pth'))
     with pytest.raises(UserError, match='holds weights and no training state'):
         tiny.runner(data, tmp_path, '--resume', best).train()
     other = dict(optim_wrapper__paramwise_cfg='None')

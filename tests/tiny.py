@@ -114,10 +114,11 @@ class Losses(Hook):
         self.seen.append(loss.item())
 
 
-def train(data, work, *flags, **changes):
+def train(data, work, *flags, hooks=(), **changes):
     """Train; return the losses."""
     started, losses = runner(data, work, *flags, **changes), Losses()
-    started.register_hook(losses)
+    for hook in (losses, *hooks):
+        started.register_hook(hook)
     started.train()
     return losses.seen
 

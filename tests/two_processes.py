@@ -6,8 +6,22 @@ from pathlib import Path
 
 import tiny
 import torch
+from mmengine.hooks import Hook
+
+from volo_seg.engine.sharding import blocks
 
 ACCUMULATED = dict(optim_wrapper__accumulative_counts=2, train_cfg__max_iters=4, train_cfg__val_interval=4)
+
+
+class WholeInValidation(Hook):
+    """Fails where a process validates on shards: with another number of windows, each would wait for the other."""
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        for block in blocks(runner.model):
+            assert not any(hasattr(parameter, 'full_tensor') for parameter in block.parameters())
+
+    def after_val_epoch(self, runner, metrics=None):
+        assert all(hasattr(parameter, 'full_tensor') for parameter in runner.model.parameters())
 
 
 def main(data, out):
@@ -15,7 +29,7 @@ def main(data, out):
     launched = ('--launcher', 'pytorch')
     losses = {
         'ddp': tiny.train_even(data, out / 'ddp', *launched),
-        'fsdp': tiny.train_even(data, out / 'fsdp', *launched, '--fsdp'),
+        'fsdp': tiny.train_even(data, out / 'fsdp', *launched, '--fsdp', hooks=[WholeInValidation()]),
         'resumed shards': tiny.train_even(
             data, out / 'shards', *launched, '--fsdp', '--resume', str(out / 'fsdp' / 'iter_2.pth')
         ),
