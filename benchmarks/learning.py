@@ -271,8 +271,8 @@ def table(content: dict[str, Any], cost_crop: int) -> str:
                 str(len(runs)),
                 f'{statistics.median(scores):.1f}',
                 f'{scores[0]:.1f}-{scores[-1]:.1f}',
-                f'{1 / cost["ratio"][1]:.2f}',
-                f'{cost["peak_MiB"] / base["peak_MiB"]:.2f}',
+                f'{1 / cost["ratio"][1]:.2g}',
+                f'{cost["peak_MiB"] / base["peak_MiB"]:.2g}',
             ]
             lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(
