@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,6 @@ from mmengine.config import Config
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests import tiny
 from volo_seg.engine.console import ConsoleHook, console_of, show_on_console
 from volo_seg.engine.console_log import is_worth_showing, take_over
 from volo_seg.engine.console_screen import LiveScreen, PlainScreen, View, open_screen

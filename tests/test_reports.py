@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_evaluation import NAMES, evaluated, metric, sample
 
-from tests.test_evaluation import NAMES, evaluated, metric, sample
 from volo_seg.commands import run
 from volo_seg.errors import UserError
 from volo_seg.evaluation.confusion import confusion

@@ -1,6 +1,7 @@
 """A run that was interrupted and goes on equals the run that was not, to the last bit; so do two runs with one seed."""
 
 import itertools
+import multiprocessing
 import random
 
 import numpy as np
@@ -191,6 +192,7 @@ def test_deterministic_runs_are_equal(data, tmp_path):
             runner = tiny.runner(data, tmp_path / name, '--deterministic', **changes)
             assert torch.are_deterministic_algorithms_enabled()
             runner.train()
+            assert not multiprocessing.active_children(), 'data is still being loaded'
     finally:
         torch.use_deterministic_algorithms(before)
     assert not tiny.differences(*(kept(tmp_path / name / 'iter_3.pth') for name in ('one', 'two')))

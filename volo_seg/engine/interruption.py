@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -127,3 +127,17 @@ class OutliveSignals:
             self.inner(worker)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_RESPITE))
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+
+
+def end_data_loading(loops: Sequence[Any]) -> None:
+    """End the data-loading processes of ``loops``, which would outlive their :class:`DataLoader` by a respite."""
+    for loop in loops:
+        loader: Any = getattr(loop, 'dataloader', None)
+        endless: Any = getattr(loop, 'dataloader_iterator', None)
+        for holder in (loader, endless):
+            iterator: Any = getattr(holder, '_iterator', None)
+            if hasattr(iterator, '_shutdown_workers'):
+                iterator._shutdown_workers()
+        if getattr(loader, '_iterator', None) is not None:
+            loader._iterator = None

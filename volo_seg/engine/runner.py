@@ -28,7 +28,7 @@ from .checkpointing import compose
 from .console import quiet
 from .evaluator import OverlappedEvaluator
 from .failures import disk_is_at_fault, run_recorded
-from .interruption import InterruptionHook, OutliveSignals
+from .interruption import InterruptionHook, OutliveSignals, end_data_loading
 from .learning_rate import scale_rates
 from .randomness import UNORDERED, IterationSeedHook, use_deterministic_algorithms
 from .record import DataRecordHook, RunRecord
@@ -204,7 +204,8 @@ class SafeRunner(Runner):
         return [hook.save_now(self, step=step) for hook in hooks].count(True) > 0
 
     def stop_listening(self) -> None:
-        """Give Ctrl-C and SIGTERM back their usual meaning."""
+        """Give Ctrl-C and SIGTERM back their usual meaning, and end the processes that load data."""
+        end_data_loading([self._train_loop, self._val_loop, self._test_loop])
         for hook in self.hooks:
             if isinstance(hook, InterruptionHook):
                 hook.close()
