@@ -71,7 +71,8 @@ def read_pretrained(folder: Path) -> Pretrained:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f'{str(path)!r} is not readable JSON: {error}') from error
-    classes, palette = (content.get(key) if isinstance(content, dict) else None for key in ('classes', 'palette'))
+    classes: Any = content.get('classes') if isinstance(content, dict) else None
+    palette: Any = content.get('palette') if isinstance(content, dict) else None
     if not _are_names(classes) or not _are_colours(palette, count=len(classes)):
         raise UserError(f'{str(path)!r} names no classes with a colour each: publish the model again')
     return Pretrained(folder, content, folder / WEIGHTS, tuple(classes), palette)
