@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from volo_seg.inference.base import BasePredictor
     from volo_seg.inference.job import Job
     from volo_seg.inference.result import Failure
+    from volo_seg.inference.sharing import Report
     from volo_seg.inference.sources import Task
 
 EPILOG = """\
@@ -139,21 +140,26 @@ def open_model(args: argparse.Namespace, config: str | None, checkpoint: str) ->
 
 def conclude(job: Job, failures: Sequence[Failure], *, seconds: float) -> int:
     """Say what was done, and what could not be and why; return the exit status, the same in all processes."""
-    from volo_seg.inference.sharing import Report, gather
+    from volo_seg.inference.sharing import Report, gathered
 
     told = {str(failure.source): failure.reason for failure in failures}
-    reports = gather(job.share, Report(len(job.todo), job.skipped, told, seconds))
+    with gathered(job.share, Report(len(job.todo), job.skipped, told, seconds)) as reports:
+        if job.share.rank == 0 or len(reports) == 1:
+            tell(job, reports)
+    return 1 if any(report.failures for report in reports) else 0
+
+
+def tell(job: Job, reports: Sequence[Report]) -> None:
+    """Print a summary, and a line for each file that could not be segmented."""
     reasons = {source: reason for report in reports for source, reason in report.failures.items()}
-    if job.share.rank == 0 or len(reports) == 1:
-        done, skipped = sum(report.done for report in reports), sum(report.skipped for report in reports)
-        lasted = f', in {max(report.seconds for report in reports):.1f} s' if done else ''
-        before = f'; {skipped} were finished before' if skipped else ''
-        where = f'{what_kind(job.plan)} segmented into {job.output.folder}'
-        print(f'{done - len(reasons)} of {done} {where}{lasted}{before}')
-        for task in job.plan:
-            if str(task.source) in reasons:
-                print(f'error: {reasons[str(task.source)]}', file=sys.stderr)
-    return 1 if reasons else 0
+    done, skipped = sum(report.done for report in reports), sum(report.skipped for report in reports)
+    lasted = f', in {max(report.seconds for report in reports):.1f} s' if done else ''
+    before = f'; {skipped} were finished before' if skipped else ''
+    where = f'{what_kind(job.plan)} segmented into {job.output.folder}'
+    print(f'{done - len(reasons)} of {done} {where}{lasted}{before}', flush=True)
+    for task in job.plan:
+        if str(task.source) in reasons:
+            print(f'error: {reasons[str(task.source)]}', file=sys.stderr, flush=True)
 
 
 def what_kind(plan: Sequence[Task]) -> str:

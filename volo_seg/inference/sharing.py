@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from volo_seg.errors import UserError
 
@@ -59,29 +60,35 @@ class Report:
     seconds: float
 
 
-def gather(share: Share, report: Report) -> list[Report]:
-    """The reports of all processes by rank; under ``torchrun`` they wait for each other here, else it is the own one.
+@contextlib.contextmanager
+def gathered(share: Share, report: Report) -> Iterator[list[Report]]:
+    """The reports of all processes by rank; under ``torchrun`` they wait for each other, else it is the own one.
 
-    Without that, one process that ends with an error status would have the others killed in the midst of their work.
+    They wait before and after what is done with the reports: one process that ends with an error status has the
+    others killed, which would be in the midst of their work, or of saying what came of it.
     """
     if share.processes == 1 or 'TORCHELASTIC_RUN_ID' not in os.environ:
-        return [report]
+        yield [report]
+        return
+    store = _store(share)
+    place = f'volo_seg/infer/{os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")}'
+    store.set(f'{place}/{share.rank}', json.dumps(asdict(report)))
+    keys = [f'{place}/{rank}' for rank in range(share.processes)]
+    # asked for again and again, because waiting inside the store would not notice Ctrl-C
+    while not store.check(keys):
+        time.sleep(0.2)
+    yield [Report(**json.loads(store.get(key))) for key in keys]
+    store.add(f'{place}/told', 1)
+    while store.add(f'{place}/told', 0) < share.processes:
+        time.sleep(0.05)
+
+
+def _store(share: Share) -> Any:
     from torch.distributed import TCPStore
 
-    start = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-    store = TCPStore(
+    return TCPStore(
         os.environ['MASTER_ADDR'],
         int(os.environ['MASTER_PORT']),
         is_master=share.rank == 0 and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True',
         timeout=datetime.timedelta(days=7),
     )
-    keys = [f'volo_seg/infer/{start}/{rank}' for rank in range(share.processes)]
-    store.set(keys[share.rank], json.dumps(asdict(report)))
-    # asked for again and again, because waiting inside the store would not notice Ctrl-C
-    while not store.check(keys):
-        time.sleep(0.2)
-    reports = [Report(**json.loads(store.get(key))) for key in keys]
-    store.add(f'volo_seg/infer/{start}/read', 1)
-    while share.rank == 0 and store.add(f'volo_seg/infer/{start}/read', 0) < share.processes:
-        time.sleep(0.05)
-    return reports
