@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -253,6 +255,12 @@ def test_steps_that_a_file_cannot_say(tmp_path):
     config.model.data_preprocessor.pop('size')
     with pytest.raises(UserError, match=r'data_preprocessor\.test_cfg pads'):
         export_onnx(network_of(config), tmp_path / 'a.onnx')
+
+
+def test_rooms_load_in_any_order():
+    """The first thing of all that a process imports, wherever an optional part of the host is broken."""
+    for name in ('onnx_file', 'card'):
+        subprocess.run([sys.executable, '-c', f'import volo_seg.export.{name}'], check=True)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import Resize as MmcvResize
-from mmseg.datasets.transforms import PackSegInputs
 
 from volo_seg.errors import UserError
 from volo_seg.inference.network import Network
@@ -51,6 +50,8 @@ def _input(preprocessor: Any, *, normalize: bool) -> Input:
 
 def _resize(steps: Sequence[Any]) -> Resize | None:
     """The resizing of a pipeline that begins with an image in memory."""
+    from mmseg.datasets.transforms import PackSegInputs  # the pipeline was built from it, so mmseg is loaded
+
     if getattr(steps[0], 'to_float32', False):
         raise UserError('LoadImageFromFile with to_float32=True cannot be exported: leave it out of the test pipeline')
     rules = [step for step in steps[1:] if not isinstance(step, PackSegInputs)]

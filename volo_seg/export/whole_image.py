@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
 from volo_seg.errors import UserError
+from volo_seg.models.segmentor import BaseDecodeHead, EncoderDecoder
 
 
 class WholeImage(nn.Module):
