@@ -114,6 +114,15 @@ def test_a_signal_saves_and_stops_and_resuming_loses_nothing(number, status, val
     assert best[0] == best[1], 'the validation that was cut short was not made up for'
 
 
+def test_a_signal_on_a_disk_that_takes_nothing(data, tmp_path, monkeypatch):
+    Saves(monkeypatch, failing=['iter_3.pth'])
+    runner = tiny.runner(data, tmp_path / 'work', default_hooks__checkpoint__interval=2)
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'elsewhere'))
+    runner.register_hook(Signal(signal.SIGTERM))
+    with pytest.raises(SaveError, match=r"iter_3\.pth cannot be written, nor can a folder .* the last .*iter_2\.pth'"):
+        runner.train()
+
+
 class SignalAll(Hook):
     """Sends SIGTERM to this process and to those that load data, as a cluster does."""
 

@@ -19,7 +19,7 @@ from volo_seg.errors import Interrupted
 
 _PATIENCE = 2.0
 """Seconds after which another signal is meant to stop at once; launchers repeat the first one."""
-_RESPITE = 60
+_RESPITE = 20
 """Seconds that data-loading processes live on after a SIGTERM, so that the iteration in hand ends."""
 
 

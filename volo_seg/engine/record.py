@@ -45,7 +45,7 @@ class RunRecord:
             'command': sys.argv,
             'folder': os.getcwd(),
             'config': Path(runner.cfg.filename).name if runner.cfg.filename else None,
-            'resolved_config': os.path.join(runner.timestamp, 'vis_data', 'config.py'),
+            'resolved_config': _resolved_config(runner),
             'seed': runner.seed,
             'deterministic': runner.deterministic,
             'processes': runner.world_size,
@@ -84,6 +84,12 @@ class RunRecord:
             last_checkpoint=hub.get('last_ckpt'),
             **best,
         )
+
+
+def _resolved_config(runner: Any) -> str | None:
+    """Where the config stands with all its bases and flags, below the work dir: this run's copy if there is one."""
+    places = [Path(runner.timestamp, 'vis_data', 'config.py'), Path(Path(runner.cfg.filename or 'config.py').name)]
+    return next((str(place) for place in places if Path(runner.work_dir, place).is_file()), None)
 
 
 class DataRecordHook(Hook):

@@ -95,6 +95,10 @@ class ResumeHook(Hook):
         average_statistics(plain(runner.model))
         gather(runner.model)
 
+    def before_test_epoch(self, runner: Any) -> None:
+        """Hold the whole weights of a sharded model."""
+        gather(runner.model)
+
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
         """Split again; note the iteration before the checkpoint hook may save once more."""
         scatter(runner.model)

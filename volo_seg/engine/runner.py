@@ -201,7 +201,9 @@ class SafeRunner(Runner):
         if not hasattr(self.train_loop, 'dataloader_iterator'):  # in the middle of an epoch
             return False
         hooks = [hook for hook in self.hooks if isinstance(hook, SafeCheckpointHook) and not hook.by_epoch]
-        return [hook.save_now(self, step=step) for hook in hooks].count(True) > 0
+        for hook in hooks:
+            hook.save_now(self, step=step)
+        return bool(hooks)
 
     def stop_listening(self) -> None:
         """Give Ctrl-C and SIGTERM back their usual meaning, and end the processes that load data."""

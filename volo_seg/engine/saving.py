@@ -118,13 +118,18 @@ class SafeCheckpointHook(CheckpointHook):
         """
         super().after_train(runner)
         if self.failed is not None:
-            self._rescue(runner)
+            self._rescue(runner, step=runner.epoch if self.by_epoch else runner.iter)
 
-    def save_now(self, runner: Any, *, step: int) -> bool:
-        """Save after ``step`` iterations, whatever the interval; return whether there is a checkpoint of that step."""
+    def save_now(self, runner: Any, *, step: int) -> None:
+        """Save after ``step`` iterations, whatever the interval.
+
+        Raises:
+            SaveError: It is not where it should be.
+        """
         if self.saved_step != step:
             self._save_checkpoint_with_step(runner, step, meta=dict(epoch=runner.epoch, iter=step))
-        return self.saved_step == step
+        if self.failed is not None:
+            self._rescue(runner, step=step)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         filename = self.filename_tmpl.format(step)
@@ -199,16 +204,21 @@ class SafeCheckpointHook(CheckpointHook):
         if (inside or '://' in path) and self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
-    def _rescue(self, runner: Any) -> None:
-        told = self.failed
-        place = [tempfile.mkdtemp(prefix='volo-seg-') if is_main_process() else '']
-        broadcast_object_list(place)
-        filename = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
+    def _rescue(self, runner: Any, *, step: int) -> None:
+        """Save in the folder for temporary files what the work dir does not take; ends in an error in any case."""
+        folder = [_temporary_folder() if is_main_process() else '']
+        broadcast_object_list(folder)
+        filename = self.filename_tmpl.format(step)
+        meta = dict(epoch=runner.epoch, iter=runner.iter if self.by_epoch else step)
         try:
-            self._save(runner, place[0], filename, dict(epoch=runner.epoch, iter=runner.iter))
+            if not folder[0]:
+                raise SaveError(f'a folder below {tempfile.gettempdir()} be made')
+            self._save(runner, folder[0], filename, meta)
         except SaveError as error:
-            raise SaveError(f'{told}, nor can {error}; the last whole one stands in {LAST}') from error
-        raise SaveError(f'{told}; the last checkpoint is {os.path.join(place[0], filename)!r} instead: move it')
+            good = last_checkpoint(runner.work_dir)
+            left = f'the last whole one is {str(good)!r}' if good else 'there is none before it'
+            raise SaveError(f'{self.failed}, nor can {error}; {left}') from error
+        raise SaveError(f'{self.failed}; the last checkpoint is {os.path.join(folder[0], filename)!r} instead: move it')
 
 
 class _Postponed:
@@ -223,6 +233,14 @@ class _Postponed:
 
     def remove(self, path: str) -> None:
         self.paths.append(path)
+
+
+def _temporary_folder() -> str:
+    """A new folder, or nothing if there is no place for one."""
+    try:
+        return tempfile.mkdtemp(prefix='volo-seg-')
+    except OSError:
+        return ''
 
 
 def _part_of(path: Path) -> Path:
