@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     step('1/7 data', 'toyscapes', args.data_root, '--train', str(args.train), '--val', str(args.val), '--nproc', '2')
     step('2/7 labels', 'cityscapes', args.data_root, '--nproc', '2')
-    step('3/7 training', 'train', CONFIG, *run, *options)
+    step('3/7 training', 'train', CONFIG, '--seed', '0', *run, *options)
     checkpoint = Path((work / 'last_checkpoint').read_text().strip())
     results = work / 'predictions'
     step('4/7 evaluation', 'test', CONFIG, str(checkpoint), *run, *options)
