@@ -1,6 +1,7 @@
 """One thread a process (processes share the cores), GPU tests skipped without a GPU, an oracle made importable."""
 
 import os
+import signal
 import warnings
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -8,6 +9,9 @@ os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
 import pytest
 import torch
+
+# a shell starts background jobs with Ctrl-C ignored, and what the tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
