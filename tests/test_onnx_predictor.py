@@ -178,9 +178,9 @@ def test_logits_are_enlarged_as_pytorch_does(shape, size, align_corners):
     logits = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = F.interpolate(torch.from_numpy(logits)[None], size, mode='bilinear', align_corners=align_corners)[0]
     parts = list(enlarged_rows(logits, size, align_corners=align_corners))
-    got = np.concatenate([rows for _, rows in parts]).transpose(2, 0, 1)
+    got = np.concatenate([rows for _, rows in parts], 1)
     np.testing.assert_allclose(got, expected.numpy(), atol=2e-5)
-    assert [start for start, _ in parts] == list(np.cumsum([0, *(len(rows) for _, rows in parts)]))[:-1]
+    assert [start for start, _ in parts] == list(np.cumsum([0, *(rows.shape[1] for _, rows in parts)]))[:-1]
 
 
 def test_chunks_of_rows_make_no_difference(monkeypatch):
@@ -193,6 +193,11 @@ def test_chunks_of_rows_make_no_difference(monkeypatch):
     np.testing.assert_allclose(whole.probabilities.sum(0), 1, rtol=1e-5)
     np.testing.assert_array_equal(whole.probabilities.argmax(0), whole.labels)
     np.testing.assert_allclose(whole.probabilities.max(0), whole.confidence, rtol=1e-5)
+
+
+def test_ties_go_to_the_first_class():
+    logits = np.random.default_rng(0).integers(0, 3, (7, 20, 30)).astype(np.float32)
+    np.testing.assert_array_equal(scores_from_logits(logits, (20, 30), classes=7).labels, logits.argmax(0))
 
 
 def test_many_classes_have_wide_labels():

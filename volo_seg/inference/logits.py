@@ -32,30 +32,33 @@ def scores_from_logits(
     sure = np.empty(size, np.float32) if confidence else None
     shares = np.empty((classes, *size), np.float32) if probabilities else None
     for start, rows in enlarged_rows(logits, size, align_corners=align_corners):
-        part = slice(start, start + len(rows))
-        one = rows.shape[-1] == 1
-        labels[part] = _sigmoid(rows[..., 0]) > threshold if one else rows.argmax(-1)
+        part = slice(start, start + rows.shape[1])
+        highest = rows.max(0)
+        labels[part] = _sigmoid(rows[0]) > threshold if len(rows) == 1 else _first_equal(rows, highest, labels.dtype)
         if shares is not None:
-            shares[:, part] = _probabilities(rows).transpose(2, 0, 1)
+            shares[:, part] = _probabilities(rows, highest)
         if sure is not None:
-            sure[part] = _confidence(rows, labels[part])
+            sure[part] = _confidence(rows, highest, labels[part])
     return Scores(labels, sure, shares)
 
 
 def enlarged_rows(logits: np.ndarray, size: Size, *, align_corners: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, rows (n, W, C)) of ``logits`` (C, h, w) at ``size``, bilinear as PyTorch resizes."""
+    """(first row, rows (C, n, W)) of ``logits`` (C, h, w) at ``size``, bilinear as PyTorch resizes.
+
+    Channels stay in front: turning them to the back takes several times as long as all the rest.
+    """
     channels, height, width = logits.shape
     count = max(1, CHUNK // (4 * channels * max(width, size[1])))
     down = axis_weights(height, size[0], align_corners=align_corners)
     across = axis_weights(width, size[1], align_corners=align_corners)
     for start in range(0, size[0], count):
         lower, upper, share = (values[start : start + count] for values in down)
-        first = int(lower[0])
-        block = np.ascontiguousarray(logits[:, first : int(upper[-1]) + 1].transpose(1, 2, 0))
-        if height != size[0]:
-            block = _mixed(block[lower - first], block[upper - first], share[:, None, None])
+        if height == size[0]:
+            block = logits[:, start : start + count]
+        else:
+            block = _mixed(logits[:, lower], logits[:, upper], share[:, None])
         if width != size[1]:
-            block = _mixed(block[:, across[0]], block[:, across[1]], across[2][:, None])
+            block = _mixed(block.take(across[0], 2), block.take(across[1], 2), across[2])
         yield start, block
 
 
@@ -84,17 +87,25 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
     return (0.5 * np.tanh(0.5 * values) + 0.5).astype(np.float32)
 
 
-def _probabilities(rows: np.ndarray) -> np.ndarray:
-    if rows.shape[-1] == 1:
+def _first_equal(rows: np.ndarray, highest: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The first channel of ``rows`` (C, n, W) that has the ``highest`` value (n, W): argmax, but four times as fast."""
+    labels = np.zeros(highest.shape, dtype)
+    for channel in range(len(rows) - 1, -1, -1):
+        np.copyto(labels, channel, where=rows[channel] == highest)
+    return labels
+
+
+def _probabilities(rows: np.ndarray, highest: np.ndarray) -> np.ndarray:
+    if len(rows) == 1:
         second = _sigmoid(rows)
-        return np.concatenate([1 - second, second], -1)
-    shares = np.exp(rows - rows.max(-1, keepdims=True))
-    shares /= shares.sum(-1, keepdims=True)
+        return np.concatenate([1 - second, second])
+    shares = np.exp(rows - highest)
+    shares /= shares.sum(0)
     return shares
 
 
-def _confidence(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _confidence(rows: np.ndarray, highest: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The probability of each pixel's label."""
-    if rows.shape[-1] == 1:
-        return _sigmoid(np.where(labels > 0, rows[..., 0], -rows[..., 0]))
-    return 1 / np.exp(rows - rows.max(-1, keepdims=True)).sum(-1)
+    if len(rows) == 1:
+        return _sigmoid(np.where(labels > 0, rows[0], -rows[0]))
+    return 1 / np.exp(rows - highest).sum(0)
