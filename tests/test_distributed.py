@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def data(tmp_path_factory):
 def pair(data, tmp_path_factory):
     """Results of tests/two_processes.py."""
     out = tmp_path_factory.mktemp('pair')
-    torchrun = [sys.executable, '-m', 'volo_seg.torchrun', '--nproc_per_node=2', '--master_port=29621']
+    torchrun = [sys.executable, '-m', 'volo_seg.torchrun', '--nproc_per_node=2', '--standalone']
     command = [*torchrun, str(ROOT / 'tests' / 'two_processes.py'), str(data), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-4000:]
@@ -97,7 +98,13 @@ def test_two_processes_resume_to_the_last_bit(pair):
         assert not tiny.differences(one[key], other[key])
 
 
-def job(data, work, *, kind='none', port, **changes):
+def free_port():
+    with socket.socket() as held:
+        held.bind(('127.0.0.1', 0))
+        return held.getsockname()[1]
+
+
+def job(data, work, *, kind='none', **changes):
     """Start tools/dist_train.sh with two processes, the second of which may come to grief."""
     imports = "custom_imports = dict(imports=[*_base_.custom_imports.imports, 'misfortune'])"
     text = f"_base_ = './tiny.py'\n{imports}\n"
@@ -108,12 +115,12 @@ def job(data, work, *, kind='none', port, **changes):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(PORT=str(port)),
+        env=environment(PORT=str(free_port())),
     )
 
 
 def test_a_process_that_is_killed_ends_the_job_in_a_sentence(data, tmp_path):
-    process = job(data, tmp_path, kind='kill', port=29622)
+    process = job(data, tmp_path, kind='kill')
     out = process.communicate(timeout=240)[0]
     assert process.returncode == 1, out
     last = out.strip().splitlines()[-1]
@@ -124,7 +131,7 @@ def test_a_process_that_is_killed_ends_the_job_in_a_sentence(data, tmp_path):
 
 
 def test_sigterm_saves_once_and_stops_all(data, tmp_path):
-    process = job(data, tmp_path, port=29623, train_cfg__max_iters=500, default_hooks__checkpoint__interval=1000)
+    process = job(data, tmp_path, train_cfg__max_iters=500, default_hooks__checkpoint__interval=1000)
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -142,7 +149,7 @@ def torchrun(tmp_path, code):
     """Run ``code`` in two processes, without our stack."""
     script = tmp_path / 'script.py'
     script.write_text(code)
-    command = [sys.executable, '-m', 'volo_seg.torchrun', '--nproc_per_node=2', '--master_port=29624', str(script)]
+    command = [sys.executable, '-m', 'volo_seg.torchrun', '--nproc_per_node=2', '--standalone', str(script)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     return done.returncode, done.stderr
 
@@ -180,7 +187,7 @@ def test_a_mistake_that_all_make_is_told_once(tmp_path):
     code += 'import volo_seg.commands.doctor as doctor\ndef fail(argv):\n    raise UserError("no such thing")\n'
     code += 'doctor.main = fail\nraise SystemExit(run("doctor", []))\n'
     status, err = torchrun(tmp_path, code)
-    assert status == 2 and err == 'error: no such thing\n'
+    assert status == 2 and err == 'error: no such thing\n', (status, err)
 
 
 def stubs(folder, **programs):

@@ -160,11 +160,12 @@ class BasePredictor(ABC):
         for slot in slots:
             window.append(slot)
             batch = _waiting(window, slot.key)
-            if len(batch) < size and len(window) >= ahead:
-                batch = _waiting(window)
-            if len(batch) >= size or len(window) >= ahead:
+            if len(batch) >= size:
                 self._finish(batch, wanted)
             yield from _finished(window, on_error)
+            if len(window) >= ahead:  # the first one has waited long enough
+                self._finish(_waiting(window), wanted)
+                yield from _finished(window, on_error)
         while window:
             self._finish(_waiting(window), wanted)
             yield from _finished(window, on_error)
