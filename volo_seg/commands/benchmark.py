@@ -153,19 +153,20 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 def table(about: Mapping[str, Any], found: Mapping[str, Summary]) -> str:
     """The figures as text: a line a predictor, then a line a stage."""
+    wide = max(12, *map(len, found)) + 2
     lines = [
         f'{about["config"]}, {about["device"]}, torch {about["torch"]}: {about["repeat"]} x {about["images"]} images '
         f'in batches of {about["batch_size"]}',
-        f'{"":<28}{"p50":>10}{"p95":>10}{"images/s":>10}{"Mpixel/s":>10}{"MiB":>8}',
+        f'{"":<{wide}}{"p50":>10}{"p95":>10}{"images/s":>10}{"Mpixel/s":>10}{"MiB":>8}',
     ]
     for name, one in found.items():
         memory = '-' if one.memory.peak is None else f'{one.memory.peak / 2**20:.0f}'
         lines.append(
-            f'{name:<28}{_milliseconds(one.median)}{_milliseconds(one.high)}'
+            f'{name:<{wide}}{_milliseconds(one.median)}{_milliseconds(one.high)}'
             f'{one.images_a_second:>10.2f}{one.megapixels_a_second:>10.2f}{memory:>8}'
         )
         for stage, (median, high, share) in one.stages.items():
-            lines.append(f'  {stage:<26}{_milliseconds(median)}{_milliseconds(high)}{100 * share:>9.1f}%')
+            lines.append(f'  {stage:<{wide - 2}}{_milliseconds(median)}{_milliseconds(high)}{100 * share:>9.1f}%')
     lines.append('times are of a batch')
     lines += [f'MiB of {name}: {one.memory.counted}' for name, one in found.items()]
     return '\n'.join(lines)
