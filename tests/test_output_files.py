@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
-from volo_seg.inference.files import inside, write_image, write_whole
+from volo_seg.files import write_whole
+from volo_seg.inference.files import inside, write_image
 
 
 def test_names_inside(tmp_path):

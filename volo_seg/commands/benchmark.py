@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from volo_seg.engine.config import load_config
+    from volo_seg.files import write_whole
     from volo_seg.inference.benchmark import measure
-    from volo_seg.inference.files import write_whole
 
     if args.threads:
         torch.set_num_threads(args.threads)

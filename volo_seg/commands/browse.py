@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f'{str(target)!r} is there already; add --overwrite, or name another folder')
     from volo_seg.engine.checks import check_run
     from volo_seg.engine.config import load_config, set_data_root
-    from volo_seg.evaluation.label_files import write_whole
+    from volo_seg.files import write_whole
 
     config = load_config(args.config, args.cfg_options)
     if args.data_root:

@@ -185,7 +185,7 @@ def write_weights(checked: Sequence[Checked], method: str, target: Path) -> None
     import json
 
     from volo_seg.datasets.frequencies import class_weights, count_classes
-    from volo_seg.evaluation.label_files import write_whole
+    from volo_seg.files import write_whole
 
     train = next((one for one in checked if one.split.name == 'train'), None)
     counts = count_classes(train.split, train.observations) if train else None

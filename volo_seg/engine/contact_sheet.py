@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from volo_seg.errors import UserError
-from volo_seg.reports.files import write_whole
+from volo_seg.files import write_whole
 from volo_seg.reports.sheet import Row, draw_sheet, image_of, make_row
 
 FOLDER = 'val_sheets'

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from volo_seg.errors import UserError
+from volo_seg.files import write_whole
 
 MARK = 'volo-seg'
 Labels = npt.NDArray[Any]
@@ -62,23 +61,6 @@ def write_labels(path: Path, labels: Labels) -> None:
     if path.exists() and not _is_ours(path):
         raise UserError(f'{path} exists and was not written by {MARK}; name another output folder')
     write_whole(path, encode_labels(labels))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` in one step, so that nobody ever sees half a file.
-
-    Raises:
-        UserError: the folder or the file cannot be written.
-    """
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise UserError(f'{path} cannot be written ({error.strerror}); name another place') from error
 
 
 def _is_ours(path: Path) -> bool:

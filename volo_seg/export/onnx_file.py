@@ -10,7 +10,7 @@ import torch
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
-from volo_seg.inference.files import write_whole
+from volo_seg.files import write_whole
 from volo_seg.inference.network import Network
 from volo_seg.inference.onnx_card import OnnxCard
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.inference.files import write_whole
+from volo_seg.files import write_whole
 from volo_seg.inference.images import SUFFIXES, read_image
 from volo_seg.inference.onnx_card import OnnxCard
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.files import write_whole
 
 
 def inside(folder: str | Path, name: str | Path) -> Path:
@@ -28,25 +28,6 @@ def inside(folder: str | Path, name: str | Path) -> Path:
     if path == root or not path.is_relative_to(root):
         raise UserError(f'name {text!r} leads out of {str(folder)!r} (to {str(path)!r}), and nothing is written there')
     return path
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` in one step, so that nobody ever sees half a file; folders are made.
-
-    Raises:
-        UserError: The folder or the file cannot be written.
-    """
-    path = Path(path)
-    part = path.with_name(f'.{path.name[-200:]}.{os.getpid()}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f'{str(path)!r} cannot be written ({error.strerror}); name another place') from error
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

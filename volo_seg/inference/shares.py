@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.files import write_whole
 
-from .files import inside, write_whole
+from .files import inside
 from .kinds import KINDS
 from .sharing import Share
 

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.files import write_whole
 
-from .files import inside, write_whole
+from .files import inside
 from .kinds import DEFAULT, KINDS, check_kinds
 from .polygons import geojson, labelme
 from .shares import ShareTable, share_row
