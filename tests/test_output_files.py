@@ -1,6 +1,8 @@
 """Files are written whole or not at all, and nowhere but where we were asked to."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
+from volo_seg.files import alone, write_whole
 from volo_seg.inference.files import inside, write_image
 
 
@@ -98,3 +100,21 @@ def test_images(tmp_path):
     with pytest.raises(UserError, match='x.jpg'):
         write_image(tmp_path / 'x.jpg', np.zeros((1, 70000), np.uint8))
     assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+
+def test_one_at_a_time_holds_a_lock(tmp_path):
+    """Also those who waited for a file that its holder has removed meanwhile."""
+    lock, inside_now, most = tmp_path / 'sub' / '.lock', [], []
+
+    def enter(number):
+        for _ in range(20):
+            with alone(lock):
+                inside_now.append(number)
+                most.append(len(inside_now))
+                time.sleep(0.001)
+                inside_now.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, range(4)))
+    assert max(most) == 1 and len(most) == 80
+    assert not lock.exists()

@@ -8,8 +8,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlparse
@@ -19,6 +18,7 @@ import torch
 
 from volo_seg.checkpoints.official import OFFICIAL
 from volo_seg.errors import UserError
+from volo_seg.files import alone
 
 T = TypeVar('T')
 
@@ -85,7 +85,7 @@ def download(place: Place, *, read: Callable[[Path], T]) -> T:
     part = place.path.with_name(f'.{place.path.name}.{uuid.uuid4().hex}.part')
     try:
         place.path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(place.path.with_name(f'.{place.path.name}.lock')):
+        with alone(place.path.with_name(f'.{place.path.name}.lock')):
             if place.path.is_file():
                 return read(place.path)
             torch.hub.download_url_to_file(place.url, str(part), progress=sys.stderr.isatty())
@@ -100,19 +100,3 @@ def download(place: Place, *, read: Callable[[Path], T]) -> T:
     finally:
         if part.exists():
             part.unlink()
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold ``lock`` against other processes, where the system knows such locks (not on Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(lock, 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)

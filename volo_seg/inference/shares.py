@@ -6,16 +6,15 @@ import contextlib
 import csv
 import io
 import json
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
+from volo_seg.files import alone, write_whole
 
 from .files import inside
 from .kinds import KINDS
@@ -143,32 +142,3 @@ def read_journal(path: Path) -> dict[str, Row]:
             name, *row = json.loads(line)
             rows[name] = tuple(row)
     return rows
-
-
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold ``lock`` against other processes, where the system knows such locks (not on Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with lock.open('w') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # whoever held it before has removed the file: then this lock is nobody's, and the new file is to be held
-            if not _is_still_there(lock, file.fileno()):
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _is_still_there(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
