@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.structures import PixelData
+from tensor_memory import peak_bytes
 from torch import nn
 
 from volo_seg.errors import UserError
@@ -291,19 +292,6 @@ def test_windows_cover_the_axis(length, window, stride):
     covered = {pixel for start in starts for pixel in range(start, start + window)}
     assert covered == set(range(length))
     assert len(set(starts)) == len(starts)
-
-
-def peak_bytes(run):
-    """Bytes of tensors alive at the worst moment of ``run``, above those before."""
-    run()
-    with torch.profiler.profile(profile_memory=True, acc_events=False) as profile:
-        run()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
-    alive = highest = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        alive += event.nbytes()
-        highest = max(highest, alive)
-    return highest
 
 
 def stacked(budget_mib, weights='uniform'):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensor_memory import peak_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -386,19 +387,6 @@ def test_equal_coarse_maps_are_mixed_once(monkeypatch):
     parts = [torch.randn(1, 64, *size) for size in [(32, 32), (16, 16), (16, 16), (16, 16)]]
     conv3x3_of_maps(parts, torch.randn(64, 256, 3, 3), (32, 32), align_corners=False)
     assert calls == [(1, 192, 16, 16)]
-
-
-def peak_bytes(run):
-    """Bytes of tensors alive at the worst moment of ``run``, above those before."""
-    run()
-    with torch.profiler.profile(profile_memory=True, acc_events=False) as profile:
-        run()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
-    alive = highest = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        alive += event.nbytes()
-        highest = max(highest, alive)
-    return highest
 
 
 @pytest.mark.parametrize(('strides', 'inference', 'step'), [(NATIVE, 0.55, 0.9), (PYRAMID, 0.65, 0.75)], ids=str)
