@@ -451,9 +451,9 @@ def test_images_are_spread_over_the_data_set():
 
 
 def test_images_of_all_processes_come_together_in_order(tmp_path, monkeypatch):
-    from volo_seg.reports.sheet import make_row
+    from volo_seg.visualization import make_row
 
-    rows = {name: make_row(name, None, torch.zeros(4, 4), torch.zeros(4, 4)) for name in 'abc'}
+    rows = {name: make_row(name, image=None, labels=(torch.zeros(4, 4), torch.zeros(4, 4))) for name in 'abc'}
     hook, drawn = ContactSheetHook(), []
     hook._wanted, hook._rows = {'a': 0, 'b': 1, 'c': 2}, {'b': rows['b']}
     others = [{'b': rows['b']}, {'c': rows['c'], 'a': rows['a']}]

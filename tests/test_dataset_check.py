@@ -430,10 +430,11 @@ def test_browse(root, tmp_path, capsys):
 
 
 def test_overlay_colours_labels_and_blackens_what_is_ignored():
-    from volo_seg.datasets.browse import overlay
+    from volo_seg.visualization import overlay
 
     image = np.full((1, 3, 3), 100, np.uint8)
-    mixed = overlay(image, np.array([[0, 1, 255]], np.uint8), [[255, 0, 0], [0, 0, 255]])
+    palette = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
+    mixed = overlay(image, np.array([[0, 1, 255]], np.uint8), palette, opacity=0.6)
     assert mixed[0].tolist() == [[193, 40, 40], [40, 40, 193], [0, 0, 0]]
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 
-from volo_seg.datasets.folders import FolderDataset, distinct_colours
+from volo_seg.datasets.folders import FolderDataset
 from volo_seg.errors import UserError
+from volo_seg.visualization import default_palette
 
 PREFIX = dict(img_path='images', seg_map_path='annotations')
 
@@ -53,7 +54,7 @@ def test_classes_given_or_in_another_file(root):
 
 
 def test_colours_are_distinct_and_stable():
-    colours = [tuple(c) for c in distinct_colours(150)]
+    colours = [tuple(c) for c in default_palette(150, first=1).tolist()]
     assert len(set(colours)) == 150
     assert colours[:3] == [(128, 0, 0), (0, 128, 0), (128, 128, 0)]
 

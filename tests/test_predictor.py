@@ -18,9 +18,10 @@ from volo_seg.checkpoints import save_file
 from volo_seg.engine.config import load_config
 from volo_seg.errors import UserError
 from volo_seg.inference import Predictor, open_predictor
-from volo_seg.inference.network import default_palette, forget_initial_weights
+from volo_seg.inference.network import forget_initial_weights
 from volo_seg.inference.pipeline import FittedResize, image_pipeline
 from volo_seg.inference.resizing import fitted_size, resize_to
+from volo_seg.visualization import default_palette
 
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 D1 = 'volo-d1_upernet_8xb2-160k_ade20k-512x512'

@@ -24,7 +24,7 @@ from volo_seg.reports.charts import confusion_chart, histogram, line_chart, nice
 from volo_seg.reports.page import build_page
 from volo_seg.reports.results import most_confused, read_sheets
 from volo_seg.reports.runs import labels_of, read_run, smooth, table
-from volo_seg.reports.sheet import colours_of, draw_sheet, image_of, make_row
+from volo_seg.visualization import draw_sheet, make_row
 
 few = settings(max_examples=30, deadline=None)
 
@@ -187,65 +187,6 @@ def test_most_confused_pairs():
     assert most_confused('abc', [[5, 2, 0], [3, 1, 0], [0, 9, 0]], most=2) == [('c', 'b', 9, 1.0), ('b', 'a', 3, 0.75)]
 
 
-# sheets
-
-
-@pytest.mark.parametrize(
-    'image',
-    [
-        None,
-        torch.zeros(3, 30, 50, dtype=torch.uint8),
-        torch.zeros(1, 30, 50, dtype=torch.uint8),
-        torch.rand(6, 30, 50) * 4000,
-        np.full((2, 30, 50), np.nan, np.float32),
-    ],
-    ids=['none', 'bgr', 'grey', 'six floats', 'two nan'],
-)
-def test_sheets_take_any_image(image):
-    labels = np.zeros((30, 50), np.int64)
-    row = make_row('x' * 300, image, labels, labels, note='\n<b>')
-    assert row.image.shape == (192, 320, 3) and row.truth.shape == (192, 320)
-    jpeg = draw_sheet([row], title='t' * 500, classes=['ü' * 90], palette=None)
-    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape[1] == 976
-
-
-def test_sheet_shows_image_prediction_and_truth():
-    image = torch.zeros(3, 100, 40, dtype=torch.uint8)
-    image[0] = 200  # blue
-    prediction, truth = torch.zeros(100, 40, dtype=torch.int64), torch.full((100, 40), 255)
-    truth[50:] = 1
-    row = make_row('tall', image, prediction, truth)
-    assert row.image.shape == (480, 192, 3)
-    jpeg = draw_sheet([row], title='', classes=('a', 'b'), palette=[[255, 0, 0], [0, 255, 0]])
-    sheet = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)[..., ::-1].astype(int)
-    top = 60
-    for column, upper, lower in (
-        (0, (0, 0, 200), (0, 0, 200)),
-        (1, (178, 0, 60), (178, 0, 60)),
-        (2, (0, 0, 0), (0, 178, 60)),
-    ):
-        at = 4 + 324 * column + 160
-        assert np.abs(sheet[top + 100, at] - upper).max() < 12, column
-        assert np.abs(sheet[top + 380, at] - lower).max() < 12, column
-    with pytest.raises(ValueError, match='needs a row'):
-        draw_sheet([], title='', classes=(), palette=None)
-
-
-def test_colours_without_a_palette_differ():
-    assert len(np.unique(colours_of(None, 20), axis=0)) == 20
-    assert colours_of([[1, 2, 3]] * 3, 2).tolist() == [[1, 2, 3]] * 2
-    assert colours_of([[1, 2, 3]], 2).shape == (2, 3)
-
-
-def test_images_come_out_of_any_batch():
-    stacked = torch.arange(24).reshape(2, 3, 2, 2)
-    assert image_of({'inputs': stacked}, 1).equal(stacked[1])
-    assert image_of({'inputs': [stacked[0]]}, 0).equal(stacked[0])
-    assert image_of({'inputs': [[stacked[0], stacked[1]]] * 2}, 1).equal(stacked[1])  # views first: TTA
-    for batch in (None, {}, {'inputs': []}, [stacked], {'inputs': ['x']}):
-        assert image_of(batch, 0) is None
-
-
 # scores image by image
 
 
@@ -338,7 +279,7 @@ def evaluated_work(work):
     made.evaluate(3)
     sheets = work / '20260102_000000' / 'val_sheets'
     sheets.mkdir()
-    row = make_row('x', None, np.zeros((4, 4)), np.zeros((4, 4)))
+    row = make_row('x', image=None, labels=(np.zeros((4, 4)), np.zeros((4, 4))))
     for step in range(10, 130, 10):
         (sheets / f'iter_{step}.jpg').write_bytes(draw_sheet([row], title='', classes=['a'], palette=None))
     record = {

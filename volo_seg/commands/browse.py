@@ -58,7 +58,7 @@ def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS
 
-    from volo_seg.datasets.browse import contact_sheet
+    from volo_seg.datasets.browse import sample_sheet
     from volo_seg.engine.runner import NamingPipeline
 
     init_default_scope(config.get('default_scope', 'mmseg'))
@@ -69,7 +69,7 @@ def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
     np.random.seed(args.seed)  # noqa: NPY002 (what the transforms draw from)
     count = min(args.count, len(dataset))
     samples: list[dict[str, Any]] = [dataset[i * len(dataset) // count] for i in range(count)]
-    return contact_sheet(samples, dataset.metainfo['classes'], dataset.metainfo['palette'])
+    return sample_sheet(samples, dataset.metainfo['classes'], dataset.metainfo['palette'])
 
 
 def draw_frequencies(config: Config, args: argparse.Namespace) -> bytes:

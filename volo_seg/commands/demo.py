@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step('4/7 evaluation', 'test', CONFIG, str(checkpoint), *run, *options)
     step('5/7 prediction', 'infer', CONFIG, str(checkpoint), images, '--out-dir', str(results), '--overwrite', *options)
     print('== 6/7 picture', flush=True)
-    picture = draw_sheet(Path(args.data_root), results, work / 'demo.png')
+    picture = draw_scenes(Path(args.data_root), results, work / 'demo.png')
     report = work / 'report.html'
     step('7/7 report', 'report', args.work_dir, '--out', str(report))
     print(f'\ndone in {(time.perf_counter() - start) / 60:.1f} minutes')
@@ -77,25 +77,20 @@ def newest(folder: Path, name: str) -> Path:
     return max(folder.rglob(name), key=lambda path: path.stat().st_mtime)
 
 
-def draw_sheet(data_root: Path, results: Path, target: Path, *, count: int = 4) -> Path:
+def draw_scenes(data_root: Path, results: Path, target: Path, *, count: int = 4) -> Path:
     """Write ``count`` held-out scenes as rows of image, prediction, truth; return ``target``."""
-    import cv2
-    import numpy as np
-
-    from volo_seg.inference.images import read_image, write_image
+    from volo_seg.datasets.cityscapes_labels import train_names, train_palette
+    from volo_seg.files import write_whole
+    from volo_seg.inference.images import read_image
+    from volo_seg.visualization import draw_sheet, make_row
 
     rows = []
-    for overlay in sorted((results / 'overlays').rglob('*.jpg'))[:count]:
-        name = overlay.relative_to(results / 'overlays').with_suffix('')
-        image = read_image(data_root / 'leftImg8bit' / 'val' / name.with_suffix('.png'))
-        stem = name.name.replace('_leftImg8bit', '_gtFine_color.png')
-        truth = read_image(data_root / 'gtFine' / 'val' / name.with_name(stem))
-        mixed = np.rint(0.5 * image.astype(np.float32) + 0.5 * truth).astype(np.uint8)
-        rows.append(np.hstack([image, read_image(overlay), mixed]))
-    sheet = np.vstack(rows)
-    band = np.full((28, sheet.shape[1], 3), 255, np.uint8)
-    for index, word in enumerate(('image', 'prediction', 'truth')):
-        place = (index * sheet.shape[1] // 3 + 8, 20)
-        cv2.putText(band, word, place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
-    write_image(target, np.vstack([band, sheet]))
+    for path in sorted((results / 'labels').rglob('*.png'))[:count]:
+        name = path.relative_to(results / 'labels').parent / path.stem.removesuffix('_leftImg8bit')
+        image = read_image(data_root / 'leftImg8bit' / 'val' / f'{name}_leftImg8bit.png')
+        labels = (path, data_root / 'gtFine' / 'val' / f'{name}_gtFine_labelTrainIds.png')
+        prediction, truth = (read_image(file)[..., 0] for file in labels)
+        rows.append(make_row(name.name, image=image.transpose(2, 0, 1), labels=(prediction, truth), size=(512, 512)))
+    palette = train_palette().tolist()
+    write_whole(target, draw_sheet(rows, title='', classes=train_names(), palette=palette, format='PNG'))
     return target

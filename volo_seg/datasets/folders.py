@@ -14,6 +14,7 @@ from volo_seg.datasets.loading import with_own_loading
 from volo_seg.datasets.masks import Colour, ColourTable
 from volo_seg.datasets.pairs import Pairing, pair_folders
 from volo_seg.errors import UserError
+from volo_seg.visualization import default_palette
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -73,7 +74,7 @@ class FolderDataset(BaseSegDataset):
         self.table = colour_table(names, colours, ignore_colours, ignore_index) if colours else None
         if self.table and reduce_zero_label:
             raise UserError('reduce_zero_label=True has no meaning for masks read by colour; use ignore_colours=[…]')
-        palette = [list(colour) for colour in palette or colours or distinct_colours(len(names))]
+        palette = [list(colour) for colour in palette or colours or default_palette(len(names), first=1).tolist()]
         if len(palette) != len(names):
             raise UserError(f'palette has {len(palette)} colours for {len(names)} classes; give one a class')
         super().__init__(
@@ -178,16 +179,3 @@ def colour_table(
         owners[key] = name
     keys = list(owners)
     return ColourTable(tuple(keys[: len(names)]), tuple(keys[len(names) :]), ignore_index)
-
-
-def distinct_colours(count: int) -> list[list[int]]:
-    """``count`` RGB colours, always the same: the bits of the index spread over the channels, as in PASCAL VOC."""
-    colours = []
-    for index in range(1, count + 1):
-        red = green = blue = 0
-        for bit in range(8):
-            red |= (index >> (3 * bit) & 1) << (7 - bit)
-            green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
-            blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
-        colours.append([red, green, blue])
-    return colours

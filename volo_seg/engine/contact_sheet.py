@@ -11,7 +11,7 @@ from mmseg.registry import HOOKS
 
 from volo_seg.errors import UserError
 from volo_seg.files import write_whole
-from volo_seg.reports.sheet import Row, draw_sheet, image_of, make_row
+from volo_seg.visualization import SheetRow, draw_sheet, image_of_batch, make_row
 
 FOLDER = 'val_sheets'
 
@@ -29,7 +29,7 @@ class ContactSheetHook(Hook):
     def __init__(self, *, count: int = 6) -> None:
         self.count = count
         self._wanted: dict[str, int] = {}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, SheetRow] = {}
 
     def before_val_epoch(self, runner: Any) -> None:
         """Choose the images, the first time."""
@@ -44,12 +44,12 @@ class ContactSheetHook(Hook):
             if path in self._wanted and path not in self._rows and 'pred_sem_seg' in sample and 'gt_sem_seg' in sample:
                 prediction, truth = (getattr(sample, key).data[0] for key in ('pred_sem_seg', 'gt_sem_seg'))
                 if prediction.shape == truth.shape:
-                    image = image_of(data_batch, index)
-                    self._rows[path] = make_row(Path(path).name, image, prediction, truth)
+                    image = image_of_batch(data_batch, index)
+                    self._rows[path] = make_row(Path(path).name, image=image, labels=(prediction, truth))
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Bring the images of all processes together and draw them."""
-        rows: dict[str, Row] = {}
+        rows: dict[str, SheetRow] = {}
         for part in all_gather_object(self._rows):
             rows.update(part)
         self._rows = {}

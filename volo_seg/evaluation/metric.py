@@ -24,7 +24,7 @@ from volo_seg.evaluation.report import check_report_folder, write_report
 from volo_seg.evaluation.scores import Scores, check_definition, compute_scores, unique_names
 from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
 from volo_seg.evaluation.tally import Tally
-from volo_seg.reports.sheet import image_of
+from volo_seg.visualization import image_of_batch
 
 _EXTRA = {'mIoU', 'mDice', 'mFscore'}
 PREDICTION, TRUTH = 'pred_sem_seg', 'gt_sem_seg'
@@ -121,7 +121,7 @@ class ExactIoUMetric(BaseMetric):
                 self._write(sample, prediction)
             if not self.format_only:
                 self._settle()
-                self._last = Counted(self._count(sample, prediction), sample, image_of(data_batch, index))
+                self._last = Counted(self._count(sample, prediction), sample, image_of_batch(data_batch, index))
                 self._seen += 1
 
     def compute_metrics(self, results: list[Tally], *, images: ImageScores | None = None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from volo_seg.evaluation.tally import Tally
-from volo_seg.reports.sheet import Row, draw_sheet, make_row
+from volo_seg.visualization import SheetRow, draw_sheet, make_row
 
 CSV_NAME, FOLDER = 'per_image.csv', 'worst'
 _COLUMNS = ('image', 'mIoU', 'aAcc', 'worst_class', 'worst_IoU', 'counted_pixels', 'correct_pixels', 'ignored_pixels')
@@ -64,7 +64,7 @@ class ImageScores:
 
     keep: int
     scores: list[ImageScore] = field(default_factory=list)
-    worst: list[tuple[ImageScore, Row]] = field(default_factory=list)
+    worst: list[tuple[ImageScore, SheetRow]] = field(default_factory=list)
 
     def add(self, score: ImageScore, *, prediction: Tensor, truth: Tensor, image: Any) -> None:
         """Note one image; ``image`` is (C, H, W) as the data pipeline gave it, or None."""
@@ -72,7 +72,7 @@ class ImageScores:
         if score.counted == 0 or self.keep == 0:
             return
         if len(self.worst) < self.keep or score < self.worst[-1][0]:
-            row = make_row(PurePath(score.image).name, image, prediction, truth)
+            row = make_row(PurePath(score.image).name, image=image, labels=(prediction, truth))
             bisect.insort(self.worst, (score, row), key=lambda pair: pair[0])
             del self.worst[self.keep :]
 

@@ -18,6 +18,7 @@ from volo_seg.checkpoints import fit_segmentor_weights
 from volo_seg.engine.checks import check_config, fill_class_count
 from volo_seg.engine.config_checks import accepted_keys, find_type, walk
 from volo_seg.errors import UserError
+from volo_seg.visualization import palette_array
 
 from .pipeline import image_pipeline
 
@@ -80,21 +81,8 @@ def forget_initial_weights(model: Any) -> None:
             part['pretrained'] = False if on_by_default else None
 
 
-def default_palette(count: int) -> np.ndarray:
-    """(count, 3) uint8, RGB: the bits of each class number, spread over the three channels from the highest down."""
-    number = np.arange(count)
-    bits = number[:, None, None] >> (np.arange(8)[:, None] * 3 + np.arange(3)) & 1
-    return (bits << (7 - np.arange(8)[:, None])).sum(1).astype(np.uint8)
-
-
 def _names(described: Mapping[str, Any], *, name: str) -> tuple[tuple[str, ...], np.ndarray]:
     classes = described.get('classes')
     if not isinstance(classes, (list, tuple)) or not classes or not all(isinstance(c, str) for c in classes):
         raise UserError(f'{name} names no classes, and neither does its config: give a config with a data set')
-    try:
-        palette = np.asarray(described.get('palette'), dtype=np.uint8)
-    except (TypeError, ValueError, OverflowError):
-        palette = np.empty(0, np.uint8)
-    if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < len(classes):
-        palette = default_palette(len(classes))
-    return tuple(classes), palette[: len(classes)]
+    return tuple(classes), palette_array(described.get('palette'), len(classes))

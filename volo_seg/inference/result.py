@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.visualization import colourize, overlay
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,11 @@ class Result:
 
     def colour(self) -> np.ndarray:
         """The labels as colours, (H, W, 3) uint8, BGR."""
-        # three times as fast as indexing
-        return self.palette[:, ::-1].take(self.labels, axis=0)
+        return colourize(self.labels, self.palette[:, ::-1])
 
     def overlay(self, *, opacity: float = 0.5) -> np.ndarray:
         """The colours over the image, (H, W, 3) uint8, BGR; ``opacity`` of the colours in [0, 1]."""
-        if not 0.0 <= opacity <= 1.0:
-            raise ValueError(f'opacity={opacity} is not in [0, 1]')
-        return cv2.addWeighted(self.colour(), opacity, self.image, 1.0 - opacity, 0.0)
+        return overlay(self.image, self.labels, self.palette[:, ::-1], opacity=opacity)
 
     def shares(self) -> dict[str, float]:
         """Share of the pixels of each class that occurs, in [0, 1], largest first."""
