@@ -24,8 +24,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 import volo_seg.models  # noqa: F401
+from volo_seg.config.load import load_config
 from volo_seg.datasets.toyscapes.scene import generate_scene
-from volo_seg.engine.config import load_config
 
 CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 SIZES = ((256, 512), (360, 480), (480, 640), (512, 512), (720, 1280))

@@ -40,9 +40,9 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS, RUNNERS
 from mmseg.structures import SegDataSample
 
-import volo_seg.engine
+import volo_seg.engine.runner
 import volo_seg.models  # noqa: F401
-from volo_seg.engine.config import load_config
+from volo_seg.config.load import load_config
 from volo_seg.engine.launch import replace_types
 
 CLASSES = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import mmseg
 from _measure import Report, parser, settings
 
-from volo_seg.engine.config import find_config
+from volo_seg.config.load import find_config
 
 CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 OPTIONS = (

@@ -6,7 +6,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import volo_seg.models  # noqa: F401
-from volo_seg.engine.config import load_config
+from volo_seg.config.load import load_config
 from volo_seg.export.random_weights import NONE, load_network
 
 from mmseg.registry import MODELS  # isort: skip

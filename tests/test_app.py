@@ -130,7 +130,7 @@ def test_a_model_without_confidence_is_found_out(monkeypatch):
         return [Scores(score.labels) for score in whole(batch, confidence=False, probabilities=False)]
 
     monkeypatch.setattr(predictor, '_segment', labels_alone)
-    monkeypatch.setattr('volo_seg.inference.opening.open_predictor', lambda *a, **k: predictor)
+    monkeypatch.setattr('volo_seg.inference.load.open_predictor', lambda *a, **k: predictor)
     (model,) = open_models(['argmax.onnx'])
     assert not model.confidence
     assert answer_image(noise(0), [model], name='x')['models'][0]['confidence'] is None

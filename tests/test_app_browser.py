@@ -33,7 +33,7 @@ def save_checkpoint(path, *, seed):
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from volo_seg.engine.config import load_config
+    from volo_seg.config.load import load_config
     from volo_seg.inference.network import describe_dataset
 
     torch.manual_seed(seed)

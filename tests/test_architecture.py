@@ -13,6 +13,7 @@ FORBIDDEN = {
     'volo_seg.ops': ('mmengine', 'mmcv', 'mmseg', 'cv2', 'triton', 'volo_seg.layers', 'volo_seg.models'),
     'volo_seg.layers': ('mmengine', 'mmcv', 'mmseg', 'cv2', 'triton', 'volo_seg.models', 'volo_seg.checkpoints'),
     'volo_seg.checkpoints': ('mmcv', 'mmseg', 'cv2', 'volo_seg.models', 'volo_seg.datasets', 'volo_seg.engine'),
+    'volo_seg.config': ('volo_seg.models', 'volo_seg.datasets', 'volo_seg.engine', 'volo_seg.commands'),
     'volo_seg.models': (
         'mmcv.ops',
         'volo_seg.commands',

@@ -32,7 +32,7 @@ def test_the_page_travels_with_the_package(built):
 
 def test_names_resolve_without_a_checkout(built, tmp_path):
     code = (
-        'from volo_seg.engine.config import config_root, load_config, shipped_configs\n'
+        'from volo_seg.config.load import config_root, load_config, shipped_configs\n'
         'print(config_root()); print(len(shipped_configs()))\n'
         "print(load_config('volo-d4_upernet_8xb1-160k_cityscapes-1024x1024').model.backbone.arch)\n"
     )
@@ -66,7 +66,7 @@ def test_version_is_one():
 def test_readme_names_what_exists():
     """Every config name, tool and page that the README mentions is there."""
     from volo_seg.commands import COMMANDS
-    from volo_seg.engine.config import shipped_configs
+    from volo_seg.config.load import shipped_configs
 
     text = (ROOT / 'README.md').read_text()
     names = set(re.findall(r'volo-[a-z0-9]+(?:-pyramid)?_upernet_[\w-]+', text))

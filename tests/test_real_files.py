@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from volo_seg.commands import run
-from volo_seg.engine.config import load_config
+from volo_seg.config.load import load_config
 
 DATA = os.environ.get('VOLO_SEG_DATA', '')
 pytestmark = pytest.mark.skipif(not DATA, reason='VOLO_SEG_DATA names no folder of real files')

@@ -11,7 +11,7 @@ import yapf.yapflib.yapf_api as formatter
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 
-from volo_seg.engine.config import shipped_configs
+from volo_seg.config.load import shipped_configs
 
 LEAF = """
 _base_ = '{base}'

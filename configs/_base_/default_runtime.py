@@ -1,6 +1,6 @@
 default_scope = 'mmseg'
 custom_imports = dict(
-    imports=['volo_seg.models', 'volo_seg.datasets.folders', 'volo_seg.evaluation', 'volo_seg.engine'],
+    imports=['volo_seg.models', 'volo_seg.datasets.folder_dataset', 'volo_seg.evaluation', 'volo_seg.engine.runner'],
     allow_failed_imports=False,
 )
 runner_type = 'SafeRunner'

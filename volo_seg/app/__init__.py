@@ -1,6 +1,6 @@
 """A page in the browser to try checkpoints on images; Gradio, an extra, is loaded when the page is served."""
 
-from .models import Model, open_models
+from volo_seg.app.models import Model, open_models
 
 __all__ = ['Model', 'open_models', 'serve']
 
@@ -13,6 +13,6 @@ def __getattr__(name: str) -> object:
     """
     if name != 'serve':
         raise AttributeError(name)
-    from .server import serve
+    from volo_seg.app.server import serve
 
     return serve

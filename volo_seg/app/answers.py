@@ -15,12 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from volo_seg.app.models import Model
 from volo_seg.errors import UserError
 from volo_seg.inference.headers import read_header
 from volo_seg.inference.images import decode_image
 from volo_seg.inference.result import Result
-
-from .models import Model
 
 VIEW = 2048
 """Longest side of the picture on the page, in pixels; the label file has the image's own size."""

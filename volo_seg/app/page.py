@@ -10,10 +10,9 @@ from typing import Any
 
 import gradio as gr
 
+from volo_seg.app.answers import answer_image, decode_limited, file_name, make_example, read_upload
+from volo_seg.app.models import Model
 from volo_seg.errors import UserError
-
-from .answers import answer_image, decode_limited, file_name, make_example, read_upload
-from .models import Model
 
 WAITING = 8
 """Images that may wait for the network; who comes after is told to try again."""

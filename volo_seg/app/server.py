@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from volo_seg.app.gate import LOCAL_HOSTS, Gate
+from volo_seg.app.models import Model
 from volo_seg.errors import UserError
-
-from .gate import LOCAL_HOSTS, Gate
-from .models import Model
 
 MAX_PIXELS = 2**24
 """Pixels of an image that is sent, by default: 4096 x 4096."""
@@ -99,7 +98,7 @@ def build_app(
     import fastapi
     import gradio
 
-    from .page import build_page, read_asset
+    from volo_seg.app.page import build_page, read_asset
 
     page = build_page(models, examples=examples, max_pixels=max_pixels, max_bytes=max_bytes)
     fonts: Any = ['system-ui', 'sans-serif']

@@ -1,12 +1,19 @@
 """Weights in and out: official, timm and our own files, whole trained models; never unpickled unsafely."""
 
-from .architecture import SIGNATURES, Architecture, describe, parameter_names, variant_name
-from .conversion import Conversion, convert, count_groups, load_pretrained, read_backbone, to_backbone_names
-from .formats import VoloWeights, read_volo, recognise
-from .official import OFFICIAL, OfficialFile
-from .reading import load_file
-from .saving import check_destination, save_file
-from .segmentor import fit_segmentor_weights, load_segmentor_weights
+from volo_seg.checkpoints.architecture import SIGNATURES, Architecture, describe, parameter_names, variant_name
+from volo_seg.checkpoints.conversion import (
+    Conversion,
+    convert,
+    count_groups,
+    load_pretrained,
+    read_backbone,
+    to_backbone_names,
+)
+from volo_seg.checkpoints.formats import VoloWeights, read_volo, recognise
+from volo_seg.checkpoints.official import OFFICIAL, OfficialFile
+from volo_seg.checkpoints.reading import load_file
+from volo_seg.checkpoints.saving import check_destination, save_file
+from volo_seg.checkpoints.segmentor import fit_segmentor_weights, load_segmentor_weights
 
 __all__ = [
     'OFFICIAL',

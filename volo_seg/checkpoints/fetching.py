@@ -18,7 +18,7 @@ import torch
 
 from volo_seg.checkpoints.official import OFFICIAL
 from volo_seg.errors import UserError
-from volo_seg.files import alone
+from volo_seg.io import alone
 
 T = TypeVar('T')
 

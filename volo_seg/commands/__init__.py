@@ -12,8 +12,8 @@ import time
 import warnings
 from collections.abc import Sequence
 
+from volo_seg.engine.torchrun import MARK
 from volo_seg.errors import PeerLost, UserError
-from volo_seg.torchrun import MARK
 
 # name -> what it does, in the order in which a user meets them
 COMMANDS = {
@@ -67,7 +67,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def tell(error: UserError) -> None:
-    """Print the message, or leave it to the launcher (:mod:`volo_seg.torchrun`), which prints one for all processes."""
+    """Print the message, or leave it to :mod:`volo_seg.engine.torchrun`, which prints one for all processes."""
     place = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if not place or MARK not in os.environ:
         print(f'error: {sentence(error)}', file=sys.stderr)
@@ -94,6 +94,7 @@ def load_stack() -> None:
     """Import MMSegmentation without the lines that it prints about optional parts."""
     with contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module('mmseg.datasets')
+        importlib.import_module('volo_seg.engine.runner')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, print, plot; see ``volo-seg analyze_logs --help``."""
     args = build_parser().parse_args(argv)
-    from volo_seg.files import write_whole
+    from volo_seg.io import write_whole
     from volo_seg.reports.plots import FORMATS, check_keys, draw_curves
     from volo_seg.reports.runs import read_run, table
 

@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler, which counts memory, would print its steps
     import torch
 
-    from volo_seg.engine.config import load_config
-    from volo_seg.files import write_whole
+    from volo_seg.config.load import load_config
     from volo_seg.inference.benchmark import measure
+    from volo_seg.io import write_whole
 
     if args.threads:
         torch.set_num_threads(args.threads)

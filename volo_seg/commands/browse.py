@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for target in targets:
         if target.exists() and not args.overwrite:
             raise UserError(f'{str(target)!r} is there already; add --overwrite, or name another folder')
-    from volo_seg.engine.checks import check_run
-    from volo_seg.engine.config import load_config, set_data_root
-    from volo_seg.files import write_whole
+    from volo_seg.config.checks import check_run
+    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.io import write_whole
 
     config = load_config(args.config, args.cfg_options)
     if args.data_root:
@@ -58,7 +58,7 @@ def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS
 
-    from volo_seg.datasets.browse import sample_sheet
+    from volo_seg.datasets.inspection.browse import sample_sheet
     from volo_seg.engine.runner import NamingPipeline
 
     init_default_scope(config.get('default_scope', 'mmseg'))
@@ -77,10 +77,10 @@ def draw_frequencies(config: Config, args: argparse.Namespace) -> bytes:
     from rich.console import Console
     from rich.progress import track
 
-    from volo_seg.datasets.browse import frequency_plot
-    from volo_seg.datasets.check import label_counts
-    from volo_seg.datasets.frequencies import count_classes
-    from volo_seg.datasets.splits import read_splits
+    from volo_seg.datasets.inspection.browse import frequency_plot
+    from volo_seg.datasets.inspection.check import label_counts
+    from volo_seg.datasets.inspection.frequencies import count_classes
+    from volo_seg.datasets.inspection.splits import read_splits
 
     splits = list(read_splits(config, args.split))
     counts = []

@@ -14,9 +14,9 @@ from volo_seg.errors import UserError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from volo_seg.datasets.check import Checked
-    from volo_seg.datasets.findings import Finding
-    from volo_seg.datasets.inspection import Observation
+    from volo_seg.datasets.inspection.check import Checked
+    from volo_seg.datasets.inspection.findings import Finding
+    from volo_seg.datasets.inspection.observation import Observation
 
 FILES_SHOWN = 3
 
@@ -49,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     processes = process_count(args.nproc)
     target = weights_file(args)
-    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.config.load import load_config, set_data_root
 
     config = load_config(args.config, args.cfg_options)
     if args.data_root:
         set_data_root(config, args.data_root)
-    from volo_seg.datasets.check import check_splits
+    from volo_seg.datasets.inspection.check import check_splits
 
     findings = config_findings(config)
     checked, broken = check_splits(config, processes=processes, fast=args.fast, watch=watched)
@@ -102,8 +102,8 @@ def weights_file(args: argparse.Namespace) -> Path | None:
 
 def config_findings(config: Config) -> list[Finding]:
     """What the check before every run says about the config, the folders and the class counts."""
-    from volo_seg.datasets.findings import Finding
-    from volo_seg.engine.checks import check_run
+    from volo_seg.config.checks import check_run
+    from volo_seg.datasets.inspection.findings import Finding
 
     findings: dict[str, Finding] = {}
     for name in ('train', 'val'):
@@ -132,8 +132,8 @@ def watched(observations: Iterable[Observation], total: int, name: str) -> Itera
 
 def split_line(checked: Checked) -> str:
     """Counts of a split, and its label values."""
-    from volo_seg.datasets.findings import ranges
-    from volo_seg.datasets.frequencies import count_classes
+    from volo_seg.datasets.inspection.findings import ranges
+    from volo_seg.datasets.inspection.frequencies import count_classes
 
     split, pairing = checked.split, checked.split.pairing
     values = sorted({value for seen in checked.observations for value in seen.values})
@@ -148,7 +148,7 @@ def split_line(checked: Checked) -> str:
 
 def class_table(checked: Sequence[Checked]) -> str:
     """Share of pixels, and images, of each class in each split."""
-    from volo_seg.datasets.frequencies import count_classes
+    from volo_seg.datasets.inspection.frequencies import count_classes
 
     if not checked:
         return 'no split to check'
@@ -184,8 +184,8 @@ def write_weights(checked: Sequence[Checked], method: str, target: Path) -> None
     """
     import json
 
-    from volo_seg.datasets.frequencies import class_weights, count_classes
-    from volo_seg.files import write_whole
+    from volo_seg.datasets.inspection.frequencies import class_weights, count_classes
+    from volo_seg.io import write_whole
 
     train = next((one for one in checked if one.split.name == 'train'), None)
     counts = count_classes(train.split, train.observations) if train else None

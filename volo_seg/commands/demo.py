@@ -80,8 +80,8 @@ def newest(folder: Path, name: str) -> Path:
 def draw_scenes(data_root: Path, results: Path, target: Path, *, count: int = 4) -> Path:
     """Write ``count`` held-out scenes as rows of image, prediction, truth; return ``target``."""
     from volo_seg.datasets.cityscapes_labels import train_names, train_palette
-    from volo_seg.files import write_whole
     from volo_seg.inference.images import read_image
+    from volo_seg.io import write_whole
     from volo_seg.visualization import draw_sheet, make_row
 
     rows = []

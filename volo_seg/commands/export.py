@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export; see ``volo-seg export --help``."""
     args = build_parser().parse_args(argv)
     paths = targets(args)
-    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.config.load import load_config, set_data_root
     from volo_seg.export.graph import require_onnx
     from volo_seg.export.onnx_file import export_onnx
     from volo_seg.export.opset import LOWEST

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from volo_seg.engine.config import load_config
+    from volo_seg.config.load import load_config
 
     config = load_config(args.config, args.cfg_options)
     init_default_scope('mmseg')

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.errors import UserError
-from volo_seg.inference.kinds import DEFAULT, KINDS
+from volo_seg.inference.output_formats import DEFAULT, KINDS
 
 if TYPE_CHECKING:
     from volo_seg.inference.base import BasePredictor
-    from volo_seg.inference.job import Job
+    from volo_seg.inference.batch.job import Job
+    from volo_seg.inference.batch.sharing import Report
+    from volo_seg.inference.batch.sources import Task
     from volo_seg.inference.result import Failure
-    from volo_seg.inference.sharing import Report
-    from volo_seg.inference.sources import Task
 
 EPILOG = """\
 kinds of results (--kinds), below the output folder:
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     config, checkpoint, inputs = split_words(args.words)
     check_flags(args, config)
-    from volo_seg.inference.job import plan_job
-    from volo_seg.inference.stopping import stopped_orderly
+    from volo_seg.inference.batch.job import plan_job
+    from volo_seg.inference.batch.stopping import stopped_orderly
 
     options = {'kinds': args.kinds, 'opacity': args.opacity, 'resume': args.resume, 'overwrite': args.overwrite}
     job = plan_job(inputs, args.out_dir, **options)
@@ -116,7 +116,7 @@ def check_flags(args: argparse.Namespace, config: str | None) -> None:
 
 def segment(predictor: BasePredictor, job: Job, args: argparse.Namespace) -> list[Failure]:
     """Segment this process's share under a progress bar; return what could not be segmented."""
-    from volo_seg.inference.folders import FolderRun
+    from volo_seg.inference.batch.folders import FolderRun
     from volo_seg.inference.progress import Progress
 
     with Progress(job.count(), unit=job.unit, shown=job.share.rank == 0) as progress:
@@ -126,21 +126,21 @@ def segment(predictor: BasePredictor, job: Job, args: argparse.Namespace) -> lis
 
 def open_model(args: argparse.Namespace, config: str | None, checkpoint: str) -> BasePredictor:
     """The predictor that the words name."""
-    from volo_seg.inference.sharing import device_of_this_process
+    from volo_seg.inference.batch.sharing import device_of_this_process
 
     device = device_of_this_process(args.device)
     if args.cfg_options:
         from volo_seg.inference.predictor import Predictor
 
         return Predictor(config, checkpoint, device=device, cfg_options=args.cfg_options)
-    from volo_seg.inference.opening import open_predictor
+    from volo_seg.inference.load import open_predictor
 
     return open_predictor(checkpoint, config=config, device=device)
 
 
 def conclude(job: Job, failures: Sequence[Failure], *, seconds: float) -> int:
     """Say what was done, and what could not be and why; return the exit status, the same in all processes."""
-    from volo_seg.inference.sharing import Report, gathered
+    from volo_seg.inference.batch.sharing import Report, gathered
 
     told = {str(failure.source): failure.reason for failure in failures}
     with gathered(job.share, Report(len(job.todo), job.skipped, told, seconds)) as reports:

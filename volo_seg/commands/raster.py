@@ -74,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch = args.batch_windows
     from pathlib import Path
 
+    from volo_seg.inference.batch.stopping import stopped_orderly
     from volo_seg.inference.predictor import Predictor
     from volo_seg.inference.progress import Progress
-    from volo_seg.inference.raster_plan import target_paths
-    from volo_seg.inference.rasters import segment_raster
-    from volo_seg.inference.stopping import stopped_orderly
+    from volo_seg.inference.raster.plan import target_paths
+    from volo_seg.inference.raster.segment import segment_raster
 
     # before the network is loaded
     target_paths(Path(args.target), args.kinds, source=Path(args.source), overwrite=args.overwrite)

@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read and write; see ``volo-seg report --help``."""
     args = build_parser().parse_args(argv)
-    from volo_seg.files import write_whole
+    from volo_seg.io import write_whole
     from volo_seg.reports.page import build_page, is_ours
 
     work_dir = Path(args.work_dir)

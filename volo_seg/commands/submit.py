@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
-    from volo_seg.evaluation.submission import ServerRule
+    from volo_seg.evaluation.submission.archive import ServerRule
 
 T = TypeVar('T')
 MOST_LINES = 20
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rule, table = server(args)
     if args.validate is not None:
         return check(args.validate, rule, args.images)
-    from volo_seg.evaluation.submission import image_frames, write_submission
+    from volo_seg.evaluation.submission.archive import image_frames, write_submission
 
     frames = None if args.images is None else image_frames(args.images, rule)
     count = write_submission(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def server(args: argparse.Namespace) -> tuple[ServerRule, dict[int, int]]:
     """The server's rule, and the table from the predictions' values to the server's."""
-    from volo_seg.evaluation.submission import ade20k_rule, cityscapes_rule
+    from volo_seg.evaluation.submission.archive import ade20k_rule, cityscapes_rule
 
     if args.dataset == 'ade20k':
         shift = {i: i + 1 for i in range(150)}
@@ -76,8 +76,8 @@ def server(args: argparse.Namespace) -> tuple[ServerRule, dict[int, int]]:
 
 def check(archive: Path, rule: ServerRule, images: Path | None) -> int:
     """Print the findings; 1 if one of them is an error."""
-    from volo_seg.evaluation.submission import image_frames
-    from volo_seg.evaluation.submission_check import check_submission
+    from volo_seg.evaluation.submission.archive import image_frames
+    from volo_seg.evaluation.submission.check import check_submission
 
     frames = None if images is None else image_frames(images, rule)
     findings = sorted(check_submission(archive, rule, images=frames, watch=watched), key=lambda f: f.level)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_stack()
     from mmseg.registry import RUNNERS
 
-    from volo_seg.engine.console import console_of
+    from volo_seg.engine.hooks.console_hook import console_of
 
     runner = RUNNERS.build(prepare(args))
     with console_of(runner):
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> Config:
     """Turn the command line into the checked config of an evaluation."""
-    from volo_seg.engine.checks import check_run
-    from volo_seg.engine.config import load_config, set_data_root
-    from volo_seg.engine.console import show_on_console
+    from volo_seg.config.checks import check_run
+    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.engine.hooks.console_hook import show_on_console
     from volo_seg.engine.launch import prepare_launch
 
     config = load_config(args.config, args.cfg_options)

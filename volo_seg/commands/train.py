@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_stack()
     from mmseg.registry import RUNNERS
 
-    from volo_seg.engine.console import console_of
+    from volo_seg.engine.hooks.console_hook import console_of
 
     runner = RUNNERS.build(prepare(args))
     with console_of(runner):
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> Config:
     """Turn the command line into the checked config of a run."""
-    from volo_seg.datasets.check import quick_check
-    from volo_seg.engine.checks import check_run
-    from volo_seg.engine.config import load_config, set_data_root
+    from volo_seg.config.checks import check_run
+    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.datasets.inspection.check import quick_check
     from volo_seg.engine.launch import check_batch_size, prepare_launch
     from volo_seg.engine.randomness import set_randomness
 
@@ -106,8 +106,8 @@ def change_recipe(config: Config, args: argparse.Namespace) -> None:
 
 def watch(config: Config, args: argparse.Namespace) -> None:
     """Let ``config`` show and send what the flags ask for."""
-    from volo_seg.engine.console import show_on_console
-    from volo_seg.engine.trackers import log_to
+    from volo_seg.engine.hooks.console_hook import show_on_console
+    from volo_seg.engine.logging.vis_backends import log_to
 
     show_on_console(config, how=args.console)
     log_to(config, args.log_to)
@@ -119,9 +119,9 @@ def weigh_classes(config: Config, how: str) -> None:
     Raises:
         UserError: ``how`` is neither a method nor a .json file, or no loss takes weights.
     """
-    from volo_seg.datasets.frequencies import METHODS
-    from volo_seg.datasets.training_weights import training_weights
-    from volo_seg.engine.losses import set_class_weights
+    from volo_seg.config.losses import set_class_weights
+    from volo_seg.datasets.inspection.frequencies import METHODS
+    from volo_seg.datasets.inspection.training_weights import training_weights
 
     if how not in METHODS and not (how.endswith('.json') and Path(how).is_file()):
         raise UserError(f'--class-weights {how!r} is neither {" nor ".join(METHODS)} nor a .json file')
@@ -147,7 +147,7 @@ def set_resume(config: Config, resume: str | None) -> None:
     Raises:
         UserError: The named checkpoint does not exist, or the work dir holds none.
     """
-    from volo_seg.engine.saving import last_checkpoint
+    from volo_seg.engine.hooks.checkpoint_hook import last_checkpoint
 
     if resume is None:
         return

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from volo_seg.engine.record import RunRecord
+from volo_seg.engine.logging.run_record import RunRecord
 from volo_seg.errors import PeerLost, UserError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)

@@ -7,14 +7,14 @@ import difflib
 from mmengine.config import Config
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from volo_seg.engine.accumulation import accumulate
-from volo_seg.engine.amp import enable_amp
-from volo_seg.engine.compilation import check_compilation, use_compiled_backbone
-from volo_seg.engine.config_checks import find_type
-from volo_seg.engine.early_stopping import stop_early
-from volo_seg.engine.ema import use_ema
-from volo_seg.engine.learning_rate import auto_scale_lr
-from volo_seg.engine.losses import use_hard_pixels
+from volo_seg.config.losses import use_hard_pixels
+from volo_seg.config.validation import find_type
+from volo_seg.engine.hooks.compile_hook import check_compilation, use_compiled_backbone
+from volo_seg.engine.hooks.early_stopping_hook import stop_early
+from volo_seg.engine.hooks.ema_hook import use_ema
+from volo_seg.engine.optim.accumulation import accumulate
+from volo_seg.engine.optim.amp import enable_amp
+from volo_seg.engine.optim.learning_rate import auto_scale_lr
 from volo_seg.errors import UserError
 
 

@@ -21,21 +21,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
+from volo_seg.engine.checkpointing import compose
+from volo_seg.engine.evaluator import OverlappedEvaluator
+from volo_seg.engine.failures import disk_is_at_fault, run_recorded
+from volo_seg.engine.hooks.checkpoint_hook import SafeCheckpointHook, SaveError, check_work_dir, write_checkpoint
+from volo_seg.engine.hooks.console_hook import quiet
+from volo_seg.engine.hooks.interruption_hook import InterruptionHook, OutliveSignals, end_data_loading
+from volo_seg.engine.logging.run_record import DataRecordHook, RunRecord
+from volo_seg.engine.optim.accumulation import images_per_step
+from volo_seg.engine.optim.learning_rate import scale_rates
+from volo_seg.engine.randomness import UNORDERED, IterationSeedHook, use_deterministic_algorithms
+from volo_seg.engine.resume import MissedValidationHook, ResumeHook, check_resumable, plain, restore_progress
+from volo_seg.engine.sampling import make_resumable
+from volo_seg.engine.sharding import check_shardable, is_sharded, shard, shard_optimizer
 from volo_seg.errors import UserError
-
-from .accumulation import images_per_step
-from .checkpointing import compose
-from .console import quiet
-from .evaluator import OverlappedEvaluator
-from .failures import disk_is_at_fault, run_recorded
-from .interruption import InterruptionHook, OutliveSignals, end_data_loading
-from .learning_rate import scale_rates
-from .randomness import UNORDERED, IterationSeedHook, use_deterministic_algorithms
-from .record import DataRecordHook, RunRecord
-from .resume import MissedValidationHook, ResumeHook, check_resumable, plain, restore_progress
-from .sampling import make_resumable
-from .saving import SafeCheckpointHook, SaveError, check_work_dir, write_checkpoint
-from .sharding import check_shardable, is_sharded, shard, shard_optimizer
 
 OWN_HOOKS = (IterationSeedHook, ResumeHook, MissedValidationHook, DataRecordHook, InterruptionHook)
 

@@ -12,7 +12,7 @@ from mmengine.dist import get_dist_info
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import IterableDataset, Sampler
 
-from volo_seg.engine.config_checks import find_type
+from volo_seg.config.validation import find_type
 from volo_seg.engine.randomness import seed_sample
 
 _OWN = ('dataset', 'seed')

@@ -13,7 +13,7 @@ import torch
 
 from volo_seg.errors import UserError
 from volo_seg.evaluation.boundary import boundary_counts
-from volo_seg.evaluation.confusion import confusion, listed
+from volo_seg.evaluation.confusion_matrix import confusion, listed
 from volo_seg.evaluation.label_files import Labels, read_labels
 from volo_seg.evaluation.tally import Tally
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
+from volo_seg.io import write_whole
 
 MARK = 'volo-seg'
 Labels = npt.NDArray[Any]

@@ -17,7 +17,7 @@ from torch import Tensor
 from volo_seg.errors import UserError
 from volo_seg.evaluation.boundary import boundary_counts
 from volo_seg.evaluation.calibration import calibration_counts
-from volo_seg.evaluation.confusion import confusion
+from volo_seg.evaluation.confusion_matrix import confusion
 from volo_seg.evaluation.per_image import ImageScores, score_image
 from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources
 from volo_seg.evaluation.report import check_report_folder, write_report

@@ -13,7 +13,7 @@ from mmengine.dataset import Compose
 from mmseg.registry import DATASETS
 
 from volo_seg.errors import UserError
-from volo_seg.evaluation.confusion import confusion
+from volo_seg.evaluation.confusion_matrix import confusion
 from volo_seg.evaluation.scores import compute_scores, unique_names
 from volo_seg.evaluation.tally import Tally
 from volo_seg.inference.base import BasePredictor

@@ -11,7 +11,7 @@ from mmcv.transforms import Resize as MmcvResize
 from volo_seg.errors import UserError
 from volo_seg.inference.network import Network
 from volo_seg.inference.onnx_card import Input, OnnxCard, Output, Resize, Windows
-from volo_seg.models.windows import InferenceConfig, window_profile
+from volo_seg.models.segmentors.windows import InferenceConfig, window_profile
 
 
 def make_card(network: Network, *, normalize: bool, argmax: bool, source: Mapping[str, Any]) -> OnnxCard:

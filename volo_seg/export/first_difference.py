@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .graph import Graph
+from volo_seg.export.graph import Graph
 
 LIMIT = 1e-3
 """Largest difference of a value that counts as rounding, as a share of the value's largest entry."""

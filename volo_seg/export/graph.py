@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from volo_seg.errors import UserError
-
-from .opset import NATIVE, lower
-from .whole_image import WholeImage
+from volo_seg.export.opset import NATIVE, lower
+from volo_seg.export.whole_image import WholeImage
 
 TRACED = (2, 160, 192)
 """Batch, height and width of the example; a batch of one would be taken for a fixed size."""

@@ -10,15 +10,14 @@ import torch
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
+from volo_seg.export.card import make_card
+from volo_seg.export.graph import Graph, make_graph
+from volo_seg.export.opset import LOWEST, check_opset
+from volo_seg.export.parity import SHAPES, Agreement, Shape, check_parity
+from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference.network import Network
 from volo_seg.inference.onnx_card import OnnxCard
-
-from .card import make_card
-from .graph import Graph, make_graph
-from .opset import LOWEST, check_opset
-from .parity import SHAPES, Agreement, Shape, check_parity
-from .whole_image import WholeImage
+from volo_seg.io import write_whole
 
 AXES = {'logits': ('batch', None, 'height', 'width'), 'labels': ('batch', 'height', 'width')}
 

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from volo_seg.errors import UserError
-
-from .first_difference import first_difference
-from .graph import TRACED, Graph, example_input, quiet
+from volo_seg.export.first_difference import first_difference
+from volo_seg.export.graph import TRACED, Graph, example_input, quiet
 
 Shape = tuple[int, int, int]
 SHAPES: tuple[Shape, ...] = (

@@ -14,12 +14,11 @@ import numpy as np
 from mmengine.config import Config
 
 from volo_seg.checkpoints import load_file, save_file
-from volo_seg.engine.config import load_config
+from volo_seg.config.load import load_config
 from volo_seg.errors import UserError
+from volo_seg.export.model_card import write_card
 from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.pretrained import CARD, CONFIG, METRICS, WEIGHTS
-
-from .model_card import write_card
 
 OWN_MACHINE = ('work_dir', 'load_from', 'resume', 'launcher', 'vis_backends', 'visualizer', 'variants')
 """Settings that are about the machine that trained, or about other models."""

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
+from volo_seg.export.graph import quiet, require_onnx
+from volo_seg.export.onnx_file import foreign_operators
+from volo_seg.export.parity import open_model
 from volo_seg.inference.images import SUFFIXES, read_image
 from volo_seg.inference.onnx_card import OnnxCard
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts
-
-from .graph import quiet, require_onnx
-from .onnx_file import foreign_operators
-from .parity import open_model
+from volo_seg.io import write_whole
 
 OPERATORS = ('Conv', 'MatMul')
 """What is quantised, where one factor is a weight. Products of two activations (attention, interpolation) stay in

@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from volo_seg.checkpoints import load_file
-from volo_seg.engine.checks import check_config, fill_class_count
+from volo_seg.config.checks import check_config, fill_class_count
 from volo_seg.inference.network import Network, build_network, describe_dataset, forget_initial_weights
 
 NONE = 'none'

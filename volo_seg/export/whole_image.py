@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volo_seg.errors import UserError
-from volo_seg.models.segmentor import BaseDecodeHead, EncoderDecoder
+from volo_seg.models.segmentors.volo_segmentor import BaseDecodeHead, EncoderDecoder
 
 
 class WholeImage(nn.Module):

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .base import BasePredictor
-    from .images import read_image, write_image
-    from .onnx_predictor import OnnxPredictor
-    from .opening import open_predictor
-    from .predictor import Predictor
-    from .result import Failure, Result
+    from volo_seg.inference.base import BasePredictor
+    from volo_seg.inference.images import read_image, write_image
+    from volo_seg.inference.load import open_predictor
+    from volo_seg.inference.onnx_predictor import OnnxPredictor
+    from volo_seg.inference.predictor import Predictor
+    from volo_seg.inference.result import Failure, Result
 
 __all__ = [
     'BasePredictor',
@@ -32,7 +32,7 @@ _PLACES = {
     'OnnxPredictor': 'onnx_predictor',
     'Predictor': 'predictor',
     'Result': 'result',
-    'open_predictor': 'opening',
+    'open_predictor': 'load',
     'read_image': 'images',
     'write_image': 'images',
 }

@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from volo_seg.errors import UserError
-
-from .images import Source, read_image
-from .result import Failure, Result
+from volo_seg.inference.images import Source, read_image
+from volo_seg.inference.result import Failure, Result
 
 
 class Scores(NamedTuple):

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from volo_seg.errors import UserError
-
-from .base import BasePredictor
-from .files import write_image
-from .images import read_image
-from .onnx_predictor import OnnxPredictor
+from volo_seg.inference.base import BasePredictor
+from volo_seg.inference.files import write_image
+from volo_seg.inference.images import read_image
+from volo_seg.inference.onnx_predictor import OnnxPredictor
 
 STAGES = ('load', 'preprocess', 'backbone', 'neck', 'head', 'network', 'resize')
 """Read and decode; resize and normalise; the parts of the network (or all of it, where an ONNX file hides its parts);

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
+from volo_seg.io import write_whole
 
 
 def inside(folder: str | Path, name: str | Path) -> Path:

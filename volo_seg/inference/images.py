@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from volo_seg.errors import UserError
-
-from .files import write_image
-from .headers import MODES, PNG, Header, is_whole_png, read_header
+from volo_seg.inference.files import write_image
+from volo_seg.inference.headers import MODES, PNG, Header, is_whole_png, read_header
 
 __all__ = [
     'MAX_PIXELS',

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .base import Scores
+from volo_seg.inference.base import Scores
 
 CHUNK = 4 * 2**20
-"""Bytes of logits that are worked on at a time; see :mod:`volo_seg.models.logit_rows`."""
+"""Bytes of logits that are worked on at a time; see :mod:`volo_seg.models.resize.logit_rows`."""
 Size = tuple[int, int]
 
 

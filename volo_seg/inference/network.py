@@ -15,12 +15,11 @@ from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from volo_seg.checkpoints import fit_segmentor_weights
-from volo_seg.engine.checks import check_config, fill_class_count
-from volo_seg.engine.config_checks import accepted_keys, find_type, walk
+from volo_seg.config.checks import check_config, fill_class_count
+from volo_seg.config.validation import accepted_keys, find_type, walk
 from volo_seg.errors import UserError
+from volo_seg.inference.pipeline import image_pipeline
 from volo_seg.visualization import palette_array
-
-from .pipeline import image_pipeline
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
-
-from .base import BasePredictor, Scores
-from .logits import scores_from_logits
-from .onnx_card import Input, OnnxCard, Resize, Windows
-from .resizing import fitted_size, resize_to
+from volo_seg.inference.base import BasePredictor, Scores
+from volo_seg.inference.logits import scores_from_logits
+from volo_seg.inference.onnx_card import Input, OnnxCard, Resize, Windows
+from volo_seg.inference.resizing import fitted_size, resize_to
 
 Size = tuple[int, int]
 

@@ -10,10 +10,9 @@ import mmcv
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile, Resize
 from mmengine.dataset import Compose
 
-from volo_seg.engine.config_checks import find_type
+from volo_seg.config.validation import find_type
 from volo_seg.errors import UserError
-
-from .resizing import fitted_size
+from volo_seg.inference.resizing import fitted_size
 
 RESIZING = '_resize_img'
 """The method of MMCV's ``Resize`` that is replaced here."""

@@ -12,14 +12,13 @@ import torch
 from mmengine.config import Config
 
 from volo_seg.checkpoints import load_file
-from volo_seg.engine.config import load_config, parse_options
-from volo_seg.engine.config_text import config_text_of, parse_config_text
-from volo_seg.engine.untrusted import described_network
+from volo_seg.config.load import load_config, parse_options
+from volo_seg.config.text import config_text_of, parse_config_text
+from volo_seg.config.untrusted import described_network
 from volo_seg.errors import UserError
-
-from .base import BasePredictor, Scores
-from .network import Network, build_network
-from .scores import scores_of
+from volo_seg.inference.base import BasePredictor, Scores
+from volo_seg.inference.network import Network, build_network
+from volo_seg.inference.scores import scores_of
 
 GPU_BATCH = 8
 
@@ -79,7 +78,7 @@ class Predictor(BasePredictor):
         """A predictor from the checkpoint of a training run alone, by the config that it carries.
 
         That config is read as plain values, and only network parts that are known here are built from it: see
-        :mod:`volo_seg.engine.config_text` and :mod:`volo_seg.engine.untrusted`.
+        :mod:`volo_seg.config.text` and :mod:`volo_seg.config.untrusted`.
 
         Raises:
             UserError: The checkpoint carries no config or no class names, or its config asks for anything else.
@@ -107,7 +106,7 @@ class Predictor(BasePredictor):
         Raises:
             UserError: There is none, or it asks for anything but network parts that are known here.
         """
-        from .pretrained import find_pretrained, read_pretrained
+        from volo_seg.inference.pretrained import find_pretrained, read_pretrained
 
         picked = pick_device(device)
         found = read_pretrained(find_pretrained(fspath(folder), revision=revision))

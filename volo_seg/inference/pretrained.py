@@ -1,7 +1,7 @@
 """Published folders: what is in one, and where it is.
 
 A folder holds ``config.json`` (the config as plain values, with ``classes`` and ``palette``), ``model.safetensors`` and
-a ``README.md``. Reading one executes nothing of it: see :mod:`volo_seg.engine.untrusted`.
+a ``README.md``. Reading one executes nothing of it: see :mod:`volo_seg.config.untrusted`.
 """
 
 from __future__ import annotations

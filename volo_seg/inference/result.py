@@ -60,14 +60,14 @@ class Result:
 
         Args:
             folder: Made if it is missing.
-            kinds: What to write, of :data:`volo_seg.inference.kinds.KINDS`.
+            kinds: What to write, of :data:`volo_seg.inference.output_formats.KINDS`.
             name: Name of the files without suffix, instead of the result's own.
             opacity: Of the colours in an overlay, in [0, 1].
 
         Raises:
             UserError: An unknown kind, a kind that was not computed, no name, or one that leads out of ``folder``.
         """
-        from .writers import save_result
+        from volo_seg.inference.writers import save_result
 
         chosen = name or self.name
         if not chosen:

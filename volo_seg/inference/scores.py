@@ -9,10 +9,9 @@ import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from volo_seg.models.logit_rows import confidence_of
-from volo_seg.models.logits_on_demand import LogitsOnDemand
-
-from .base import Scores
+from volo_seg.inference.base import Scores
+from volo_seg.models.resize.logit_rows import confidence_of
+from volo_seg.models.segmentors.lazy_logits import LogitsOnDemand
 
 _ROWS = 64
 

@@ -14,15 +14,14 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.files import write_whole
-
-from .files import inside
-from .kinds import DEFAULT, KINDS, check_kinds
-from .polygons import geojson, labelme
-from .shares import ShareTable, share_row
+from volo_seg.inference.batch.shares import ShareTable, share_row
+from volo_seg.inference.files import inside
+from volo_seg.inference.output_formats import DEFAULT, KINDS, check_kinds
+from volo_seg.inference.polygons import geojson, labelme
+from volo_seg.io import write_whole
 
 if TYPE_CHECKING:
-    from .result import Result
+    from volo_seg.inference.result import Result
 
 
 class OutputError(UserError):
@@ -53,7 +52,7 @@ def save_result(
         result: What was found.
         out_dir: Folder that is made if need be; nothing is written outside it.
         name: Name without suffix, subfolders allowed.
-        kinds: Of :data:`volo_seg.inference.kinds.KINDS`.
+        kinds: Of :data:`volo_seg.inference.output_formats.KINDS`.
         source: The image file, which labelme documents and the table refer to.
         opacity: Of the colours of an overlay, in [0, 1].
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .outlook_attention import OutlookAttention
+from volo_seg.layers.outlook_attention import OutlookAttention
 
 
 class DropPath(nn.Module):

@@ -1,16 +1,15 @@
 """What MMSegmentation's registry knows of this project: backbone, neck, decode head, segmentor."""
 
-from .host import import_mmseg
+from volo_seg.models.host import import_mmseg
 
 import_mmseg()
 
 import volo_seg.registry  # noqa: E402, F401
-
-from .fusion import fuse  # noqa: E402
-from .pyramid import VOLOPyramid  # noqa: E402
-from .segmentor import VOLOSegmentor  # noqa: E402
-from .uper_head import VOLOUPerHead  # noqa: E402
-from .volo import VOLO  # noqa: E402
-from .weighted_loss import WeightedCrossEntropyLoss  # noqa: E402
+from volo_seg.models.backbones.volo import VOLO  # noqa: E402
+from volo_seg.models.decode_heads.uper_head import VOLOUPerHead  # noqa: E402
+from volo_seg.models.fusion import fuse  # noqa: E402
+from volo_seg.models.losses.weighted_cross_entropy import WeightedCrossEntropyLoss  # noqa: E402
+from volo_seg.models.necks.pyramid import VOLOPyramid  # noqa: E402
+from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor  # noqa: E402
 
 __all__ = ['VOLO', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead', 'WeightedCrossEntropyLoss', 'fuse']

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from volo_seg.ops.plain import plain_gradients
 from volo_seg.ops.strips import Adder, Reader, as_batch
+from volo_seg.ops.torch_impl import plain_gradients
 from volo_seg.ops.window import Window
 
 __all__ = ['outlook_attention_eager']

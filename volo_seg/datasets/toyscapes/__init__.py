@@ -1,6 +1,6 @@
 """Toyscapes: a generated street-scene data set in the layout of Cityscapes."""
 
-from .scene import Scene, generate_scene
-from .writer import write_toyscapes
+from volo_seg.datasets.toyscapes.scene import Scene, generate_scene
+from volo_seg.datasets.toyscapes.writer import write_toyscapes
 
 __all__ = ['Scene', 'generate_scene', 'write_toyscapes']

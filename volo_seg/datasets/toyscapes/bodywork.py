@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .camera import Array
-from .sketch import Sketch, circle
+from volo_seg.datasets.toyscapes.camera import Array
+from volo_seg.datasets.toyscapes.sketch import Sketch, circle
 
 UP = np.array([0.0, 1.0, 0.0])
 GLASS = np.array([78.0, 66.0, 58.0])

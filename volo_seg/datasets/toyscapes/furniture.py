@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .camera import Array
-from .palettes import LITTER, STEEL, jitter, pick
-from .sketch import Sketch, Thing, View
+from volo_seg.datasets.toyscapes.camera import Array
+from volo_seg.datasets.toyscapes.palettes import LITTER, STEEL, jitter, pick
+from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View
 
 UP = np.array([0.0, 1.0, 0.0])
 

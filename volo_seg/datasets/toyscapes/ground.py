@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from .camera import Array, plane_coordinates
-from .light import Light
-from .palettes import ASPHALT, GRASS, GRAVEL, SLABS, pick
-from .sketch import Patch, Thing, View, outlines
-from .textures import lookup, tile
+from volo_seg.datasets.toyscapes.camera import Array, plane_coordinates
+from volo_seg.datasets.toyscapes.light import Light
+from volo_seg.datasets.toyscapes.palettes import ASPHALT, GRASS, GRAVEL, SLABS, pick
+from volo_seg.datasets.toyscapes.sketch import Patch, Thing, View, outlines
+from volo_seg.datasets.toyscapes.textures import lookup, tile
 
 FAR = 170.0  # metres; beyond it the backdrop begins
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .camera import Array
+from volo_seg.datasets.toyscapes.camera import Array
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .camera import Array
+from volo_seg.datasets.toyscapes.camera import Array
 
 Palette = tuple[tuple[int, int, int], ...]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bodywork import TYRE, UP, Body
-from .camera import Array
-from .palettes import CARS, CLOTHES, HAIR, JACKETS, SKINS, TROUSERS, pick
-from .sketch import Sketch, Thing, View, circle
+from volo_seg.datasets.toyscapes.bodywork import TYRE, UP, Body
+from volo_seg.datasets.toyscapes.camera import Array
+from volo_seg.datasets.toyscapes.palettes import CARS, CLOTHES, HAIR, JACKETS, SKINS, TROUSERS, pick
+from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View, circle
 
 
 def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:

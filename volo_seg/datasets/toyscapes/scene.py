@@ -9,14 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from volo_seg.datasets.cityscapes_labels import BY_NAME, id_to_color
+from volo_seg.datasets.toyscapes.camera import Array, Camera
+from volo_seg.datasets.toyscapes.light import Light, develop
+from volo_seg.datasets.toyscapes.sketch import SEE_THROUGH, Patch, Thing, View
+from volo_seg.datasets.toyscapes.streetside import build_sides, lay_ground, raise_backdrop
+from volo_seg.datasets.toyscapes.town import Street, Town
+from volo_seg.datasets.toyscapes.traffic import drive, furnish, populate
 from volo_seg.errors import UserError
-
-from .camera import Array, Camera
-from .light import Light, develop
-from .sketch import SEE_THROUGH, Patch, Thing, View
-from .streetside import build_sides, lay_ground, raise_backdrop
-from .town import Street, Town
-from .traffic import drive, furnish, populate
 
 SPLITS = ('train', 'val')
 SMALLEST = 32  # pixels a side

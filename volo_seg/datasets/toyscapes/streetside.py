@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import facades, ground, plants
-from .facades import Plane, Style
-from .ground import FAR, Surface
-from .palettes import ROOFS, WOODS, pick
-from .town import SIDES, Place, Town
+from volo_seg.datasets.toyscapes import facades, ground, plants
+from volo_seg.datasets.toyscapes.facades import Plane, Style
+from volo_seg.datasets.toyscapes.ground import FAR, Surface
+from volo_seg.datasets.toyscapes.palettes import ROOFS, WOODS, pick
+from volo_seg.datasets.toyscapes.town import SIDES, Place, Town
 
 HOUSES, WALL, FENCE, PARK = range(4)
 SHARES = (0.44, 0.2, 0.2, 0.16)  # how often each lines a stretch

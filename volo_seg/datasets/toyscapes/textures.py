@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from .camera import Array
+from volo_seg.datasets.toyscapes.camera import Array
 
 TILE = 256
 # exponent of the falling spectrum, lowest and highest frequency in cycles a tile

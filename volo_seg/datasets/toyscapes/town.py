@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .camera import Array
-from .sketch import Patch, Thing, View
+from volo_seg.datasets.toyscapes.camera import Array
+from volo_seg.datasets.toyscapes.sketch import Patch, Thing, View
 
 Place = tuple[float, float]  # metres right of the world's origin, metres ahead
 SIDES = ((0, -1.0), (1, 1.0))  # left, right: index and sign of x

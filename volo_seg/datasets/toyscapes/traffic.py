@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import furniture, people, vehicles
-from .streetside import plant
-from .town import SIDES, Place, Town
+from volo_seg.datasets.toyscapes import furniture, people, vehicles
+from volo_seg.datasets.toyscapes.streetside import plant
+from volo_seg.datasets.toyscapes.town import SIDES, Place, Town
 
 LENGTHS = {'car': 4.5, 'truck': 8.0, 'bus': 11.5, 'train': 22.0, 'cycle': 2.0, 'motor': 2.0}
 MIX = {'car': 0.42, 'truck': 0.16, 'bus': 0.14, 'cycle': 0.14, 'motor': 0.14}  # of what moves in a lane

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bodywork import GLASS, UP, Body, Profile, hull, lamps, panes, row, wheels
-from .palettes import BUSES, CARS, LOADS, TRAMS, pick
-from .sketch import Sketch, Thing, View
+from volo_seg.datasets.toyscapes.bodywork import GLASS, UP, Body, Profile, hull, lamps, panes, row, wheels
+from volo_seg.datasets.toyscapes.palettes import BUSES, CARS, LOADS, TRAMS, pick
+from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View
 
 SEDAN = Profile(
     ((-0.49, 0.18), (-0.5, 0.58), (-0.46, 0.66), (-0.36, 0.68), (-0.21, 0.98), (0.07, 1.0), (0.24, 0.68),

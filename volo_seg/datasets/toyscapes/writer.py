@@ -14,10 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from volo_seg.datasets.toyscapes.camera import Array
+from volo_seg.datasets.toyscapes.scene import Scene, check_request, generate_scene
 from volo_seg.errors import UserError
-
-from .camera import Array
-from .scene import Scene, check_request, generate_scene
 
 VERSION = 1  # raised whenever the same seed gives other scenes
 MARKER = 'toyscapes.json'

@@ -1,0 +1,198 @@
+"""One's own images and masks as a data set."""
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+
+from volo_seg.datasets.folder_dataset import FolderDataset
+from volo_seg.errors import UserError
+from volo_seg.visualization import default_palette
+
+PREFIX = dict(img_path='images', seg_map_path='annotations')
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / 'images' / 'sub').mkdir(parents=True)
+    (tmp_path / 'annotations' / 'sub').mkdir(parents=True)
+    for name in ('b.png', 'a.jpg', 'sub/c.JPG'):
+        cv2.imwrite(str(tmp_path / 'images' / name), np.full((4, 6, 3), 90, np.uint8))
+        mask = tmp_path / 'annotations' / (name.rsplit('.', 1)[0] + '.png')
+        cv2.imwrite(str(mask), np.array([[0, 1, 2, 3, 255, 0]] * 4, np.uint8))
+    (tmp_path / 'classes.txt').write_text('road\n\ncar\nsky\n')
+    return tmp_path
+
+
+def build(root, **options):
+    init_default_scope('mmseg')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    return FolderDataset(data_root=str(root), data_prefix=PREFIX, pipeline=pipeline, **options)
+
+
+def test_pairs_by_relative_name(root):
+    data = build(root)
+    assert data.metainfo['classes'] == ['road', 'car', 'sky']
+    assert [data[i]['img_path'].split('images/')[1] for i in range(len(data))] == ['a.jpg', 'b.png', 'sub/c.JPG']
+    assert data[2]['seg_map_path'].endswith('annotations/sub/c.png')
+
+
+def test_ignore_labels(root):
+    assert set(np.unique(build(root, ignore_labels=[3])[0]['gt_seg_map'])) == {0, 1, 2, 255}
+    assert 3 in build(root)[0]['gt_seg_map']
+
+
+def test_reduce_zero_label(root):
+    labels = build(root, reduce_zero_label=True)[0]['gt_seg_map']
+    assert labels[0].tolist() == [255, 0, 1, 2, 255, 255]
+
+
+def test_classes_given_or_in_another_file(root):
+    assert build(root, classes=['x', 'y']).metainfo['classes'] == ['x', 'y']
+    (root / 'names').write_text('p\nq\n')
+    assert build(root, classes=str(root / 'names')).metainfo['classes'] == ['p', 'q']
+
+
+def test_colours_are_distinct_and_stable():
+    colours = [tuple(c) for c in default_palette(150, first=1).tolist()]
+    assert len(set(colours)) == 150
+    assert colours[:3] == [(128, 0, 0), (0, 128, 0), (128, 128, 0)]
+
+
+def test_palette_is_checked_against_classes(root):
+    with pytest.raises(UserError, match='palette has 1 colours for 3 classes'):
+        build(root, palette=[[0, 0, 0]])
+
+
+def test_mistakes(root):
+    with pytest.raises(UserError, match=r"names 'x' twice"):
+        build(root, classes=['x', 'x'])
+    with pytest.raises(UserError, match='is empty'):
+        build(root, classes=[])
+    cv2.imwrite(str(root / 'images' / 'a.png'), np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(UserError, match='share a name'):
+        build(root)
+    (root / 'images' / 'a.png').unlink()
+    (root / 'annotations' / 'b.png').unlink()
+    with pytest.raises(UserError, match=r"b\.png' has no mask"):
+        build(root)
+    (root / 'classes.txt').unlink()
+    with pytest.raises(UserError, match='class names are missing: write one a line into'):
+        build(root)
+
+
+def rgb(root, name, rows):
+    """Write an RGB mask of rows of colours."""
+    cv2.imwrite(str(root / 'annotations' / name), np.array(rows, np.uint8)[..., ::-1])
+
+
+COLOURS = [[0, 0, 1], [0, 1, 0], [255, 255, 255]]
+
+
+@pytest.fixture
+def coloured(root):
+    for name in ('a.png', 'b.png', 'sub/c.png'):
+        rgb(root, name, [[[0, 0, 1], [0, 1, 0], [255, 255, 255], [0, 0, 0], [0, 1, 0], [0, 0, 1]]] * 4)
+    return root
+
+
+def test_masks_by_colour(coloured):
+    data = build(coloured, colours=COLOURS, ignore_colours=[[0, 0, 0]])
+    assert data[0]['gt_seg_map'].dtype == np.uint8
+    assert data[0]['gt_seg_map'][0].tolist() == [0, 1, 2, 255, 1, 0]
+    assert data.metainfo['palette'] == COLOURS
+    assert build(coloured, colours=COLOURS, ignore_colours=[[0, 0, 0]], ignore_index=9)[0]['gt_seg_map'][0, 3] == 9
+
+
+def test_colours_in_the_class_file(coloured):
+    (coloured / 'classes.txt').write_text('road 0 0 1\ntraffic light  0 1 0\nsky, 255, 255, 255\n')
+    data = build(coloured, ignore_colours=[[0, 0, 0]])
+    assert data.metainfo['classes'] == ['road', 'traffic light', 'sky']
+    assert data[0]['gt_seg_map'][0].tolist() == [0, 1, 2, 255, 1, 0]
+
+
+def test_palette_images_are_read_by_colour_too(coloured):
+    from PIL import Image
+
+    path = coloured / 'annotations' / 'a.png'
+    Image.open(path).quantize(8).save(path)
+    assert Image.open(path).mode == 'P'
+    labels = build(coloured, colours=COLOURS, ignore_colours=[[0, 0, 0]])[0]['gt_seg_map']
+    assert labels[0].tolist() == [0, 1, 2, 255, 1, 0]
+
+
+def test_colour_mistakes(coloured):
+    with pytest.raises(UserError, match=r'a\.png.* holds colour \(0, 0, 0\) in 4 pixels, which no class has'):
+        build(coloured, colours=COLOURS)[0]
+    with pytest.raises(UserError, match='colours has 2 colours for 3 classes'):
+        build(coloured, colours=COLOURS[:2])
+    with pytest.raises(UserError, match=r"the colour \[0, 256, 0\] of 'car' is not RGB in 0\.\.255"):
+        build(coloured, colours=[[0, 0, 1], [0, 256, 0], [1, 1, 1]])
+    with pytest.raises(UserError, match=r"'road' and 'sky' have the same colour \[0, 0, 1\]"):
+        build(coloured, colours=[[0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    with pytest.raises(UserError, match='reduce_zero_label=True has no meaning for masks read by colour'):
+        build(coloured, colours=COLOURS, reduce_zero_label=True)
+    (coloured / 'classes.txt').write_text('road 0 0 1\ncar\n')
+    with pytest.raises(UserError, match="line 'car' has no colour; write `name R G B`"):
+        build(coloured)
+    (coloured / 'classes.txt').write_text('road\ncar\nsky\n')
+    with pytest.raises(UserError, match=r'is a colour image \(mode RGB\): it holds no class numbers'):
+        build(coloured)[0]
+    cv2.imwrite(str(coloured / 'annotations' / 'a.png'), np.ones((4, 6), np.uint8))
+    with pytest.raises(UserError, match='or take the colours away if masks hold class numbers'):
+        build(coloured, colours=COLOURS)[0]
+
+
+def test_sixteen_bit_masks(root):
+    path = str(root / 'annotations' / 'a.png')
+    cv2.imwrite(path, np.full((4, 6), 2, np.uint16))
+    assert build(root)[0]['gt_seg_map'].max() == 2
+    cv2.imwrite(path, np.full((4, 6), 300, np.uint16))
+    with pytest.raises(UserError, match=r'holds label 300, and labels are read as 8 bit, where it would become 44'):
+        build(root)[0]
+
+
+def test_damaged_masks_and_hidden_files(root):
+    (root / 'images' / '._a.jpg').write_bytes(b'resource fork')
+    assert len(build(root)) == 3
+    (root / 'annotations' / 'a.png').write_bytes(b'')
+    with pytest.raises(UserError, match=r"cannot read '.*a\.png': the file is empty"):
+        build(root)[0]
+
+
+@pytest.mark.parametrize('reduce', [False, True])
+@pytest.mark.parametrize('label_map', [None, {0: 255, 3: 1, 1: 3}, {255: 1}])
+def test_values_are_those_of_mmseg(root, reduce, label_map):
+    """All 256 values, through MMSegmentation's own LoadAnnotations and through ours."""
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    from volo_seg.datasets.transforms.loading import LoadLabels
+
+    path = str(root / 'annotations' / 'a.png')
+    cv2.imwrite(path, np.arange(256, dtype=np.uint8).reshape(16, 16))
+    found = []
+    for loader in (LoadAnnotations(), LoadLabels()):
+        described = dict(seg_map_path=path, reduce_zero_label=reduce, label_map=label_map, seg_fields=[])
+        found.append(loader(described)['gt_seg_map'])
+    assert np.array_equal(*found)
+    assert found[1].dtype == np.uint8
+
+
+def test_label_map_of_binary_masks(root):
+    assert set(np.unique(build(root, label_map={255: 1, 3: 0})[0]['gt_seg_map'])) == {0, 1, 2}
+
+
+def test_own_loading_inside_test_time_augmentation():
+    from volo_seg.datasets.transforms.loading import with_own_loading
+
+    steps = [dict(type='X'), dict(type='TestTimeAug', transforms=[[dict(type='LoadAnnotations')], [dict(type='Y')]])]
+    assert with_own_loading(steps, None)[1]['transforms'][0] == [dict(type='LoadLabels', table=None)]
+    assert steps[1]['transforms'][0][0] == dict(type='LoadAnnotations')
+
+
+def test_a_transform_may_not_contradict_the_data_set(root):
+    init_default_scope('mmseg')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
+    data = FolderDataset(data_root=str(root), data_prefix=PREFIX, pipeline=pipeline)
+    with pytest.raises(UserError, match='LoadAnnotations has reduce_zero_label=True and the data set False'):
+        data[0]

@@ -1,0 +1,225 @@
+"""A published folder is the model: the same labels, nothing executed, nothing of the machine that trained."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from volo_seg.commands import run
+from volo_seg.config.load import load_config
+from volo_seg.errors import UserError
+from volo_seg.export.publish import plain_config, publish
+from volo_seg.inference import Predictor
+from volo_seg.inference.pretrained import find_pretrained, read_pretrained
+
+CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CLASSES = 19
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A checkpoint file with random weights, its scores, and the folder published from both."""
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    import volo_seg.models  # noqa: F401
+
+    init_default_scope('mmseg')
+    folder = tmp_path_factory.mktemp('trained')
+    torch.manual_seed(3)
+    config = load_config(CONFIG)
+    config.model.decode_head.num_classes = config.model.auxiliary_head.num_classes = CLASSES
+    model = MODELS.build(config.model)
+    model.init_weights()
+    checkpoint = folder / 'iter_7.pth'
+    torch.save({'meta': {'iter': 7, 'seed': 11}, 'state_dict': model.state_dict()}, checkpoint)
+    predictor = Predictor(CONFIG, checkpoint, device='cpu')
+    rows = [{'class': name, 'IoU': 10.0 + i} for i, name in enumerate(predictor.classes)]
+    rows[3]['IoU'] = None
+    scores = {'mIoU': 20.125, 'mAcc': 30.0, 'aAcc': 40.0, 'images': 5, 'definition_text': 'of a test', 'classes': rows}
+    metrics = folder / 'metrics.json'
+    metrics.write_text(json.dumps(scores))
+    published = publish(CONFIG, checkpoint, folder / 'my-model', metrics=metrics)
+    return SimpleNamespace(folder=folder, checkpoint=checkpoint, metrics=metrics, published=published)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the published folder, to be damaged."""
+    copy = tmp_path / 'copy'
+    copy.mkdir()
+    for path in trained.published.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def test_gives_the_same_results(trained):
+    image = np.random.default_rng(1).integers(0, 256, (70, 101, 3), dtype=np.uint8)
+    ours = Predictor(CONFIG, trained.checkpoint, device='cpu', probabilities=True)
+    theirs = Predictor.from_pretrained(trained.published, device='cpu', probabilities=True)
+    assert np.array_equal(ours(image).labels, theirs(image).labels)
+    assert np.array_equal(ours(image).probabilities, theirs(image).probabilities)
+    assert theirs.classes == ours.classes and np.array_equal(theirs.palette, ours.palette)
+
+
+def test_folder(trained):
+    assert sorted(p.name for p in trained.published.iterdir()) == [
+        'README.md',
+        'config.json',
+        'metrics.json',
+        'model.safetensors',
+    ]
+    assert not [p for p in trained.folder.iterdir() if p.name.startswith('.')], 'a part was left behind'
+    card = (trained.published / 'README.md').read_text()
+    for told in ('value: 20.12', '| mIoU | 20.12 |', 'of a test', '- iterations: 7', '- seed: 11', "('my-model')"):
+        assert told in card, told
+    assert '| road | 10.0 |' in card and '| wall | - |' in card
+    assert str(trained.folder) not in card + (trained.published / 'config.json').read_text()
+
+
+def test_config_is_good_for_the_other_commands(trained):
+    config = load_config(str(trained.published / 'config.json'))
+    assert config.model.backbone.arch == 'nano' and config.train_dataloader.batch_size == 4
+    assert len(config.classes) == CLASSES
+
+
+def test_nothing_of_the_machine():
+    config = load_config(CONFIG)
+    config.work_dir, config.data_root = '/home/me/secret/runs', '/home/me/secret/town'
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        loader.dataset.data_root = '/home/me/secret/town'
+    content = plain_config(config)
+    assert 'secret' not in json.dumps(content)
+    assert content['test_dataloader']['dataset']['data_root'] == 'data/town'
+    assert 'secret' in config.data_root, 'the config given was changed'
+
+
+def test_command(trained, tmp_path, capsys):
+    assert run('publish', [CONFIG, str(trained.checkpoint), str(tmp_path / 'a' / 'model')]) == 0
+    assert 'loaded again, equal labels' in capsys.readouterr().out
+    assert 'Not evaluated.' in (tmp_path / 'a' / 'model' / 'README.md').read_text()
+    assert run('publish', [CONFIG, str(trained.checkpoint), str(tmp_path / 'a' / 'model')]) == 2
+    assert 'is there already' in capsys.readouterr().err
+
+
+def test_existing_folder_is_left_alone(trained, tmp_path):
+    (tmp_path / 'mine.txt').write_text('mine')
+    with pytest.raises(UserError, match='is there already'):
+        publish(CONFIG, trained.checkpoint, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_failure_leaves_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr('volo_seg.export.publish.write_card', lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        publish(CONFIG, trained.checkpoint, tmp_path / 'model')
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable(trained, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        publish(CONFIG, trained.checkpoint, tmp_path / 'file' / 'model')
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"mIoU": 3}', None])
+def test_metrics_that_are_none(trained, tmp_path, content):
+    path = tmp_path / 'metrics.json'
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r'metrics\.json'):
+        publish(CONFIG, trained.checkpoint, tmp_path / 'model', metrics=path)
+
+
+def test_metrics_of_other_classes(trained, tmp_path):
+    scores = json.loads(trained.metrics.read_text())
+    scores['classes'] = scores['classes'][:5]
+    path = tmp_path / 'metrics.json'
+    path.write_text(json.dumps(scores))
+    with pytest.raises(UserError, match='5 other classes'):
+        publish(CONFIG, trained.checkpoint, tmp_path / 'model', metrics=path)
+    assert not (tmp_path / 'model').exists()
+
+
+def rewritten(folder, **changes):
+    content = json.loads((folder / 'config.json').read_text())
+    content.update(changes)
+    (folder / 'config.json').write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'classes': None}, 'no classes'),
+        ({'classes': ['a', 3]}, 'no classes'),
+        ({'palette': [[0, 0, 0]]}, 'no classes with a colour'),
+        ({'palette': [[0, 0, 256]] * CLASSES}, 'no classes with a colour'),
+        ({'model': {'type': 'subprocess.Popen', 'args': ['true']}}, 'refused'),
+        ({'model': None}, 'has no model'),
+    ],
+)
+def test_folder_that_says_something_else(copied, changes, told):
+    rewritten(copied, **changes)
+    with pytest.raises(UserError, match=told):
+        Predictor.from_pretrained(copied, device='cpu')
+
+
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])
+def test_missing_file(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(UserError, match=f'holds no {name}'):
+        Predictor.from_pretrained(copied, device='cpu')
+
+
+@pytest.mark.parametrize('content', ['', '{', '[' * 100_000, '"x"'])
+def test_damaged_config(copied, content):
+    (copied / 'config.json').write_text(content)
+    with pytest.raises(UserError, match=r'config\.json'):
+        read_pretrained(copied)
+
+
+def test_huge_config(copied):
+    with open(copied / 'config.json', 'wb') as file:
+        file.truncate(10**9)
+    with pytest.raises(UserError, match='more than any config'):
+        read_pretrained(copied)
+
+
+def test_cut_weights(copied):
+    weights = copied / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match='damaged'):
+        Predictor.from_pretrained(copied, device='cpu')
+
+
+@pytest.mark.parametrize('text', ['nowhere', 'a/b/c', '../up', './x', 'owner/..', '/nowhere/at/all'])
+def test_neither_folder_nor_id(text):
+    with pytest.raises(UserError, match='neither a folder nor a hub id'):
+        find_pretrained(text)
+
+
+def test_hub(trained, monkeypatch):
+    huggingface_hub = pytest.importorskip('huggingface_hub')
+    asked = []
+
+    def snapshot_download(repo_id, *, revision, allow_patterns):
+        asked.append((repo_id, revision, allow_patterns))
+        return str(trained.published)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
+    predictor = Predictor.from_pretrained('someone/volo-nano', revision='v1', device='cpu')
+    assert len(predictor.classes) == CLASSES
+    assert asked == [('someone/volo-nano', 'v1', ['config.json', 'model.safetensors', 'metrics.json', 'README.md'])]
+
+
+def test_hub_that_does_not_answer(monkeypatch):
+    huggingface_hub = pytest.importorskip('huggingface_hub')
+
+    def snapshot_download(*_, **__):
+        raise ConnectionError('no route\nmore')
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
+    with pytest.raises(UserError, match='the hub does not give it: no route$'):
+        find_pretrained('someone/volo-nano')

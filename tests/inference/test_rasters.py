@@ -1,0 +1,588 @@
+"""Rasters of any size against sliding windows in memory: the same labels for every budget, and whole files only."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.config import ConfigDict
+from rasterio.transform import from_origin
+from torch import nn
+
+import volo_seg.models  # noqa: F401
+from volo_seg.errors import UserError
+from volo_seg.inference.raster import blending
+from volo_seg.inference.raster.plan import window_config
+from volo_seg.inference.raster.segment import segment_raster
+from volo_seg.inference.raster.source import RasterSource
+from volo_seg.inference.raster.window_store import OnDisk, WindowStore
+from volo_seg.models.resize.logit_rows import Held, labels_and_confidence, labels_of
+from volo_seg.models.segmentors.windows import InferenceConfig, WindowGrid
+
+from mmseg.registry import MODELS  # isort: skip
+from mmseg.structures import SegDataSample  # isort: skip
+
+pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+
+
+@MODELS.register_module()
+class DoubleBackbone(nn.Module):
+    """One convolution in float64 of whatever comes, plus the place in the window, so that windows disagree."""
+
+    def __init__(self, stride=8, slope=1.0):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, stride, 1)
+        self.slope = slope
+
+    def forward(self, x):
+        x = self.conv(x.double())
+        return (x + self.slope * torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype),)
+
+
+def toy(classes=5, *, stride=8, test_cfg=None, preprocessor=None, **head):
+    """What a predictor holds, around a toy network in float64 that always has the same weights."""
+    options = {'num_classes': classes, 'in_channels': 6, 'in_index': 0, 'channels': 6, 'num_convs': 0, **head}
+    normalise = {'mean': [120.0, 110.0, 100.0], 'std': [60.0, 50.0, 40.0], 'bgr_to_rgb': True, 'size': (32, 40)}
+    model = MODELS.build(
+        {
+            'type': 'VOLOSegmentor',
+            'data_preprocessor': {'type': 'mmseg.SegDataPreProcessor', **normalise, **(preprocessor or {})},
+            'backbone': {'type': 'DoubleBackbone', 'stride': stride},
+            'decode_head': {'type': 'FCNHead', 'concat_input': False, **options},
+            'test_cfg': ConfigDict(test_cfg or {'mode': 'whole'}),
+        }
+    )
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    model.double().eval()
+    names = tuple(f'class {i}' for i in range(max(classes, 2)))
+    palette = np.random.default_rng(0).integers(0, 256, (len(names), 3), dtype=np.uint8)
+    return types.SimpleNamespace(model=model, device=torch.device('cpu'), classes=names, palette=palette)
+
+
+def picture(height, width, bands=3, *, dtype='uint8', top=256, seed=0):
+    """Random pixels (bands, height, width), smooth enough for regions."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, top, (bands, -(-height // 4), -(-width // 4)))
+    return coarse.repeat(4, 1).repeat(4, 2)[:, :height, :width].astype(dtype)
+
+
+def write(path, data, **options):
+    profile = {'driver': 'GTiff', 'count': len(data), 'height': data.shape[1], 'width': data.shape[2]}
+    with rasterio.open(path, 'w', dtype=data.dtype, **{**profile, **options}) as file:
+        file.write(data)
+    return path
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def in_memory(network, data, **window):
+    """Labels and confidence (percent) of ``data`` (RGB) by sliding windows over the whole image."""
+    config = window_config(network.model, **window)
+    options = {name: getattr(config, name) for name in ('mode', 'crop_size', 'stride', 'window_weights')}
+    network.model.test_cfg = ConfigDict(options)
+    sample = SegDataSample(metainfo={'ori_shape': data.shape[1:], 'img_shape': data.shape[1:]})
+    inputs = {'inputs': [torch.from_numpy(data[::-1].copy())], 'data_samples': [sample]}
+    with torch.no_grad():
+        result = network.model.test_step(inputs)[0]
+    labels = result.pred_sem_seg.data[0].numpy()
+    logits = result.seg_logits.data
+    if len(logits) == 1:
+        share = torch.where(torch.from_numpy(labels) > 0, logits[0], 1 - logits[0])
+    else:
+        share = logits.softmax(0).amax(0)
+    return labels, 100 * share.numpy()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(st.integers(9, 150), st.integers(9, 170)),
+    crop=st.tuples(st.integers(16, 48), st.integers(16, 48)),
+    share=st.floats(0.4, 1),
+    weights=st.sampled_from(['uniform', 'hann', 'gaussian']),
+    stride=st.sampled_from([1, 8]),
+    classes=st.sampled_from([1, 5]),
+    tile=st.sampled_from([16, 32, 64]),
+    budgets=st.tuples(st.integers(0, 30000), st.integers(0, 10**6)),
+)
+def test_labels_equal_those_in_memory(tmp_path_factory, size, crop, share, weights, stride, classes, tile, budgets):
+    """Whatever the windows, the blocks, what fits into memory and what waits on the disk."""
+    folder = tmp_path_factory.mktemp('raster')
+    data = picture(*size)
+    write(folder / 'in.tif', data)
+    options = {'num_classes': 2, 'out_channels': 1, 'threshold': 0.4} if classes == 1 else {}
+    window = {
+        'crop_size': crop,
+        'stride': tuple(max(1, int(share * side)) for side in crop),
+        'weights': weights,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('volo_seg.inference.raster.blending.TILE', 'volo_seg.inference.raster.target.TILE'):
+            patch.setattr(name, tile)
+        found = []
+        for budget in budgets:
+            patch.setattr('volo_seg.inference.raster.segment.quarter_of', lambda *_, budget=budget, **__: budget)
+            network = toy(classes, stride=stride, **options)
+            paths = segment_raster(
+                network,
+                folder / 'in.tif',
+                folder / 'out.tif',
+                kinds=('labels', 'confidence'),
+                overwrite=True,
+                **window,
+            )
+            found.append([read(path) for path in paths])
+    labels, confidence = in_memory(network, data, **window)
+    assert np.array_equal(found[0][0], labels)
+    assert np.abs(found[0][1] - confidence).max() <= 0.5 + 1e-6
+    assert np.array_equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1])
+
+
+def run(tmp_path, data, *, network=None, profile=None, name='in.tif', **options):
+    """Labels that ``data``, written to a file, gets."""
+    write(tmp_path / name, data, **(profile or {}))
+    segment_raster(network or toy(), tmp_path / name, tmp_path / 'out.tif', overwrite=True, **options)
+    return read(tmp_path / 'out.tif')
+
+
+def test_place_on_earth_palette_and_names_are_kept(tmp_path):
+    transform = from_origin(500000, 5400000, 0.25, 0.5)
+    run(tmp_path, picture(70, 300), profile={'crs': 'EPSG:32633', 'transform': transform})
+    network = toy()
+    with rasterio.open(tmp_path / 'out.tif') as file:
+        assert file.crs.to_epsg() == 32633 and file.transform == transform
+        assert (file.nodata, file.dtypes, file.shape) == (255, ('uint8',), (70, 300))
+        assert file.is_tiled and file.block_shapes == [(256, 256)] and file.compression.name == 'deflate'
+        assert json.loads(file.tags()['CLASSES']) == list(network.classes)
+        colours = file.colormap(1)
+    assert [colours[i][:3] for i in range(5)] == [tuple(colour) for colour in network.palette.tolist()]
+    assert colours[255] == (0, 0, 0, 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['in.tif', 'out.tif']
+
+
+def test_ground_control_points_are_kept(tmp_path):
+    points = [
+        rasterio.control.GroundControlPoint(row, col, 10.0 + col, 50.0 - row) for row, col in ((0, 0), (0, 9), (9, 0))
+    ]
+    run(tmp_path, picture(20, 30), profile={'gcps': points, 'crs': 'EPSG:4326'})
+    with rasterio.open(tmp_path / 'out.tif') as file:
+        found, crs = file.gcps
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+    assert crs.to_epsg() == 4326
+
+
+def test_more_than_255_classes(tmp_path):
+    network = toy(300)
+    labels = run(tmp_path, picture(40, 50), network=network, profile={'nodata': 0})
+    assert labels.dtype == np.uint16 and labels.max() > 255
+    with rasterio.open(tmp_path / 'out.tif') as file:
+        assert file.nodata == 65535
+        assert file.colormap(1)[299][:3] == tuple(network.palette[299].tolist())
+
+
+def masked(kind, data, tmp_path, hole):
+    """A file whose pixels in ``hole`` have no value, told in one of several ways."""
+    shown = data.copy()
+    path = tmp_path / f'{kind}.tif'
+    if kind == 'nodata':
+        shown[shown == 7], shown[:, hole] = 8, 7
+        write(path, shown, nodata=7)
+    elif kind == 'alpha':
+        write(
+            path, np.concatenate([shown, np.where(hole, 0, 255).astype(np.uint8)[None]]), photometric='rgb', alpha='yes'
+        )
+    elif kind == 'mask':
+        write(path, shown)
+        with rasterio.open(path, 'r+') as file:
+            file.write_mask(~hole)
+    else:
+        shown = shown.astype(np.float32)
+        shown[0][hole] = np.nan
+        write(path, shown)
+    return path
+
+
+@pytest.mark.parametrize('kind', ['nodata', 'alpha', 'mask', 'nan'])
+def test_pixels_without_a_value_get_none(tmp_path, kind):
+    """All others get the labels of the whole image; windows without any value are not computed."""
+    data = picture(120, 200)
+    hole = np.zeros((120, 200), bool)
+    hole[:, :90], hole[50:60, 150:170] = True, True
+    path = masked(kind, data, tmp_path, hole)
+    network = toy()
+    batches = []
+    network.model.backbone.register_forward_hook(lambda module, inputs, outputs: batches.append(len(inputs[0])))
+    options = {'value_range': (0, 255)} if kind == 'nan' else {}
+    window = {'crop_size': (32, 40), 'stride': (24, 30)}
+    paths = segment_raster(network, path, tmp_path / 'out.tif', kinds=('labels', 'confidence'), **window, **options)
+    computed = sum(batches)
+    labels, confidence = map(read, paths)
+    assert (labels[hole] == 255).all() and (confidence[hole] == 255).all()
+    with rasterio.open(path) as file:
+        seen = np.nan_to_num(file.read([1, 2, 3]))
+    expected, share = in_memory(network, seen, **window)
+    assert np.array_equal(labels[~hole], expected[~hole])
+    assert np.abs(confidence - share)[~hole].max() <= 0.5 + 1e-6
+    assert computed < sum(batches) - computed
+
+
+def test_a_raster_without_any_value(tmp_path):
+    labels = run(tmp_path, np.zeros((3, 40, 60), np.uint8), profile={'nodata': 0})
+    assert (labels == 255).all()
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'scale', 'offset'), [('uint16', 40, 1000), ('int16', 100, -9000), ('float32', 0.01, -1)]
+)
+def test_other_types_are_spread_over_a_range(tmp_path, dtype, scale, offset):
+    data = picture(50, 70)
+    spread = (data.astype(np.float64) * scale + offset).astype(dtype)
+    labels = run(tmp_path, spread, value_range=(offset, 255 * scale + offset))
+    assert np.array_equal(labels, run(tmp_path, data))
+
+
+def test_values_beyond_the_range_are_cut_off(tmp_path):
+    data = picture(50, 70)
+    wild = data.astype(np.float32)
+    wild[data == wild.max()], wild[data == wild.min()] = np.inf, -1e9
+    with RasterSource(write(tmp_path / 'wild.tif', wild), value_range=(data.min(), data.max())) as source:
+        pixels, valid = source.pixels(blending.Area(0, 0, 50, 70))
+    assert valid.all() and pixels.min() == 0 and pixels.max() == 255
+
+
+def test_bands(tmp_path):
+    """By their marks, in the order that is asked for, one for all three."""
+    data = picture(50, 70, 5)
+    chosen = run(tmp_path, data, bands=[5, 1, 3])
+    assert np.array_equal(chosen, run(tmp_path, data[[4, 0, 2]]))
+    grey = run(tmp_path, data[:1])
+    assert np.array_equal(grey, run(tmp_path, data[[0, 0, 0]]))
+    assert np.array_equal(grey, run(tmp_path, data, bands=[1]))
+    marked = {'photometric': 'rgb'}
+    assert np.array_equal(run(tmp_path, data[:4], profile=marked), run(tmp_path, data[:3]))
+
+
+def test_windows_go_through_the_network_in_batches(tmp_path):
+    network = toy()
+    batches = []
+    network.model.backbone.register_forward_hook(lambda module, inputs, outputs: batches.append(len(inputs[0])))
+    seen = []
+    window = {'crop_size': (32, 40), 'stride': (24, 30), 'batch_windows': 4}
+    labels = run(tmp_path, picture(80, 100), network=network, progress=lambda *numbers: seen.append(numbers), **window)
+    assert batches == [4, 4, 1]
+    assert seen[-1] == (9, 9) and seen == sorted(seen)
+    assert np.array_equal(labels, run(tmp_path, picture(80, 100), **{**window, 'batch_windows': 1}))
+
+
+def test_windows_of_the_config():
+    sliding = {'mode': 'slide', 'crop_size': (32, 40), 'stride': (20, 25), 'window_weights': 'hann', 'batch_windows': 3}
+    config = window_config(toy(test_cfg=sliding).model)
+    assert config == InferenceConfig('slide', (32, 40), (20, 25), 'hann', 3)
+    config = window_config(toy(test_cfg=sliding).model, crop_size=(16, 16), weights='gaussian', batch=2)
+    assert config == InferenceConfig('slide', (16, 16), (12, 12), 'gaussian', 2)
+    assert window_config(toy().model) == InferenceConfig('slide', (32, 40), (24, 30), 'uniform', 'auto')
+
+
+def test_interrupted_runs_leave_nothing_and_break_nothing(tmp_path):
+    source = write(tmp_path / 'in.tif', picture(100, 100))
+    (tmp_path / 'out.tif').write_bytes(b'yesterday')
+
+    def interrupt(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment_raster(toy(), source, tmp_path / 'out.tif', overwrite=True, progress=interrupt)
+    assert (tmp_path / 'out.tif').read_bytes() == b'yesterday'
+    assert_clean()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['in.tif', 'out.tif']
+
+
+def assert_clean():
+    assert not torch.is_inference_mode_enabled()
+    assert not [thread.name for thread in threading.enumerate() if 'volo-seg' in thread.name]
+
+
+def test_a_raster_that_is_cut_off(tmp_path):
+    source = write(tmp_path / 'in.tif', picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
+    with open(source, 'r+b') as file:
+        file.truncate(source.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"in.tif' is damaged or (cut off: the pixels at row \d+|not an image)"):
+        segment_raster(toy(), source, tmp_path / 'out.tif')
+    assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='limits the size of files')
+@pytest.mark.parametrize('bytes_left', [200, 2000, 4000])
+def test_a_full_disk(tmp_path, bytes_left):
+    """At the start, in the middle, and for what is written when the file is closed."""
+    import resource
+
+    source = write(tmp_path / 'in.tif', picture(300, 600))
+    network = toy()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limits[1]))
+        with pytest.raises(UserError, match=r"out.tif' cannot be written \(.*\); free some space or name another"):
+            segment_raster(network, source, tmp_path / 'out.tif')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_clean()
+    assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
+
+
+def test_a_failure_in_the_middle_ends_all_threads(tmp_path, monkeypatch):
+    def fail(self, area, values):
+        raise UserError('no more room')
+
+    monkeypatch.setattr('volo_seg.inference.raster.target.RasterTarget.write', fail)
+    source = write(tmp_path / 'in.tif', picture(600, 800))
+    with pytest.raises(UserError, match='no more room') as error:
+        segment_raster(toy(), source, tmp_path / 'out.tif')
+    assert error.tb  # which keeps alive whatever was not ended
+    assert_clean()
+    assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
+
+
+def broken(network):
+    network.model.test_cfg = None
+    network.model.data_preprocessor.size = None
+    return network
+
+
+MISTAKES = {
+    'no file': ({'source': 'none.tif'}, "none.tif' does not exist or is not a file"),
+    'a network path': ({'source': '/vsicurl/x.tif'}, "'/vsicurl/x.tif' does not exist or is not a file"),
+    'no image': ({'content': b'hello'}, "in.tif' is damaged or not an image ("),
+    'empty': ({'content': b''}, "in.tif' is damaged or not an image ("),
+    'no such band': ({'bands': [1, 2, 4]}, "bands [1, 2, 4] of '{}': give one or three numbers from 1 to 3"),
+    'two bands': ({'bands': [1, 2]}, "bands [1, 2] of '{}': give one or three numbers from 1 to 3"),
+    'five bands': (
+        {'data': picture(20, 20, 5)},
+        'has 5 bands (gray, undefined, undefined, undefined, undefined); say which are red, green and blue, such as '
+        '--bands 3 2 1',
+    ),
+    '16 bit': (
+        {'data': picture(20, 20, dtype='uint16')},
+        'is of uint16, not 8 bit; say which values are black and white, such as --range 0 10000',
+    ),
+    'complex': ({'data': picture(20, 20, dtype='complex64')}, 'has complex numbers; turn them into intensities first'),
+    'palette': ({'palette': True}, 'has a palette; turn it into colours first (gdal_translate -expand rgb)'),
+    'range': ({'value_range': (9, 9)}, 'range 9 9: give two numbers, the first (black) below the second (white)'),
+    'endless range': ({'value_range': (0, float('inf'))}, 'range 0 inf: give two numbers'),
+    'suffix': ({'target': 'out.png'}, "out.png' must end in .tif or .tiff"),
+    'itself': ({'target': 'in.tif', 'overwrite': True}, "in.tif' is the input; give another name"),
+    'there already': ({'target': 'there.tif'}, "there.tif' is there already; add --overwrite or give another name"),
+    'folder': ({'target': 'folder.tif'}, "folder.tif' is a folder; give the name of a file"),
+    'below a file': ({'target': 'in.tif/out.tif'}, "out.tif' cannot be written ("),
+    'kind': ({'kinds': ['label']}, "kinds ['label']: choose from labels, confidence"),
+    'no kind': ({'kinds': []}, 'kinds []: choose from labels, confidence'),
+    'stride': (
+        {'crop_size': (16, 16), 'stride': (17, 16)},
+        'test_cfg.stride=(17, 16) is larger than test_cfg.crop_size=(16, 16) and leaves pixels between windows',
+    ),
+    'weights': ({'weights': 'hamming'}, "test_cfg.window_weights='hamming' is not known; choose 'uniform', 'hann' or"),
+    'memory': (
+        {'memory': 0.01},
+        'memory of 0.01 MiB is too little for windows of 20 x 20 pixels and 5 classes; allow 1 or more',
+    ),
+    'no memory': ({'memory': float('nan')}, 'memory of nan MiB is too little'),
+    'no window': (
+        {'network': broken(toy())},
+        'the config says nothing about the size of windows; give it, such as --crop-',
+    ),
+    'another model': (
+        {'network': types.SimpleNamespace(model=nn.Identity())},
+        "rasters need model.type=VOLOSegmentor, and this config has 'Identity'",
+    ),
+    'padding': (
+        {'network': toy(preprocessor={'test_cfg': {'size_divisor': 32}})},
+        'model.data_preprocessor.test_cfg pads images, and rasters are cut into windows as they are; add --cfg-options',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistakes_get_one_sentence(tmp_path, name):
+    options, message = MISTAKES[name]
+    options = dict(options)
+    path = tmp_path / 'in.tif'
+    (tmp_path / 'folder.tif').mkdir()
+    (tmp_path / 'there.tif').write_bytes(b'kept')
+    palette = options.pop('palette', False)
+    write(path, options.pop('data', picture(20, 20, 1 if palette else 3)))
+    if palette:
+        with rasterio.open(path, 'r+') as file:
+            file.write_colormap(1, {0: (1, 2, 3, 255)})
+    if 'content' in options:
+        path.write_bytes(options.pop('content'))
+    before = sorted(tmp_path.iterdir())
+    source, target = tmp_path / options.pop('source', 'in.tif'), tmp_path / options.pop('target', 'out.tif')
+    with pytest.raises(UserError) as error:
+        segment_raster(options.pop('network', None) or toy(), source, target, **options)
+    assert message.format(path) in str(error.value)
+    assert '\n' not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / 'there.tif').read_bytes() == b'kept'
+
+
+def test_missing_package(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'rasterio', None)
+    with pytest.raises(UserError, match=r"rasters need the package rasterio: pip install 'volo-seg\[geo\]'"):
+        RasterSource(tmp_path / 'in.tif')
+
+
+def test_maps_wait_in_memory_then_on_the_disk(tmp_path):
+    maps = [torch.randn(5, 4, 6) for _ in range(6)]
+    with WindowStore(budget=2 * maps[0].nbytes, folder=tmp_path) as store:
+        kept = [store.put(part) for part in maps[:4]]
+        assert [isinstance(rows, OnDisk) for rows in kept] == [False, False, True, True]
+        store.drop(kept[2])
+        store.drop(kept[0])
+        kept += [store.put(part) for part in maps[4:]]
+        assert [isinstance(rows, OnDisk) for rows in kept[4:]] == [False, True]
+        assert (store.in_memory, store.on_disk) == (2 * maps[0].nbytes, 2 * maps[0].nbytes)
+        for index in (1, 3, 4, 5):
+            assert torch.equal(kept[index].rows(1, 4), maps[index].permute(1, 2, 0)[1:4])
+            assert kept[index].rows(1, 4).is_contiguous()
+        assert not list(tmp_path.iterdir())
+
+
+def test_maps_leave_when_their_neighbours_are_there(tmp_path):
+    """Memory and scratch file hold what two rows of windows need, not what the image needs."""
+    grid = WindowGrid.over((600, 60), InferenceConfig('slide', (40, 40), (20, 20)))
+    network = toy()
+    with WindowStore(budget=10 * 5 * 25 * 8, folder=tmp_path) as store:
+        blend = blending.Blend(grid, weights='hann', store=store, resized=network.model.resized, budget=10**6)
+        seen = []
+        for top, left in grid:
+            seen += [area for area, _ in blend.finished(top)]
+            blend.add(top, left, torch.randn(5, 5, 5, dtype=torch.float64))
+        seen += [area for area, rows in blend.finished(600) if rows is not None]
+        assert [area.top for area in seen] == [0, 256, 512] and sum(area.height for area in seen) == 600
+        assert store.in_memory == 0 and not blend.windows
+        live = -(-(256 + 2 * 40) // 20) * len(grid.acrosses)
+        assert 0 < store.on_disk <= (live - 10) * 5 * 25 * 8
+
+
+def test_no_room_for_maps(tmp_path):
+    with WindowStore(budget=0, folder=tmp_path / 'none') as store, pytest.raises(UserError) as error:
+        store.put(torch.zeros(2, 3, 4))
+    assert 'no room for intermediate results in ' in str(error.value)
+    assert str(error.value).endswith('; free some space, or allow more memory')
+
+
+@pytest.mark.parametrize('channels', [1, 2, 7])
+def test_labels_and_confidence(channels):
+    logits = torch.randn(channels, 30, 20, dtype=torch.float64)
+    threshold = 0.3 if channels == 1 else None
+    labels, confidence = labels_and_confidence(Held(logits), budget=5000, threshold=threshold)
+    assert torch.equal(labels, labels_of(Held(logits), budget=5000, threshold=threshold)[0].long())
+    shares = torch.cat([-logits, logits]).sigmoid() if channels == 1 else logits.softmax(0)
+    torch.testing.assert_close(confidence, shares.gather(0, labels[None])[0])
+
+
+MEMORY = """
+import resource, sys, types
+sys.path.insert(0, {tests!r})
+import numpy as np, rasterio
+from test_rasters import picture, toy
+from volo_seg.inference.raster.segment import segment_raster
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == 'darwin' else 2**10)
+
+def make(path, height, width):
+    options = dict(driver='GTiff', count=3, height=height, width=width, dtype='uint8', tiled=True, compress='deflate')
+    band = picture(256, width)
+    with rasterio.open(path, 'w', **options) as file:
+        for top in range(0, height, 256):
+            rows = min(256, height - top)
+            file.write(band[:, :rows], window=rasterio.windows.Window(0, top, width, rows))
+
+network = toy(40)
+network.model.float()
+network.model.backbone.forward = lambda x: (network.model.backbone.conv(x),)
+for name, height, width in (('small', 400, 400), ('wide', 400, 6000), ('high', 6000, 400), ('large', 2000, 2000)):
+    make(name + '.tif', height, width)
+    segment_raster(network, name + '.tif', name + '_out.tif', crop_size=(256, 256), stride=(192, 192), memory=24)
+    print(name, peak())
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no resource usage')
+def test_memory_does_not_grow_with_the_image(tmp_path):
+    """In 24 MiB: the logits of the largest image would take 640 MB, one row of windows of the widest 250 MB."""
+    code = MEMORY.format(tests=os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peaks = {name: int(value) for name, value in map(str.split, done.stdout.splitlines()[-4:])}
+    assert set(peaks) == {'small', 'wide', 'high', 'large'}
+    assert max(peaks.values()) - peaks['small'] < 40, peaks
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    from volo_seg.commands import run as run_command
+
+    monkeypatch.setattr('volo_seg.inference.predictor.Predictor', lambda *_, **__: toy())
+    write(tmp_path / 'in.tif', picture(60, 90, dtype='uint16', top=5000))
+    words = ['none.py', 'none.pth', str(tmp_path / 'in.tif'), str(tmp_path / 'new' / 'out.tif')]
+    words += [
+        '--crop-size',
+        '32',
+        '--stride',
+        '24',
+        '16',
+        '--weights',
+        'hann',
+        '--memory',
+        '64',
+        '--batch-windows',
+        '2',
+    ]
+    words += ['--range', '0', '5000', '--bands', '3', '2', '1', '--kinds', 'labels', 'confidence']
+    assert run_command('raster', words) == 0
+    assert capsys.readouterr().out.split() == [
+        'wrote',
+        str(tmp_path / 'new' / 'out.tif'),
+        'wrote',
+        str(tmp_path / 'new' / 'out_confidence.tif'),
+    ]
+    assert run_command('raster', words) == 2
+    assert "out.tif' is there already; add --overwrite" in capsys.readouterr().err
+    for flag in ('--crop-size', '--stride'):
+        assert run_command('raster', [*words, '--overwrite', flag, '1', '2', '3']) == 2
+        assert f'error: {flag} 1 2 3: give one or two numbers of pixels above 0' in capsys.readouterr().err
+    assert run_command('raster', [*words, '--overwrite', '--batch-windows', 'all']) == 2
+    assert "test_cfg.batch_windows='all' must be a number" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no such signals')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_without_half_files(tmp_path, monkeypatch, capsys, number):
+    """Ctrl-C, and what a scheduler sends."""
+    from volo_seg.commands import run as run_command
+
+    network = toy()
+    network.model.backbone.register_forward_hook(lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr('volo_seg.inference.predictor.Predictor', lambda *_, **__: network)
+    write(tmp_path / 'in.tif', picture(60, 90))
+    before = signal.getsignal(signal.SIGTERM)
+    words = ['none.py', 'none.pth', str(tmp_path / 'in.tif'), str(tmp_path / 'out.tif')]
+    assert run_command('raster', words) == 128 + number
+    assert capsys.readouterr().err == '\ninterrupted; nothing was written\n'
+    assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,1 @@
+"""Configs: loading by path or name, overrides, validation, and configs from untrusted files."""

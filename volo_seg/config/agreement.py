@@ -1,0 +1,221 @@
+"""Values of a config that stand in several places must agree: channels, crops, ignored labels, class counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from volo_seg.config.validation import Node, accepted_keys, find_type, is_ours, walk
+from volo_seg.errors import UserError
+
+EDGE_HEADS = ('STDCHead',)
+"""Auxiliary heads that learn edges, not the classes of the data set."""
+RESIZING = ('Resize', 'Pad', 'Mosaic')
+"""Parts of the names of steps that give a crop another size."""
+LABEL_STEPS = {'RandomCrop': 'ignore_index', 'RandomRotate': 'seg_pad_val', 'RandomMosaic': 'seg_pad_val'}
+"""Steps of a pipeline with a value for ignored labels, and its name."""
+
+Value = tuple[str, Any]
+"""A dotted place and what stands there."""
+
+
+def check_agreement(config: Config, splits: Sequence[str]) -> None:
+    """Check in_channels, windows, crops (for training) and ignored labels of ``config``.
+
+    Raises:
+        UserError: Two places contradict each other; it names both, their values and the fix.
+    """
+    check_channels(config.model)
+    check_windows(config.model)
+    if 'train' in splits:
+        check_crops(config)
+    check_ignored(config, splits)
+
+
+def check_channels(model: Node) -> None:
+    """Compare ``in_channels`` of neck and heads with what our own backbone gives; others are not judged."""
+    backbone = model.get('backbone') or {}
+    kind = find_type(backbone.get('type'))
+    if kind is None or not is_ours(kind) or not hasattr(kind, 'out_channels_of'):
+        return
+    try:
+        maps = list(kind.out_channels_of(backbone))
+    except ValueError as error:
+        raise UserError(f'model.backbone: {error}') from error
+    neck = model.get('neck')
+    if isinstance(neck, Mapping):
+        _check_in_channels('model.neck', neck, maps, 'model.backbone')
+        if neck.get('type') != 'VOLOPyramid':
+            return
+    for place, head in heads(model):
+        _check_in_channels(place, head, maps, 'model.neck' if neck else 'model.backbone')
+
+
+def _check_in_channels(place: str, part: Node, maps: list[int], source: str) -> None:
+    given = part.get('in_channels')
+    if given is None:
+        return
+    many = isinstance(given, Sequence)
+    index = part.get('in_index', -1)
+    wanted = index if isinstance(index, Sequence) else list(range(len(maps))) if many else [index]
+    for i in wanted:
+        if not -len(maps) <= i < len(maps):
+            raise UserError(f'{place}.in_index={index}, but {source} gives {len(maps)} maps; use 0..{len(maps) - 1}')
+    expected = [maps[i] for i in wanted]
+    if (list(given) if many else [given]) != expected:
+        right = expected if many or len(expected) > 1 else expected[0]
+        said = list(given) if many else given
+        raise UserError(
+            f'{place}.in_channels={said}, but {source} gives {maps} channels; set {place}.in_channels={right}'
+        )
+
+
+def check_windows(model: Node) -> None:
+    """Windows of sliding inference must leave no pixels between them."""
+    test_cfg = model.get('test_cfg') or {}
+    if test_cfg.get('mode') != 'slide':
+        return
+    crop, stride = _pair(test_cfg.get('crop_size')), _pair(test_cfg.get('stride'))
+    for key, value in (('crop_size', crop), ('stride', stride)):
+        if value is None:
+            raise UserError(
+                f"model.test_cfg.{key}={test_cfg.get(key)!r}, but mode='slide' needs (height, width) in pixels; "
+                'give it, or set model.test_cfg.mode=whole'
+            )
+    if stride and crop and (stride[0] > crop[0] or stride[1] > crop[1]):
+        raise UserError(
+            f'model.test_cfg.stride={stride} exceeds model.test_cfg.crop_size={crop} and leaves pixels between '
+            f'windows; set a stride of at most {crop}'
+        )
+
+
+def check_crops(config: Config) -> None:
+    """Training crop, padding size, sliding window and the config's own ``crop_size`` must be one size."""
+    cut = _training_crop(config)
+    if cut is None:
+        return
+    place, crop = cut
+    preprocessor, test_cfg = config.model.get('data_preprocessor') or {}, config.model.get('test_cfg') or {}
+    others = []
+    if _pair(preprocessor.get('size')):
+        others = [('model.data_preprocessor.size', preprocessor.get('size')), ('crop_size', config.get('crop_size'))]
+    if test_cfg.get('mode') == 'slide':
+        others.append(('model.test_cfg.crop_size', test_cfg.get('crop_size')))
+    for other, value in others:
+        size = _pair(value)
+        if size is not None and size != crop:
+            raise UserError(
+                f'{place}={crop}, but {other}={size}; set both to one (height, width), and crop_size, '
+                'model.data_preprocessor.size and a sliding model.test_cfg.crop_size with them'
+            )
+
+
+def _training_crop(config: Config) -> tuple[str, tuple[int, int]] | None:
+    """Where the last step that sets the size of a training image is a RandomCrop: its place and size."""
+    for place, dataset in datasets(config.train_dataloader.dataset, 'train_dataloader.dataset'):
+        found = None
+        for index, step in enumerate(dataset.get('pipeline') or ()):
+            name = str(step.get('type'))
+            size = _pair(step.get('crop_size')) if name == 'RandomCrop' else None
+            if size:
+                found = f'{place}.pipeline.{index}.crop_size', size
+            elif any(part in name for part in RESIZING):
+                found = None
+        if found:
+            return found
+    return None
+
+
+def check_ignored(config: Config, splits: Sequence[str]) -> None:
+    """Labels that the data set ignores must be those that heads, losses, padding and metric ignore."""
+    told = list(_ignored_by_model(config.model))
+    for split in splits:
+        values: list[Value] = []
+        loader = config.get(f'{split}_dataloader') or {}
+        for place, dataset in datasets(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
+            values += _value(place, dataset, 'ignore_index')
+            if dataset.get('reduce_zero_label') and values and values[-1][1] not in (255, None):
+                raise UserError(
+                    f'{place}.ignore_index={values[-1][1]}, but reduce_zero_label=True turns label 0 into 255; '
+                    f'set {place}.ignore_index=255'
+                )
+            for index, step in enumerate(dataset.get('pipeline') or ()):
+                key = LABEL_STEPS.get(str(step.get('type')))
+                values += _value(f'{place}.pipeline.{index}', step, key) if key else []
+        evaluators = config.get(f'{split}_evaluator') or []
+        for place, evaluator in walk(evaluators, f'{split}_evaluator'):
+            values += _value(place, evaluator, 'ignore_index')
+        _all_equal(values + (told if split == 'train' else []))
+
+
+def _ignored_by_model(model: Node) -> Iterator[Value]:
+    if not any(_value(place, head, 'ignore_index') for place, head in heads(model)):
+        return  # no segmentation of classes
+    yield from _value('model.data_preprocessor', model.get('data_preprocessor') or {}, 'seg_pad_val')
+    for place, head in heads(model):
+        for below, part in walk(head, place):
+            yield from _value(below, part, 'ignore_index')
+
+
+def _value(place: str, node: Node, key: str) -> list[Value]:
+    """``node[key]``, or the default of the class that ``node`` describes; nothing where it has no such key."""
+    if key in node:
+        return [(f'{place}.{key}', node[key])]
+    kind = find_type(node.get('type'))
+    parameter = accepted_keys(kind).get(key) if callable(kind) else None
+    if parameter is None or parameter.default is parameter.empty:
+        return []
+    return [(f'{place}.{key} (by default)', parameter.default)]
+
+
+def _all_equal(values: Sequence[Value]) -> None:
+    known = [(place, value) for place, value in values if isinstance(value, int)]
+    for place, value in known[1:]:
+        if value != known[0][1]:
+            raise UserError(
+                f'{place} is {value}, but {known[0][0]} is {known[0][1]}; ignored labels must be the same in data set, '
+                'padding, heads, losses and metric'
+            )
+
+
+def check_class_count(config: Config, place: str, kind: str, count: int) -> None:
+    """Heads that say how many classes they tell apart must say the ``count`` of the data set ``kind`` at ``place``."""
+    for head_place, head in heads(config.model):
+        said = head.get('num_classes')
+        if said is not None and said != count and head.get('type') not in EDGE_HEADS:
+            raise UserError(
+                f'{head_place}.num_classes={said}, but {place} ({kind}) has {count} classes; '
+                f'set num_classes of decode_head and auxiliary_head to {count}'
+            )
+
+
+def heads(model: Node) -> Iterator[tuple[str, Any]]:
+    """(dotted place, dict) of each decode and auxiliary head."""
+    for name in ('decode_head', 'auxiliary_head'):
+        head = model.get(name)
+        if isinstance(head, Mapping):
+            yield f'model.{name}', head
+        elif isinstance(head, (list, tuple)):
+            yield from ((f'model.{name}.{index}', part) for index, part in enumerate(head))
+
+
+def datasets(dataset: Node, place: str) -> Iterator[tuple[str, Any]]:
+    """(dotted place, dict) of the data sets that read files, inside wrappers that repeat, join or mix them."""
+    if isinstance(dataset.get('dataset'), Mapping):
+        yield from datasets(dataset['dataset'], f'{place}.dataset')
+    elif isinstance(dataset.get('datasets'), (list, tuple)):
+        for index, part in enumerate(dataset['datasets']):
+            yield from datasets(part, f'{place}.datasets.{index}')
+    else:
+        yield place, dataset
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    """(height, width) of a side or a pair; None of anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        return value[0], value[1]
+    return None

@@ -1,0 +1,94 @@
+"""What is checked before a run is built, so that a mistake costs a second and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmseg.registry import DATASETS
+
+from volo_seg.config.agreement import check_agreement, check_class_count, datasets, heads
+from volo_seg.config.losses import check_losses
+from volo_seg.config.validation import accepted_keys, check_names, find_type, walk
+from volo_seg.errors import UserError
+
+
+def check_run(config: Config, splits: Sequence[str]) -> None:
+    """Check ``config``, its data folders and the class count for ``splits`` (of 'train', 'val', 'test').
+
+    Raises:
+        UserError: The config contradicts itself or names what does not exist, a folder is missing or empty of what the
+            data set looks for, or the model's class count is not the data set's.
+    """
+    check_config(config, splits)
+    for split in splits:
+        for place, dataset in datasets(config[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset'):
+            _check_folders(place, dataset)
+            classes = _describe(place, dataset).metainfo.get('classes')
+            if classes is not None:
+                fill_class_count(config, classes)
+                check_class_count(config, place, dataset['type'], len(classes))
+
+
+def check_config(config: Config, splits: Sequence[str]) -> None:
+    """Check what ``config`` says by itself, without looking at the data.
+
+    Raises:
+        UserError: The model or a loader is missing, a type is not registered, a key is unknown, or two places disagree.
+    """
+    for part in ('model', *(f'{split}_dataloader' for split in splits)):
+        if config.get(part) is None:
+            raise UserError(f'the config has no {part}; name one, or a config that has it')
+    check_names(config, splits)
+    check_losses(config)
+    check_agreement(config, splits)
+
+
+def fill_class_count(config: Config, classes: Sequence[str] | None) -> None:
+    """Give each head of ``config`` that takes ``num_classes`` and names none the number of ``classes``."""
+    for place, head in heads(config.model):
+        named = any('num_classes' in part for _, part in walk(head, place))
+        kind = find_type(head.get('type'))
+        if classes and not named and (kind is None or 'num_classes' in accepted_keys(kind)):
+            head['num_classes'] = len(classes)
+
+
+def _check_folders(place: str, dataset: dict[str, Any]) -> None:
+    root = Path(dataset.get('data_root') or '.')
+    fix = f'give the right folder by --data-root or --cfg-options {place}.data_root=…'
+    if not root.is_dir():
+        raise UserError(f'data root {str(root)!r} ({place}) does not exist; {fix}')
+    for key, prefix in (dataset.get('data_prefix') or {}).items():
+        folder = root / prefix
+        if not folder.is_dir():
+            raise UserError(f'folder {str(folder)!r} ({place}.data_prefix.{key}) does not exist; {fix}')
+    ann_file = dataset.get('ann_file')
+    if not ann_file:
+        _check_files(place, dataset, root)
+    elif not (root / ann_file).exists():
+        raise UserError(f'list {str(root / ann_file)!r} ({place}.ann_file) does not exist; write it, or leave it out')
+
+
+def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
+    built = _describe(place, dataset)
+    prefix = dataset.get('data_prefix') or {}
+    for key, suffix in (('img_path', built.img_suffix), ('seg_map_path', built.seg_map_suffix)):
+        if key not in prefix:
+            continue
+        folder = root / prefix[key]
+        suffixes = (suffix,) if isinstance(suffix, str) else tuple(suffix)
+        if not any(path.name.lower().endswith(tuple(s.lower() for s in suffixes)) for path in folder.rglob('*')):
+            hint = ''
+            if 'labelTrainIds' in suffixes[0]:
+                hint = '; run tools/dataset_converters/cityscapes.py on the data root first'
+            raise UserError(f'folder {str(folder)!r} ({place}) holds no file *{" or *".join(suffixes)}{hint}')
+
+
+def _describe(place: str, dataset: dict[str, Any]) -> Any:
+    """The data set of a config without its files read: its classes and suffixes."""
+    try:
+        return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    except TypeError as error:  # an argument that a data set of someone else does not take
+        raise UserError(f'{place} ({dataset["type"]}) does not take these arguments: {error}') from error

@@ -1,0 +1,202 @@
+"""What a config names must exist: types in the registry, keys of our own classes."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import mmseg.registry
+from mmengine.config import Config
+from mmengine.registry import FUNCTIONS, Registry
+
+from volo_seg.config.load import config_root
+from volo_seg.errors import UserError
+
+PACKAGE = 'volo_seg'
+HOSTS = ('mmseg', 'mmengine', 'mmcv', 'torch', PACKAGE)
+"""Packages whose classes build what stands inside their dicts through the registries (but for albumentations')."""
+TEST_CFG_KEYS = ('mode', 'crop_size', 'stride', 'window_weights', 'batch_windows', 'logits_budget', 'keep_logits')
+"""``test_cfg`` of our segmentor (a test compares them with those that it reads)."""
+WINDOW_WEIGHTS = ('uniform', 'hann', 'gaussian')
+"""``test_cfg.window_weights`` of our segmentor (a test compares them with those that it knows)."""
+HOST_KEYS = ('type', '_scope_', 'priority', 'constructor', 'paramwise_cfg')
+"""Keys that MMEngine takes out of a dict (a hook's, an optimizer wrapper's, anyone's) before it builds the rest."""
+SECTIONS: dict[str, tuple[str, ...]] = {
+    'always': ('model', 'default_hooks', 'custom_hooks', 'visualizer', 'log_processor'),
+    'train': ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'),
+    'val': ('val_dataloader', 'val_evaluator', 'val_cfg'),
+    'test': ('test_dataloader', 'test_evaluator', 'test_cfg'),
+}
+"""The parts of a config that a run builds, by the split that needs them."""
+
+Node = Mapping[str, Any]
+REGISTRIES = [r for r in vars(mmseg.registry).values() if isinstance(r, Registry)] + [FUNCTIONS]
+
+
+def check_names(config: Config, splits: Sequence[str]) -> None:
+    """Check every ``type`` that a run over ``splits`` builds, and every key given to a class of this package.
+
+    Raises:
+        UserError: A type is not registered, or a key is unknown; with the import or the nearest names.
+    """
+    runner = config.get('runner_type')
+    if runner is not None:
+        _registered('runner_type', runner, config)
+    for section in (*SECTIONS['always'], *(name for split in splits for name in SECTIONS[split])):
+        for place, node in walk(config.get(section), section):
+            kind = _registered(f'{place}.type', node['type'], config, scope=node.get('_scope_'))
+            if kind is not None and is_ours(kind):
+                check_keys(place, node, accepted_keys(kind))
+                _check_test_cfg(place, node, kind)
+
+
+def check_keys(place: str, node: Node, accepted: Iterable[str]) -> None:
+    """Refuse a key of ``node`` that is not ``accepted``, with a suggestion.
+
+    Raises:
+        UserError: There is one.
+    """
+    accepted = list(accepted)
+    for key in node:
+        if key not in accepted and key not in HOST_KEYS:
+            likeness = {known: difflib.SequenceMatcher(None, key, known).ratio() for known in accepted}
+            best = max(accepted, key=likeness.__getitem__)  # the first of equals, as the class lists them
+            hint = f'did you mean {best!r}?' if likeness[best] > 0.6 else f'it takes {", ".join(accepted)}'
+            raise UserError(f'{place}: unknown key {key!r}; {hint}')
+
+
+def walk(node: Any, place: str) -> Iterator[tuple[str, Node]]:
+    """(dotted place, dict) of every dict with a ``type`` at or below ``node``, outer ones first.
+
+    What stands inside a class of someone else may be for that class alone, and is left out.
+    """
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str) or callable(node.get('type')):
+            yield place, node
+            if _keeps_to_itself(node['type']):
+                return
+        for key, child in node.items():
+            yield from walk(child, f'{place}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, child in enumerate(node):
+            yield from walk(child, f'{place}.{index}')
+
+
+def _keeps_to_itself(name: Any) -> bool:
+    module = getattr(find_type(name), '__module__', HOSTS[0])
+    return name == 'Albu' or module.split('.')[0] not in HOSTS
+
+
+def accepted_keys(kind: Callable) -> dict[str, inspect.Parameter]:
+    """The named arguments of a class, those that its ``**kwargs`` hand to its bases included, or of a function."""
+    makers = [vars(c)['__init__'] for c in kind.__mro__ if '__init__' in vars(c)] if inspect.isclass(kind) else [kind]
+    found: dict[str, inspect.Parameter] = {}
+    for maker in makers:
+        parameters = inspect.signature(maker).parameters.values()
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != 'self':
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def is_ours(kind: Any) -> bool:
+    """Whether ``kind`` is defined in this package."""
+    return getattr(kind, '__module__', '').split('.')[0] == PACKAGE
+
+
+def find_type(name: Any, scope: str | None = 'mmseg') -> Any:
+    """The class or function that ``type=name`` means in the default scope ``scope``, or None."""
+    if not isinstance(name, str):
+        return name
+    path = name
+    if name.count('.') == 1:  # SCOPE.NAME
+        scope, name = name.split('.')
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f'{scope}.registry')
+    for registry in REGISTRIES:
+        kind = _lookup(registry, name, scope)
+        if kind is not None:
+            return kind
+    if '.' in path:  # PACKAGE.MODULE.NAME
+        with contextlib.suppress(Exception):  # its import may fail in any way
+            return mmseg.registry.MODELS.get(path)
+    return None
+
+
+def _lookup(registry: Registry, name: str, scope: str | None) -> Any:
+    known = _in_scope(registry, scope)
+    while known is not None:
+        known.import_from_location()
+        if name in known.module_dict:
+            return known.module_dict[name]
+        known = known.parent
+    return None
+
+
+def _in_scope(registry: Registry, scope: str | None) -> Registry | None:
+    if scope in (None, 'mmengine'):
+        return registry.root
+    if registry.scope == scope:
+        return registry
+    return registry.children.get(scope) or registry.root.children.get(scope)
+
+
+def _registered(place: str, name: Any, config: Config, scope: str | None = None) -> Any:
+    """The class or function that ``name`` at ``place`` means; UserError if there is none."""
+    scope = scope or config.get('default_scope') or 'mmengine'
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f'{scope}.registry')
+    kind = find_type(name, scope)
+    if kind is None and not any(_in_scope(registry, scope) for registry in REGISTRIES):
+        return None  # a scope of a package that this one knows nothing about
+    if kind is None:
+        raise UserError(_why_missing(place, name, scope, config))
+    return kind
+
+
+def _why_missing(place: str, name: str, scope: str, config: Config) -> str:
+    package = name.split('.')[0]
+    if '.' in name and importlib.util.find_spec(package) is None:
+        return f'{place}={name!r}: package {package!r} is not installed; install it, or use a type of MMSegmentation'
+    if scope != 'mmseg' and find_type(name) is not None:
+        return f"{place}={name!r} is not in scope {scope!r}; set default_scope = 'mmseg' in the config"
+    module = _our_module(name)
+    if module is None:
+        names = {known for registry in REGISTRIES for known in _all_names(registry, scope)}
+        close = difflib.get_close_matches(name.split('.')[-1], sorted(names), n=3)
+        hint = f' (did you mean {" or ".join(map(repr, close))}?)' if close else ''
+        return f'{place}={name!r} is not registered{hint}; a class of your own needs its module in custom_imports'
+    if config.get('custom_imports'):
+        return f'{place}={name!r} is not imported; add {module!r} to custom_imports.imports'
+    line = f'custom_imports = dict(imports=[{module!r}], allow_failed_imports=False)'
+    return f'{place}={name!r} is not imported; add {line} to the config'
+
+
+def _our_module(name: str) -> str | None:
+    """Which of the modules that the shipped configs import registers ``name``: the one of its room."""
+    runtime = Config.fromfile(config_root() / 'configs' / '_base_' / 'default_runtime.py')
+    room = getattr(find_type(name), '__module__', '').split('.')[:2]
+    return next((module for module in runtime.custom_imports.imports if module.split('.')[:2] == room), None)
+
+
+def _all_names(registry: Registry, scope: str) -> Iterator[str]:
+    known = _in_scope(registry, scope)
+    while known is not None:
+        yield from known.module_dict
+        known = known.parent
+
+
+def _check_test_cfg(place: str, node: Node, kind: Any) -> None:
+    if place == 'model' and kind.__name__ == 'VOLOSegmentor':
+        test_cfg = node.get('test_cfg') or {}
+        check_keys('model.test_cfg', test_cfg, TEST_CFG_KEYS)
+        weights = test_cfg.get('window_weights', 'uniform')
+        if weights not in WINDOW_WEIGHTS:
+            raise UserError(f'model.test_cfg.window_weights={weights!r} is not one of {", ".join(WINDOW_WEIGHTS)}')

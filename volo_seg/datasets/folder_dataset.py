@@ -1,0 +1,181 @@
+"""A data set that is two folders and a list of class names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+from volo_seg.datasets.masks import Colour, ColourTable
+from volo_seg.datasets.pairs import Pairing, pair_folders
+from volo_seg.datasets.transforms.loading import with_own_loading
+from volo_seg.errors import UserError
+from volo_seg.visualization import default_palette
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+@DATASETS.register_module()
+class FolderDataset(BaseSegDataset):
+    """Pairs of images and label masks with equal relative names, in two folders.
+
+    Args:
+        data_root: Folder that the other paths start from.
+        data_prefix: ``img_path`` and ``seg_map_path``, folders below ``data_root``.
+        classes: Class names in the order of their label values, or a file with one name a line; without it,
+            ``<data_root>/classes.txt`` is read. Lines ``name R G B`` also give ``colours``.
+        palette: One RGB colour (0..255) a class, to draw with; without it, ``colours``, or fixed distinct colours.
+        colours: The RGB colour (0..255) that each class has in colour-coded masks; masks are then read by colour,
+            whatever their mode.
+        ignore_colours: Colours of such masks that are neither trained nor evaluated.
+        ignore_labels: Label values of the masks that are neither trained nor evaluated, besides ``ignore_index``.
+        label_map: Label value of the masks -> class, for values that differ, e.g. ``{255: 1}`` for binary masks.
+        img_suffix: Endings of images, any case.
+        seg_map_suffix: Ending of masks.
+        ignore_index: Label value that is ignored.
+        reduce_zero_label: Whether label 0 is ignored and all others count from 1.
+        pipeline, test_mode, lazy_init, indices, serialize_data, max_refetch, backend_args: As in MMSegmentation.
+
+    Masks hold one label value a pixel, as 8-bit grey or palette images, or one colour of the table a pixel.
+
+    Raises:
+        UserError: No class names, colours that do not fit them, two images of one name, or an image without its mask.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_root: str,
+        data_prefix: Mapping[str, str],
+        classes: Sequence[str] | str | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+        colours: Sequence[Sequence[int]] | None = None,
+        ignore_colours: Sequence[Sequence[int]] = (),
+        ignore_labels: Sequence[int] = (),
+        label_map: Mapping[int, int] | None = None,
+        img_suffix: str | Sequence[str] = IMAGE_SUFFIXES,
+        seg_map_suffix: str = '.png',
+        ignore_index: int = 255,
+        reduce_zero_label: bool = False,
+        pipeline: Sequence[Any] = (),
+        test_mode: bool = False,
+        lazy_init: bool = False,
+        indices: int | Sequence[int] | None = None,
+        serialize_data: bool = True,
+        max_refetch: int = 1000,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        names, listed_colours = read_classes(classes, data_root)
+        colours = colours or listed_colours
+        self.table = colour_table(names, colours, ignore_colours, ignore_index) if colours else None
+        if self.table and reduce_zero_label:
+            raise UserError('reduce_zero_label=True has no meaning for masks read by colour; use ignore_colours=[…]')
+        palette = [list(colour) for colour in palette or colours or default_palette(len(names), first=1).tolist()]
+        if len(palette) != len(names):
+            raise UserError(f'palette has {len(palette)} colours for {len(names)} classes; give one a class')
+        super().__init__(
+            metainfo=dict(classes=names, palette=palette),
+            data_root=data_root,
+            data_prefix=dict(data_prefix),
+            img_suffix=img_suffix,
+            seg_map_suffix=seg_map_suffix,
+            ignore_index=ignore_index,
+            reduce_zero_label=reduce_zero_label,
+            pipeline=with_own_loading(pipeline, self.table),
+            test_mode=test_mode,
+            lazy_init=True,
+            indices=indices,
+            serialize_data=serialize_data,
+            max_refetch=max_refetch,
+            backend_args=backend_args,
+        )
+        ignored = dict.fromkeys(ignore_labels, ignore_index)
+        self.label_map = {int(old): int(new) for old, new in {**(label_map or {}), **ignored}.items()} or None
+        if not lazy_init:
+            self.full_init()
+
+    def pair(self) -> Pairing:
+        """What the two folders hold: pairs by name without suffix, and what has no partner."""
+        mask_dir = self.data_prefix.get('seg_map_path')
+        return pair_folders(
+            Path(self.data_prefix['img_path']),
+            Path(mask_dir) if mask_dir else None,
+            image_suffixes=(self.img_suffix,) if isinstance(self.img_suffix, str) else tuple(self.img_suffix),
+            mask_suffix=self.seg_map_suffix,
+            any_case=True,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Pair every image with its mask, sorted."""
+        found = self.pair()
+        if found.twins:
+            one, other = found.twins[0]
+            raise UserError(f'{other!r} and {one!r} share a name and would share a mask; rename one')
+        if found.unlabelled:
+            image, mask = found.unlabelled[0]
+            raise UserError(f'image {image!r} has no mask {mask!r}; add it, or move the image away')
+        common = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
+        return [
+            dict(img_path=image, **({'seg_map_path': mask} if mask else {}), **common, seg_fields=[])
+            for image, mask in found.pairs
+        ]
+
+
+def read_classes(classes: Sequence[str] | str | None, data_root: str) -> tuple[list[str], list[Colour] | None]:
+    """Class names, and their colours where given: a list of names, or a file, else ``<data_root>/classes.txt``.
+
+    A file has one class a line: ``name``, or ``name R G B``.
+
+    Raises:
+        UserError: Nothing of that is there, a name stands twice, or only some lines have colours.
+    """
+    colours = None
+    if classes is None or isinstance(classes, str):
+        path = Path(classes) if classes else Path(data_root, 'classes.txt')
+        if not path.is_file():
+            raise UserError(f'class names are missing: write one a line into {str(path)!r}, or give classes=[…]')
+        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+        classes, colours = _split_colours(lines, path)
+    names = [str(name) for name in classes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        problem = f'names {twice[0]!r} twice' if twice else 'is empty'
+        raise UserError(f'classes={names} {problem}; give each class one name')
+    return names, colours
+
+
+def _split_colours(lines: Sequence[str], path: Path) -> tuple[list[str], list[Colour] | None]:
+    coloured = re.compile(r'(.+?)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)')
+    matches = [coloured.fullmatch(line) for line in lines]
+    found = [match for match in matches if match]
+    if not found:
+        return list(lines), None
+    if len(found) < len(lines):
+        raise UserError(f'{str(path)!r}: line {lines[matches.index(None)]!r} has no colour; write `name R G B`')
+    return [match[1] for match in found], [(int(match[2]), int(match[3]), int(match[4])) for match in found]
+
+
+def colour_table(
+    names: Sequence[str], colours: Sequence[Sequence[int]], ignored: Sequence[Sequence[int]], ignore_index: int
+) -> ColourTable:
+    """The table by which masks are read.
+
+    Raises:
+        UserError: Not one colour a class, not RGB in 0..255, or one colour for two things.
+    """
+    if len(colours) != len(names):
+        raise UserError(f'colours has {len(colours)} colours for {len(names)} classes; give one a class')
+    owners: dict[Colour, str] = {}
+    for colour, name in zip([*colours, *ignored], [*names, *['ignore_colours'] * len(ignored)], strict=True):
+        key = tuple(int(value) for value in colour)
+        if len(key) != 3 or not all(0 <= value <= 255 for value in key):
+            raise UserError(f'the colour {list(colour)} of {name!r} is not RGB in 0..255')
+        if key in owners:
+            raise UserError(f'{owners[key]!r} and {name!r} have the same colour {list(key)}; give each its own')
+        owners[key] = name
+    keys = list(owners)
+    return ColourTable(tuple(keys[: len(names)]), tuple(keys[len(names) :]), ignore_index)

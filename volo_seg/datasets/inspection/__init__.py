@@ -1,0 +1,1 @@
+"""Checking and browsing the files of a data set."""

@@ -1,0 +1,201 @@
+"""From what was seen in the files of a split to findings: what is wrong, what follows, and how to mend it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from volo_seg.datasets.inspection.observation import Observation
+from volo_seg.datasets.inspection.splits import Split
+
+WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate')
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem in one split: a sentence about the first file, and all the files that have it."""
+
+    split: str
+    kind: str
+    sentence: str
+    paths: tuple[str, ...] = ()
+
+    @property
+    def fatal(self) -> bool:
+        """Whether training would fail or learn something wrong."""
+        return self.kind not in WARNINGS
+
+
+def findings_of(split: Split, observations: Sequence[Observation], *, sample: bool = False) -> list[Finding]:
+    """All findings of one split; of a ``sample`` of its files, none that only the whole can show."""
+    found = [*_pairing(split), *_files(split, observations), *_values(split, observations)]
+    return found if sample else [*found, *_coverage(split, observations)]
+
+
+def duplicates(train: Sequence[Observation], other: Sequence[Observation], name: str) -> Iterator[Finding]:
+    """Images of ``other`` (the split ``name``) whose bytes are those of a training image."""
+    known = {seen.digest: seen.image for seen in train if seen.digest}
+    same = [(seen.image, known[seen.digest]) for seen in other if seen.digest in known]
+    if same:
+        yield Finding(
+            name,
+            'duplicate',
+            f'{same[0][0]!r} has the same bytes as {same[0][1]!r} of train ({len(same)} of {len(other)} images of '
+            f'{name}): scores on {name} come out too high; remove them from one of the two',
+            tuple(image for image, _ in same),
+        )
+
+
+def _pairing(split: Split) -> Iterator[Finding]:
+    pairing = split.pairing
+    if not pairing.pairs:
+        yield Finding(
+            split.name,
+            'empty',
+            f'{split.name} has no pair of an image and a label image; check data_root, data_prefix and the suffixes '
+            f'of {split.kind}',
+        )
+    if pairing.unlabelled:
+        image, mask = pairing.unlabelled[0]
+        yield Finding(
+            split.name,
+            'unlabelled',
+            f'image {image!r} has no label image {mask!r}: training would stop there; add it, or move the image away',
+            tuple(image for image, _ in pairing.unlabelled),
+        )
+    if pairing.twins:
+        one, other = pairing.twins[0]
+        yield Finding(
+            split.name,
+            'twins',
+            f'{one!r} and {other!r} share a name and would share a label image; rename one',
+            tuple(path for _, path in pairing.twins),
+        )
+    if pairing.unused:
+        yield Finding(
+            split.name,
+            'unused',
+            f'label image {pairing.unused[0]!r} belongs to no image and is not used; add the image, or check how '
+            'the two are named',
+            tuple(pairing.unused),
+        )
+
+
+def _files(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for seen in observations:
+        for kind, path, sentence in seen.problems:
+            kinds[kind].append((path, sentence))
+    for kind, problems in kinds.items():
+        yield Finding(split.name, kind, problems[0][1], tuple(path for path, _ in problems))
+
+
+def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
+    """Label values that training cannot use, and binary masks whose 255 would be ignored."""
+    total: Counter[int] = Counter()
+    for seen in observations:
+        total.update(seen.values)
+    values = sorted(total)
+    bad = [value for value in values if not split.in_range(value)]
+    if is_binary(split, values):
+        white = values[-1]
+        paths = _paths(observations, [white])
+        effect = 'is ignored, so that only class 0 is learned' if split.in_range(white) else 'is no class'
+        yield Finding(
+            split.name,
+            'binary',
+            f'labels hold 0 and {white} ({paths[0]!r}): a binary mask saved as 8-bit, whose {white} {effect}; '
+            f'map {white} to 1 {_how_to_map(split, white)}',
+            paths,
+        )
+    elif bad:
+        paths = _paths(observations, bad)
+        first = next(value for seen in observations for value in seen.values if value in bad)
+        yield Finding(
+            split.name,
+            'value',
+            f'label image {paths[0]!r} holds {first}, and {_rule(split)}; training stops there, on a GPU with a '
+            f'device-side assert; {_fix(split, values, bad)} (values out of range in {split.name}: {ranges(bad)})',
+            paths,
+        )
+
+
+def is_binary(split: Split, values: Sequence[int]) -> bool:
+    """Whether ``values`` are those of a black and white image, and white is not a class."""
+    white = values[-1] if values else 0
+    return (
+        len(values) == 2
+        and values[0] == 0
+        and len(split.classes) >= 2
+        and int(split.lookup[white]) >= len(split.classes)
+        and (white == 255 or len(split.classes) == 2)
+        and not split.reduce_zero_label
+    )
+
+
+def _coverage(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
+    labelled = [seen for seen in observations if seen.values]
+    if not labelled:
+        return
+    empty = [str(seen.mask) for seen in labelled if all(_ignored(split, value) for value in seen.values)]
+    if empty:
+        yield Finding(
+            split.name,
+            'ignored' if len(empty) < len(labelled) else 'all ignored',
+            f'label image {empty[0]!r} is ignored in every pixel ({len(empty)} of {len(labelled)} in {split.name}), '
+            'so nothing is learned from it; check ignore_index and reduce_zero_label, or remove the pair',
+            tuple(empty),
+        )
+    seen_classes = {int(split.lookup[value]) for seen in labelled for value in seen.values}
+    unseen = [name for label, name in enumerate(split.classes) if label not in seen_classes]
+    if unseen:
+        effect = 'cannot be learned' if split.name == 'train' else 'gets no score'
+        yield Finding(
+            split.name,
+            'unseen',
+            f'{len(unseen)} of {len(split.classes)} classes never occur in {split.name}, and what never occurs {effect}'
+            f': {", ".join(unseen[:10])}{f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""}; add images with '
+            'them, or take them out of the class list',
+        )
+
+
+def _ignored(split: Split, value: int) -> bool:
+    return int(split.lookup[value]) == split.ignore_index
+
+
+def _paths(observations: Sequence[Observation], values: Sequence[int]) -> tuple[str, ...]:
+    return tuple(str(seen.mask) for seen in observations if any(value in seen.values for value in values))
+
+
+def _rule(split: Split) -> str:
+    count = len(split.classes)
+    known = f'1..{count} are classes, 0 is ignored' if split.reduce_zero_label else f'0..{count - 1} are classes'
+    return f'with {count} classes {known}, {split.ignore_index} is ignored'
+
+
+def _fix(split: Split, values: Sequence[int], bad: Sequence[int]) -> str:
+    count = len(split.classes)
+    if split.kind == 'CityscapesDataset' or (count == 19 and max(values) <= 33):
+        return 'these look like labelIds: write labelTrainIds with volo-seg cityscapes, and use them'
+    if bad == [count] and 0 not in values:
+        return 'labels count from 1: set reduce_zero_label=True'
+    ignore = f'set ignore_labels={list(bad)}' if split.kind == 'FolderDataset' else 'rewrite it as the ignored value'
+    return f'if it means "none", {ignore}; if it is a class, add its name to the classes'
+
+
+def _how_to_map(split: Split, white: int) -> str:
+    if split.kind == 'FolderDataset':
+        return f'with label_map={{{white}: 1}} in the data set'
+    return 'by rewriting the label images'
+
+
+def ranges(values: Sequence[int]) -> str:
+    """Sorted whole numbers as text, runs joined: ``0..11, 255``."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ', '.join(str(first) if first == last else f'{first}..{last}' for first, last in runs)

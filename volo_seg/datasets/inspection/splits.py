@@ -1,0 +1,110 @@
+"""The splits of a config as a data check sees them: files in pairs, and what training makes of label values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+from volo_seg.datasets.folder_dataset import FolderDataset
+from volo_seg.datasets.masks import ColourTable, Labels, label_lookup
+from volo_seg.datasets.pairs import Pairing, pair_folders
+
+SPLITS = ('train', 'val', 'test')
+
+
+@dataclass(frozen=True)
+class Split:
+    """One data set of one split: its files and the rule of its labels."""
+
+    name: str
+    kind: str  # the data set's type
+    classes: tuple[str, ...]
+    ignore_index: int
+    reduce_zero_label: bool
+    lookup: Labels  # (256,): label value -> what training sees
+    table: ColourTable | None
+    pairing: Pairing
+
+    def in_range(self, value: int) -> bool:
+        """Whether training knows what to do with label ``value`` of a file."""
+        seen = int(self.lookup[value])
+        return seen < len(self.classes) or seen == self.ignore_index
+
+
+def split_names(config: Config) -> list[str]:
+    """The splits that ``config`` has; without test where it reads the files of val."""
+    names = [name for name in SPLITS if config.get(f'{name}_dataloader') is not None]
+    if 'val' in names and 'test' in names and _files(config, 'val') == _files(config, 'test'):
+        names.remove('test')
+    return names
+
+
+def read_splits(config: Config, name: str) -> Iterator[Split]:
+    """The data sets of the split ``name``: one, or those that its data set is put together from."""
+    loader = config.get(f'{name}_dataloader')
+    if loader is not None:
+        for dataset in _parts(loader.dataset):
+            yield read_split(name, dataset)
+
+
+def read_split(name: str, dataset: Mapping[str, Any]) -> Split:
+    """List the files of the data set that a config describes; none of them is opened."""
+    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    return Split(
+        name=name,
+        kind=type(built).__name__,
+        classes=tuple(built.metainfo.get('classes') or ()),
+        ignore_index=built.ignore_index,
+        reduce_zero_label=built.reduce_zero_label,
+        lookup=label_lookup(reduce_zero_label=built.reduce_zero_label, label_map=built.label_map),
+        table=getattr(built, 'table', None),
+        pairing=_pair(built),
+    )
+
+
+def _files(config: Config, name: str) -> Any:
+    dataset = config[f'{name}_dataloader'].dataset
+    keys = ('data_root', 'data_prefix', 'ann_file', 'indices')
+    return dataset if 'data_prefix' not in dataset else [dataset.get(key) for key in keys]
+
+
+def _parts(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The data sets inside ConcatDataset, RepeatDataset and their like."""
+    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else None)
+    if inner is None:
+        yield dataset
+        return
+    for part in inner:
+        yield from _parts(part)
+
+
+def _pair(built: Any) -> Pairing:
+    if isinstance(built, FolderDataset):
+        return built.pair()
+    if built.ann_file or type(built).load_data_list is not BaseSegDataset.load_data_list:
+        return _listed(built.load_data_list())
+    mask_dir = built.data_prefix.get('seg_map_path')
+    return pair_folders(
+        Path(built.data_prefix['img_path']),
+        Path(mask_dir) if mask_dir else None,
+        image_suffixes=(built.img_suffix,),
+        mask_suffix=built.seg_map_suffix,
+    )
+
+
+def _listed(entries: Sequence[Mapping[str, Any]]) -> Pairing:
+    """The pairs of a data set that lists its files itself; label files that it does not list are no finding."""
+    found = Pairing()
+    for entry in entries:
+        image, mask = entry['img_path'], entry.get('seg_map_path')
+        if mask is None or Path(mask).is_file():
+            found.pairs.append((image, mask))
+        else:
+            found.unlabelled.append((image, mask))
+    return found

@@ -1,0 +1,156 @@
+"""Says what is wrong with an archive before the server does."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from volo_seg.evaluation.folders import ranges
+from volo_seg.evaluation.label_files import Labels
+from volo_seg.evaluation.submission.archive import ServerRule, frame_of
+
+_MOST_PNG_BYTES = 200 * 1000**2
+_JUNK = ('__MACOSX', '.DS_Store', 'Thumbs.db')
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong: ``level`` is ``'error'`` (refused or mis-scored) or ``'warning'``."""
+
+    level: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.level}: {self.where}: {self.text}'
+
+
+def check_submission(
+    archive: Path,
+    rule: ServerRule,
+    *,
+    images: Mapping[str, Path] | None = None,
+    watch: Callable[[Sequence[zipfile.ZipInfo]], Iterable[zipfile.ZipInfo]] = iter,
+) -> list[Finding]:
+    """All findings in a zip; none if the server can take it. ``images``: the test images by frame.
+
+    Nothing is unpacked to disk. ``watch`` sees the files pass, for a progress bar.
+    """
+    if not archive.is_file():
+        return [Finding('error', str(archive), 'there is no such file')]
+    try:
+        file = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, OSError) as error:
+        return [Finding('error', str(archive), f'not a readable zip archive ({error}); write it again')]
+    with file:
+        members = [info for info in file.infolist() if not info.is_dir()]
+        findings = list(_check_archive(archive, members, rule))
+        frames: dict[str, list[str]] = defaultdict(list)
+        seen: set[int] = set()
+        for info in watch(members):
+            findings += _check_member(file, info, rule, images, frames, seen)
+    return [*findings, *_check_names(frames, rule, images), *_check_all_values(seen, rule)]
+
+
+def _check_archive(archive: Path, members: list[zipfile.ZipInfo], rule: ServerRule) -> Iterator[Finding]:
+    size = archive.stat().st_size
+    if rule.most_bytes is not None and size > rule.most_bytes:
+        most = rule.most_bytes // 1000**2
+        yield Finding('error', str(archive), f'{size / 1e6:.0f} MB, but the server takes at most {most} MB')
+    if not members:
+        yield Finding('error', str(archive), 'the archive is empty')
+    for name, times in Counter(info.filename for info in members).items():
+        if times > 1:
+            yield Finding('error', name, f'the archive holds this name {times} times; keep one')
+    nested = [info.filename for info in members if '/' in info.filename]
+    if nested:
+        text = f'{len(nested)} files lie in folders; put all files at the top of the archive'
+        yield Finding('warning', nested[0], text)
+
+
+def _check_member(
+    file: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    rule: ServerRule,
+    images: Mapping[str, Path] | None,
+    frames: dict[str, list[str]],
+    seen: set[int],
+) -> Iterator[Finding]:
+    name = PurePosixPath(info.filename)
+    if any(part in _JUNK for part in name.parts) or name.name.startswith('.'):
+        yield Finding('warning', info.filename, 'not a prediction; leave it out')
+        return
+    frame = frame_of(name.name, rule)
+    if frame is None or name.suffix != '.png':
+        yield Finding('error', info.filename, f'the server expects names like {rule.pattern}; rename it')
+        return
+    frames[frame].append(info.filename)
+    labels, problem = _read_member(file, info)
+    if labels is None:
+        yield Finding('error', info.filename, problem)
+        return
+    yield from _check_size(info.filename, labels, rule, (images or {}).get(frame))
+    values = {int(value) for value in np.unique(labels)}
+    seen |= values
+    if values - rule.allowed:
+        text = f'holds {ranges(values - rule.allowed)}, but values are {ranges(rule.allowed)}; {rule.hint}'
+        yield Finding('error', info.filename, text)
+
+
+def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Labels | None, str]:
+    if info.file_size > _MOST_PNG_BYTES:
+        return None, f'{info.file_size / 1e6:.0f} MB is no label map; write an 8-bit PNG'
+    try:
+        with Image.open(io.BytesIO(file.read(info))) as image:
+            if image.format != 'PNG' or image.mode not in ('L', 'P'):
+                text = f'a {image.format} of mode {image.mode}; write an 8-bit PNG with one channel (mode L)'
+                return None, text
+            return np.array(image), ''
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        return None, f'cannot be unpacked ({error}); write the archive again'
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return None, f'cannot be read as an image ({error}); write it again'
+
+
+def _check_size(name: str, labels: Labels, rule: ServerRule, image: Path | None) -> Iterator[Finding]:
+    wanted = rule.size
+    if image is not None:
+        with Image.open(image) as opened:
+            wanted = (opened.height, opened.width)
+    if wanted is not None and labels.shape != wanted:
+        text = f'{labels.shape[1]}x{labels.shape[0]} pixels, but the image has {wanted[1]}x{wanted[0]}'
+        yield Finding('error', name, f'{text}; predict at full size')
+
+
+def _check_names(
+    frames: Mapping[str, list[str]], rule: ServerRule, images: Mapping[str, Path] | None
+) -> Iterator[Finding]:
+    for frame, names in frames.items():
+        different = sorted(set(names))
+        if len(different) > 1:
+            yield Finding('error', different[1], f'{frame} already has the prediction {different[0]}; keep one')
+    if images is None:
+        if rule.count is not None and len(frames) != rule.count:
+            text = f'predictions for {len(frames)} images, but the test set of {rule.name} has {rule.count}'
+            yield Finding('warning', 'archive', text)
+        return
+    yield from (Finding('error', name, 'no prediction for this image') for name in sorted(set(images) - set(frames)))
+    yield from (Finding('error', name, 'there is no such image') for name in sorted(set(frames) - set(images)))
+
+
+def _check_all_values(seen: set[int], rule: ServerRule) -> Iterator[Finding]:
+    """Values that are allowed one by one, but together tell of the wrong numbering."""
+    unscored = (seen & rule.allowed) - rule.scored
+    if not unscored:
+        return
+    if max(seen) < len(rule.scored):
+        yield Finding('error', 'archive', f'holds {ranges(seen)} only, as training ids do; {rule.hint}')
+    else:
+        yield Finding('warning', 'archive', f'holds {ranges(unscored)}, which can never be right; {rule.hint}')

@@ -1,0 +1,244 @@
+"""The VOLO backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from volo_seg.checkpoints import load_pretrained
+from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resample_pos_embed, resize_pos_embed
+from volo_seg.models.resize.interpolation import exporting
+
+STRIDES = (8, 16, 16, 16)
+KEPT_GRIDS = 8
+
+
+class Arch(NamedTuple):
+    """One size of the network: four stages (the first of outlookers), then the stem."""
+
+    depths: tuple[int, int, int, int]
+    embed_dims: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    mlp_ratio: float
+    stem_channels: int
+
+
+# d1..d5 are the paper's (arXiv 2106.13112, table 2, and the released code, sail-sg/volo commit cf35775).
+# nano is this project's own, for demos and tests on a CPU; no pretrained weights of it exist.
+ARCHS = {
+    'nano': Arch((2, 2, 2, 2), (64, 128, 128, 128), (2, 4, 4, 4), 3, 16),
+    'd1': Arch((4, 4, 8, 2), (192, 384, 384, 384), (6, 12, 12, 12), 3, 64),
+    'd2': Arch((6, 4, 10, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
+    'd3': Arch((8, 8, 16, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
+    'd4': Arch((8, 8, 16, 4), (384, 768, 768, 768), (12, 16, 16, 16), 3, 64),
+    'd5': Arch((12, 12, 20, 4), (384, 768, 768, 768), (12, 16, 16, 16), 4, 128),
+}
+
+
+@MODELS.register_module()
+class VOLO(BaseModule):
+    """Vision Outlooker: outlookers at stride 8, transformers at stride 16, one LayerNorm an output.
+
+    Parameter names are those of the released checkpoints, but for the output norms ``norm0`` .. ``norm3``
+    (``norm3`` takes the released final ``norm``).
+
+    Args:
+        arch: ``'d1'`` .. ``'d5'`` (the paper's), ``'nano'`` (ours), or a mapping with the fields of :class:`Arch`.
+        img_size: Training crop in pixels, one side or (H, W). It only sets the size of the learned position grid
+            (one entry per 16 pixels); images of any other size resample that grid on the fly.
+        out_indices: Stages to return, of 0..3, in rising order.
+        drop_path_rate: Largest stochastic-depth rate, in [0, 1).
+        drop_path_rule: ``'official'`` (as the released code trains: outlookers never drop, block i of n drops with
+            ``rate * i / (n - 1)``) or ``'linear'`` (the same with outlookers included).
+        with_cp: Recompute each block in the backward pass: less memory, more time, equal gradients.
+        norm_cfg: Normalisation of the stem's convolutions.
+        frozen_stages: -1 trains everything; 0 freezes the stem; s in 1..4 also freezes stages 1..s (the position grid
+            and the downsampling belong to stage 2).
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a short name such as
+            ``volo_d1_224``; see :mod:`volo_seg.checkpoints`.
+
+    Shapes: (B, 3, H, W) of any H and W; output i is (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = (8, 16, 16, 16).
+
+    Raises:
+        ValueError: An argument is outside the values above.
+
+    Source: arXiv 2106.13112.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'd1',
+        *,
+        img_size: int | Sequence[int] = 224,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        drop_path_rule: str = 'official',
+        with_cp: bool = False,
+        norm_cfg: Mapping[str, Any] | None = None,
+        frozen_stages: int = -1,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
+        self.arch_name, self.arch = _find_arch(arch)
+        self.out_indices = _check_out_indices(out_indices)
+        if not -1 <= frozen_stages <= 4:
+            raise ValueError(f'frozen_stages={frozen_stages} is not one of -1 (none), 0 (stem), 1..4 (stages)')
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        depths, dims, _, _, stem_channels = self.arch
+        norm = dict(norm_cfg or {'type': 'BN'})
+        self.patch_embed = PatchEmbed(
+            stem_channels, dims[0], norm_layer=lambda channels: build_norm_layer(norm, channels)[1]
+        )
+        rates = drop_path_rates(depths, drop_path_rate, drop_path_rule)
+        stages = [self._build_stage(i, rates[sum(depths[:i]) : sum(depths[: i + 1])]) for i in range(4)]
+        self.network = nn.ModuleList([stages[0], Downsample(dims[0], dims[1]), *stages[1:]])
+        grid = [-(-side // 16) for side in ([img_size] * 2 if isinstance(img_size, int) else img_size)]
+        self.pos_embed = nn.Parameter(torch.zeros(1, *grid, dims[1]))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
+        self._resized_positions: dict[tuple, Tensor] = {}
+        self._reset_parameters()
+        self._freeze()
+
+    @staticmethod
+    def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Channels of the maps that the backbone of ``config`` (its ``arch``, its ``out_indices``) gives, unbuilt."""
+        dims = _find_arch(config.get('arch', 'd1'))[1].embed_dims
+        return tuple(dims[i] for i in _check_out_indices(config.get('out_indices', range(4))))
+
+    def _build_stage(self, index: int, rates: Sequence[float]) -> nn.Sequential:
+        block = Outlooker if index == 0 else Transformer
+        dim, num_heads = self.arch.embed_dims[index], self.arch.num_heads[index]
+        return nn.Sequential(*(block(dim, num_heads, mlp_ratio=self.arch.mlp_ratio, drop_path=rate) for rate in rates))
+
+    def _reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def init_weights(self) -> None:
+        """Load the pretrained weights that ``init_cfg`` names; without any, keep the random initialisation."""
+        if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        source = self.init_cfg['checkpoint']
+        loaded = load_pretrained(self.state_dict(), source, model_name=f'volo_{self.arch_name}')
+        self.load_state_dict(loaded.state_dict)
+        print_log(f'backbone volo_{self.arch_name} initialised from {source}: {loaded.summary()}', 'current')
+        self._is_init = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Encode ``x`` (B, 3, H, W) into the maps of ``out_indices``, NCHW."""
+        height, width = x.shape[-2:]
+        if exporting() or height % 16 or width % 16:
+            # never a negative number divided: exported graphs round it towards zero
+            x = F.pad(x, (0, (width + 15) // 16 * 16 - width, 0, (height + 15) // 16 * 16 - height))
+        maps = []
+        for index, tokens in enumerate(self.stages(x)):
+            if index in self.out_indices:
+                stride = STRIDES[index]
+                tokens = tokens[:, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+                maps.append(self._to_map(getattr(self, f'norm{index}')(tokens)))
+        return tuple(maps)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Return the four stages' tokens before the output norms, (B, H, W, C), for sides that are multiples of 16."""
+        outlookers, downsample, *transformers = self.network
+        x = self._run(outlookers, self.patch_embed(x))
+        outputs = [x]
+        x = downsample(x)
+        x = x + self._positions((x.shape[1], x.shape[2]))
+        for stage in transformers:
+            x = self._run(stage, x)
+            outputs.append(x)
+        return outputs
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position grid at ``grid``; without gradients the last few sizes are kept."""
+        if exporting():
+            return resample_pos_embed(self.pos_embed, grid)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():
+            return resize_pos_embed(self.pos_embed, grid)
+        # the version counts writes to the parameter: loading other weights makes what is kept stale
+        key = (grid, self.pos_embed._version, self.pos_embed.dtype, self.pos_embed.device)
+        if key not in self._resized_positions:
+            if len(self._resized_positions) >= KEPT_GRIDS:
+                self._resized_positions.clear()
+            self._resized_positions[key] = resize_pos_embed(self.pos_embed, grid)
+        return self._resized_positions[key]
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        for block in stage.children():
+            recompute = self.with_cp and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return x
+
+    def _to_map(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, C, H, W): a view for inference, a copy for training, as convolutions run faster."""
+        maps = tokens.permute(0, 3, 1, 2)
+        return maps.contiguous() if self.training else maps
+
+    def train(self, mode: bool = True) -> VOLO:
+        """Switch the mode, but keep what is frozen in evaluation mode."""
+        super().train(mode)
+        # kept for evaluation only; a sharded model's parameter changes without a new version
+        self._resized_positions.clear()
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        # stages 1, 2, 3, 4 end at network[0], network[2] (behind the downsampling), network[3], network[4]
+        count = 0 if self.frozen_stages == 0 else 1 if self.frozen_stages == 1 else self.frozen_stages + 1
+        return [self.patch_embed, *self.network[:count]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        if self.frozen_stages >= 2:
+            self.pos_embed.requires_grad_(False)
+
+
+def drop_path_rates(depths: Sequence[int], rate: float, rule: str) -> list[float]:
+    """Stochastic-depth rate of each block, first to last; see ``drop_path_rule`` of :class:`VOLO`."""
+    if rule not in ('official', 'linear'):
+        raise ValueError(f"drop_path_rule={rule!r} is not 'official' or 'linear'")
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f'drop_path_rate={rate} is not in [0, 1)')
+    total = sum(depths)
+    rates = [rate * i / (total - 1) for i in range(total)]
+    return rates if rule == 'linear' else [0.0] * depths[0] + rates[depths[0] :]
+
+
+def _find_arch(arch: str | Mapping[str, Any]) -> tuple[str, Arch]:
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'arch={arch!r} is not one of {", ".join(ARCHS)}')
+        return arch, ARCHS[arch]
+    if set(arch) != set(Arch._fields):
+        raise ValueError(f'arch has the fields {sorted(arch)}; it needs {sorted(Arch._fields)}')
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, Sequence) else v for key, v in arch.items()}
+    return 'custom', Arch(**fields)
+
+
+def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    indices = tuple(out_indices)
+    if not indices or not set(indices) <= {0, 1, 2, 3} or list(indices) != sorted(set(indices)):
+        raise ValueError(f'out_indices={indices} is not a rising choice of 0, 1, 2, 3')
+    return indices

@@ -1,0 +1,1 @@
+"""Exact resizing algebra used by the head, the loss and the labels."""

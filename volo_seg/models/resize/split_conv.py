@@ -1,0 +1,213 @@
+"""A 3x3 convolution over resized maps, applied where the map is small: channels first, then space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from volo_seg.models.resize.interpolation import (
+    BLOCK_ROWS,
+    BLOCK_ROWS_ELSEWHERE,
+    exporting,
+    multiply,
+    tap_axis,
+    tap_matrices,
+)
+
+Size = tuple[int, int]
+CALLS = {'cpu': 4e6}
+"""Multiply-adds of a convolution that take as long as a dozen more calls, by device; else ``CALLS_ELSEWHERE``."""
+CALLS_ELSEWHERE = 1e10
+FEW_PIXELS = 64
+
+
+def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
+    """``F.conv2d(F.interpolate(x, size, mode='bilinear'), weight, padding=1)`` without the large map.
+
+    The nine taps are one linear layer at ``x``'s own resolution; nine shifted bilinear matrices, zero beyond the
+    border, then spread and sum its outputs. ``x`` is (B, C, h, w), ``weight`` (O, C, 3, 3), the result (B, O, *size)
+    in the memory of NHWC. Exact, gradients too.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        low = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(low), weight.to(low)
+    if torch.compiler.is_compiling():
+        return _traced(x, weight, size, align_corners)
+    pixels = x.permute(0, 2, 3, 1).contiguous()
+    return _ConvOfResized.apply(pixels, weight, size, align_corners).permute(0, 3, 1, 2)
+
+
+def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
+    """Whether :func:`conv3x3_of_resized` costs less than resizing ``x`` and then convolving it.
+
+    Counted in multiply-adds of a convolution, with rates that were measured on a CPU: a plain matrix product runs at
+    0.8 of a convolution's rate, a product with a band at 0.3, laying out a weight anew costs as much as using it 30
+    times, and the calls themselves as much as ``CALLS``. For a GPU, ``CALLS`` is reasoned, and float32 stays with
+    convolutions where these use TF32 and matrix products do not.
+    """
+    in_float32 = x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled('cuda')
+    if in_float32 and torch.get_float32_matmul_precision() == 'highest':
+        return False
+    batch, channels, height, width = x.shape
+    rows, columns = size
+    plain = 9 * batch * rows * columns * channels * channels_out
+    mixing = 9 * batch * height * width * channels * channels_out / 0.8
+    down = batch * rows * columns * channels_out * _band(height, rows, x.device)
+    across = 3 * batch * height * columns * channels_out * _band(width, columns, x.device)
+    layout = 30 * 9 * channels * channels_out
+    return mixing + (down + across) / 0.3 + layout + CALLS.get(x.device.type, CALLS_ELSEWHERE) < plain
+
+
+def _band(source: int, target: int, device: torch.device) -> float:
+    """Columns of a block of a tap axis."""
+    block = min(target, BLOCK_ROWS.get(device.type, BLOCK_ROWS_ELSEWHERE))
+    return 3 * min(source, block * source / target + 3)
+
+
+def _taps(weight: Tensor) -> Iterator[Tensor]:
+    """Each row of the kernel as a linear layer (3 O, C), the O outputs of a tap together.
+
+    Laid out a few outputs at a time, so that a wide weight is read from memory once a row and not once a tap.
+    """
+    channels_out, channels = weight.shape[:2]
+    few = max(1, 2**20 // (9 * channels))
+    for row in range(3):
+        layer = weight.new_empty(3, channels_out, channels)
+        for start in range(0, channels_out, few):
+            layer[:, start : start + few] = weight[start : start + few, :, row].permute(2, 0, 1)
+        yield layer.view(-1, channels)
+
+
+def _mixed(pixels: Tensor, weight: Tensor) -> Iterator[Tensor]:
+    """What each row of the kernel makes of ``pixels`` (N, C): (N, 3 O). For few pixels the weight is not laid out."""
+    if len(pixels) < FEW_PIXELS:
+        yield from torch.einsum('nc,ocij->injo', pixels, weight).flatten(2)
+        return
+    for layer in _taps(weight):
+        yield torch.mm(pixels, layer.t())
+
+
+def _traced(x: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """The same in plain operations on NCHW, for sizes that may be symbols: for ``torch.compile`` and export."""
+    options: dict[str, Any] = {'align_corners': align_corners, 'dtype': x.dtype, 'device': x.device}
+    down = tap_matrices(x.shape[2], size[0], **options)
+    across = tap_matrices(x.shape[3], size[1], **options)
+    taps = weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1], 1, 1)
+    mixed = F.conv2d(x, taps).chunk(9, dim=1)
+    high = []
+    for row in range(3):
+        left, middle, right = (F.linear(mixed[3 * row + column], across[column]) for column in range(3))
+        high.append(F.linear((left + middle + right).transpose(2, 3), down[row]))
+    return (high[0] + high[1] + high[2]).transpose(2, 3)
+
+
+class _ConvOfResized(torch.autograd.Function):
+    """Pixels (B, h, w, C) and weight (O, C, 3, 3) to (B, H, W, O); the bands in blocks, little kept for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
+        batch, height, width, channels = pixels.shape
+        channels_out = len(weight)
+        options: dict[str, Any] = {'align_corners': align_corners, 'dtype': pixels.dtype, 'device': pixels.device}
+        ctx.down = tap_axis(height, size[0], **options)
+        ctx.across = tap_axis(width, size[1], **options)
+        ctx.save_for_backward(pixels, weight)
+        ctx.size = size
+        flat = pixels.view(-1, channels)
+        rows = pixels.new_empty(batch, height, 3, size[1], channels_out)
+        for tap, mixed in enumerate(_mixed(flat, weight)):
+            mixed = mixed.reshape(batch * height, width * 3, channels_out)
+            multiply(ctx.across.forward, mixed, out=rows[:, :, tap].flatten(0, 1))
+        result = pixels.new_empty(batch, size[0], size[1] * channels_out)
+        multiply(ctx.down.forward, rows.view(batch, height * 3, -1), out=result)
+        return result.view(batch, *size, channels_out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, weight = ctx.saved_tensors
+        batch, height, width, channels = pixels.shape
+        channels_out = len(weight)
+        flat = pixels.view(-1, channels)
+        rows = gradient.new_empty(batch, height * 3, ctx.size[1] * channels_out)
+        multiply(ctx.down.backward, gradient.reshape(batch, ctx.size[0], -1), out=rows)
+        rows = rows.view(batch, height, 3, ctx.size[1], channels_out)
+        for_pixels = torch.zeros_like(flat) if ctx.needs_input_grad[0] else None
+        for_weight = weight.new_empty(weight.shape) if ctx.needs_input_grad[1] else None
+        mixed = gradient.new_empty(batch * height, width * 3, channels_out)
+        by_pixel = mixed.view(-1, 3 * channels_out)
+        for tap, layer in enumerate(_taps(weight)):
+            multiply(ctx.across.backward, rows[:, :, tap].flatten(0, 1), out=mixed)
+            if for_pixels is not None:
+                for_pixels.addmm_(by_pixel, layer)
+            if for_weight is not None:
+                for_taps = torch.mm(by_pixel.t(), flat).view(3, channels_out, channels)
+                for_weight[:, :, tap] = for_taps.permute(1, 2, 0)
+        return None if for_pixels is None else for_pixels.view_as(pixels), for_weight, None, None
+
+
+def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
+    """``F.conv2d`` (3x3, padding 1) over the concatenation of ``maps``, each resized to ``size`` first.
+
+    Neighbours of equal size are taken together. Each such group is either resized and convolved with the maps that
+    have the wanted size, or mixed at its own resolution, whichever costs less.
+    """
+    groups = _grouped(maps)
+    weights = torch.split(weight, [sum(m.shape[1] for m in group) for group in groups], dim=1)
+    large: list[Tensor] = []
+    large_weights: list[Tensor] = []
+    small: list[tuple[Tensor, Tensor]] = []
+    for group, part in zip(groups, weights, strict=True):
+        x = group[0] if len(group) == 1 else torch.cat(group, dim=1)
+        if same_size(x, size):
+            large.append(x)
+            large_weights.append(part)
+        elif exporting() or split_pays(x, len(weight), size):
+            small.append((x, part))
+        else:
+            large.append(F.interpolate(x, size, mode='bilinear', align_corners=align_corners))
+            large_weights.append(part)
+    del maps, groups
+    total = None
+    while small:
+        x, part = small.pop()
+        mixed = conv3x3_of_resized(x, part, size, align_corners=align_corners)
+        total = mixed if total is None else plus(total, mixed)
+    if large:
+        direct = F.conv2d(_joined(large), weight if len(large) == len(weights) else _joined(large_weights), padding=1)
+        total = direct if total is None else plus(direct, total)
+    assert total is not None
+    return total
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def _grouped(maps: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Runs of neighbours of equal size."""
+    groups: list[list[Tensor]] = []
+    for x in maps:
+        if groups and same_size(groups[-1][0], x.shape[2:]):
+            groups[-1].append(x)
+        else:
+            groups.append([x])
+    return groups
+
+
+def same_size(x: Tensor, size: Sequence[int]) -> bool:
+    """Whether the map ``x`` has this size; in an export, whether it has it whatever the sizes will be."""
+    if exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return all(statically_known_true(a == b) for a, b in zip(x.shape[2:], size, strict=True))
+    return tuple(x.shape[2:]) == tuple(size)
+
+
+def plus(first: Tensor, second: Tensor) -> Tensor:
+    """Their sum: a new tensor where gradients are recorded, else ``first``."""
+    return first + second if torch.is_grad_enabled() else first.add_(second)

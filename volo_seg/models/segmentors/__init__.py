@@ -1,0 +1,1 @@
+"""Segmentors, sliding windows and lazy logits."""

@@ -1,0 +1,93 @@
+"""Outlook attention as one Triton kernel a direction, registered as custom operators.
+
+``torch.compile`` keeps the operators in its graph. Only ``kernels`` imports triton, when one first runs.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from volo_seg.ops.torch_impl import plain_gradients
+from volo_seg.ops.window import Window
+
+__all__ = ['FUSED_DTYPES', 'FUSED_KERNELS', 'HAS_TRITON', 'outlook_attention_fused']
+
+FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+FUSED_KERNELS = (3, 5)
+HAS_TRITON = importlib.util.find_spec('triton') is not None
+
+
+def outlook_attention_fused(v: Tensor, logits: Tensor, window: Window) -> Tensor:
+    """Outlook attention of (B, H, W, C) ``v``, differentiable (a second time through the plain form)."""
+    return _forward(v, logits, *window)[0]
+
+
+@torch.library.custom_op('volo_seg::outlook_attention', mutates_args=())
+def _forward(
+    v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, stride: int, padding: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The result, and each weight row's log-sum-exp, (B, h, w, heads * K*K) in float32, for the backward."""
+    from volo_seg.ops.triton import kernels
+
+    window = Window(num_heads, kernel_size, stride, padding, scale)
+    return kernels.forward(v.contiguous(), logits.contiguous(), window)
+
+
+@torch.library.custom_op('volo_seg::outlook_attention_backward', mutates_args=())
+def _backward(
+    grad: Tensor,
+    v: Tensor,
+    logits: Tensor,
+    sums: Tensor,
+    num_heads: int,
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    from volo_seg.ops.triton import kernels
+
+    window = Window(num_heads, kernel_size, stride, padding, scale)
+    return kernels.backward(grad.contiguous(), v.contiguous(), logits.contiguous(), sums, window)
+
+
+@_forward.register_fake
+def _(
+    v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, stride: int, padding: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    rows = (*logits.shape[:3], num_heads * kernel_size * kernel_size)
+    return v.new_empty(v.shape), logits.new_empty(rows, dtype=torch.float32)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    v: Tensor,
+    logits: Tensor,
+    sums: Tensor,
+    num_heads: int,
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    return v.new_empty(v.shape), logits.new_empty(logits.shape)
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    v, logits, *numbers = inputs
+    ctx.save_for_backward(v, logits, output[1])
+    ctx.numbers = numbers  # type: ignore[attr-defined]
+
+
+def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple:
+    v, logits, sums = ctx.saved_tensors  # type: ignore[attr-defined]
+    numbers: list = ctx.numbers  # type: ignore[attr-defined]
+    unused = (None,) * len(numbers)
+    if torch.is_grad_enabled():
+        return *plain_gradients(v, logits, grad, Window(*numbers)), *unused
+    return *_backward(grad, v, logits, sums, *numbers), *unused
+
+
+_forward.register_autograd(_gradients, setup_context=_setup_context)
