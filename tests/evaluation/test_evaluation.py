@@ -25,12 +25,12 @@ from volo_seg.evaluation.calibration import calibration_counts, expected_calibra
 from volo_seg.evaluation.confusion_figure import confusion_picture, row_percent
 from volo_seg.evaluation.confusion_matrix import confusion, count_pairs
 from volo_seg.evaluation.folders import Pair, score_folders, shift_table
-from volo_seg.evaluation.label_files import read_labels, write_labels
 from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources, shared_folders
 from volo_seg.evaluation.report import class_csv, report_content
 from volo_seg.evaluation.scores import compute_scores, unique_names
 from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
 from volo_seg.evaluation.tally import Tally
+from volo_seg.label_png import read_labels, write_labels
 
 ROOT = Path(__file__).parents[2]
 few = settings(max_examples=30, deadline=None)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from volo_seg import imageio as images
 from volo_seg.errors import UserError
-from volo_seg.inference import images
-from volo_seg.inference.images import MAX_PIXELS, check_size, decode_image, read_image
+from volo_seg.imageio import MAX_PIXELS, check_size, decode_image, read_image
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL.TiffImagePlugin')
 SETTINGS = settings(max_examples=60, deadline=None, database=None)
@@ -394,7 +394,7 @@ def test_refused_pil_images(tmp_path):
 def test_reading_needs_no_torch():
     code = (
         'import sys\nfrom volo_seg.inference import read_image, write_image, Result, Failure, BasePredictor\n'
-        'from volo_seg.inference import files, headers, images, resizing, result\n'
+        'from volo_seg import imageio, label_png\nfrom volo_seg.inference import files, resizing, result\n'
         'found = [m for m in sys.modules if m.split(".")[0] in ("torch", "mmengine", "mmcv", "mmseg")]\n'
         'assert not found, found\n'
     )

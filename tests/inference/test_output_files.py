@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
-from volo_seg.inference.files import inside, write_image
+from volo_seg.imageio import write_image
+from volo_seg.inference.files import inside
 from volo_seg.io import alone, write_whole
 
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from volo_seg.app.models import Model
 from volo_seg.errors import UserError
-from volo_seg.inference.headers import read_header
-from volo_seg.inference.images import decode_image
+from volo_seg.imageio import decode_image, open_image
 from volo_seg.inference.result import Result
+from volo_seg.label_png import encode_labels
 
 VIEW = 2048
 """Longest side of the picture on the page, in pixels; the label file has the image's own size."""
@@ -60,7 +60,7 @@ def describe_result(result: Result, *, name: str, seconds: float) -> dict[str, A
         'labels': _text(zlib.compress(labels[grid].tobytes(), 3)),
         'confidence': None if sure is None else _text(zlib.compress(_as_bytes(sure[grid]), 3)),
         'mean_confidence': None if sure is None else float(sure.mean()),
-        'file': _text(_encode('.png', labels)),
+        'file': _text(encode_labels(labels)),
     }
 
 
@@ -114,10 +114,10 @@ def decode_limited(data: bytes, *, name: str, max_pixels: int) -> np.ndarray:
         UserError: It has more than ``max_pixels``, or is no image that can be read.
     """
     if data:
-        header = read_header(io.BytesIO(data), name=name)
-        if header.width * header.height > max_pixels:
+        width, height = open_image(io.BytesIO(data), name=f'image {name!r}', max_pixels=2**62).size
+        if width * height > max_pixels:
             raise UserError(
-                f'{name} has {header.width} x {header.height} pixels, and this page takes up to '
+                f'{name} has {width} x {height} pixels, and this page takes up to '
                 f'{max_pixels / 1e6:.1f} megapixels; make it smaller'
             )
     return decode_image(data, name=name, max_pixels=max_pixels)

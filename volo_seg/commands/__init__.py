@@ -50,8 +50,9 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     quiet_imports()
     # idle threads sleep instead of spinning: on a machine with other work, spinning costs several times the work
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    # a damaged file is named by us, in one sentence
+    # the command names a damaged file in one sentence of its own
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
+    warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
     try:
         return importlib.import_module(f'{__name__}.{name}').main(argv)
     except UserError as error:

@@ -82,7 +82,7 @@ def find_examples(folder: Path) -> list[Path]:
     Raises:
         UserError: There are none.
     """
-    from volo_seg.inference.images import SUFFIXES
+    from volo_seg.imageio import SUFFIXES
 
     found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:

@@ -99,8 +99,8 @@ def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[
     Raises:
         UserError: There is none.
     """
+    from volo_seg.imageio import SUFFIXES
     from volo_seg.inference.benchmark import generated_image
-    from volo_seg.inference.images import SUFFIXES
 
     if not args.images:
         size = args.size or config.get('crop_size') or (512, 512)

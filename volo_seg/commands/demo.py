@@ -80,8 +80,9 @@ def newest(folder: Path, name: str) -> Path:
 def draw_scenes(data_root: Path, results: Path, target: Path, *, count: int = 4) -> Path:
     """Write ``count`` held-out scenes as rows of image, prediction, truth; return ``target``."""
     from volo_seg.datasets.cityscapes_labels import train_names, train_palette
-    from volo_seg.inference.images import read_image
+    from volo_seg.imageio import read_image
     from volo_seg.io import write_whole
+    from volo_seg.label_png import read_labels
     from volo_seg.visualization import draw_sheet, make_row
 
     rows = []
@@ -89,7 +90,7 @@ def draw_scenes(data_root: Path, results: Path, target: Path, *, count: int = 4)
         name = path.relative_to(results / 'labels').parent / path.stem.removesuffix('_leftImg8bit')
         image = read_image(data_root / 'leftImg8bit' / 'val' / f'{name}_leftImg8bit.png')
         labels = (path, data_root / 'gtFine' / 'val' / f'{name}_gtFine_labelTrainIds.png')
-        prediction, truth = (read_image(file)[..., 0] for file in labels)
+        prediction, truth = (read_labels(file) for file in labels)
         rows.append(make_row(name.name, image=image.transpose(2, 0, 1), labels=(prediction, truth), size=(512, 512)))
     palette = train_palette().tolist()
     write_whole(target, draw_sheet(rows, title='', classes=train_names(), palette=palette, format='PNG'))

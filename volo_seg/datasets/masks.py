@@ -1,9 +1,8 @@
-"""Label images as files: one label a pixel, or one colour a class."""
+"""Label files as training reads them: 8-bit class numbers, or one colour per class."""
 
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,20 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from volo_seg.imageio import ImageError
+from volo_seg.label_png import labels_of, load_label_image
+
 Labels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
-_LABEL_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L')  # of Pillow: one channel of whole numbers
 _COLOUR_MODES = ('1', 'L', 'P', 'RGB', 'RGBA')
-_NAMES = {'RGBA': 'colour image with transparency', 'LA': 'grey image with transparency', 'F': 'floating-point image'}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-class MaskProblem(Exception):
-    """Why a label image cannot be used: ``kind`` in a word, and the whole sentence."""
-
-    def __init__(self, kind: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -37,20 +28,20 @@ class ColourTable:
 
 
 def decode_mask(content: bytes, *, where: str, table: ColourTable | None = None) -> Labels:
-    """Labels (H, W) of an image file's bytes; with a ``table``, every mask is read by its colours.
+    """Labels (H, W) of an image file's content; with a ``table``, every mask is read by its colours.
 
     Raises:
-        MaskProblem: The file is damaged, of a kind that holds no labels, or holds a label or colour out of range.
+        ImageError: The file is damaged, of a kind that holds no labels, or holds a label or colour out of range.
     """
+    name = f'label image {where!r}'
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return _by_colour(image, table, where) if table else _by_value(image, where)
-    except UNREADABLE as error:
-        reason = 'the file is empty' if not content else short(error)
-        raise MaskProblem(
-            'unreadable', f'cannot read {where!r}: {reason}; training would stop there; write the label image again'
+        image = load_label_image(content, name=name)
+    except ImageError as error:
+        raise ImageError(
+            f'cannot read {where!r}: {error.reason}; training would stop there; write the label image again',
+            reason=error.reason,
         ) from error
+    return _by_colour(image, table, name) if table else _by_value(image, name)
 
 
 def label_lookup(*, reduce_zero_label: bool, label_map: Mapping[int, int] | None) -> Labels:
@@ -64,41 +55,33 @@ def label_lookup(*, reduce_zero_label: bool, label_map: Mapping[int, int] | None
     return lookup
 
 
-def short(error: Exception) -> str:
-    """The reason of a failure to decode, without the memory addresses that Pillow puts into it."""
-    text = str(error)
-    return 'it is damaged or not an image' if 'cannot identify' in text or not text else text
-
-
-def _by_value(image: Image.Image, where: str) -> Labels:
-    if image.mode not in _LABEL_MODES:
-        kind = _NAMES.get(image.mode, 'colour image')
-        fix = 'write class numbers as an 8-bit grey or palette PNG'
-        if image.mode in ('RGB', 'RGBA'):
-            fix += (
-                ', or give FolderDataset the colour of each class (colours=[…], or `name R G B` lines in classes.txt)'
-            )
-        raise MaskProblem(
-            'mode', f'label image {where!r} is a {kind} (mode {image.mode}): it holds no class numbers; {fix}'
-        )
-    values = np.array(image)
+def _by_value(image: Image.Image, name: str) -> Labels:
+    try:
+        values = labels_of(image, name=name)
+    except ImageError as error:
+        if image.mode not in ('RGB', 'RGBA'):
+            raise
+        raise ImageError(
+            f'{error}, or give FolderDataset the colour of each class (colours=[…], or `name R G B` lines in '
+            'classes.txt)',
+            kind='mode',
+        ) from error
     smallest, largest = int(values.min(initial=0)), int(values.max(initial=0))
     if largest > 255 or smallest < 0:
         value = largest if largest > 255 else smallest
-        raise MaskProblem(
-            '16-bit',
-            f'label image {where!r} (mode {image.mode}) holds label {value}, and labels are read as 8 bit, where it '
-            f'would become {value % 256}; number the classes 0..254 and write the label image again',
+        raise ImageError(
+            f'{name} (mode {image.mode}) holds label {value}, and labels are read as 8 bit, where it would become '
+            f'{value % 256}; number the classes 0..254 and write the label image again',
+            kind='16-bit',
         )
-    return values.astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
 
 
-def _by_colour(image: Image.Image, table: ColourTable, where: str) -> Labels:
+def _by_colour(image: Image.Image, table: ColourTable, name: str) -> Labels:
     if image.mode not in _COLOUR_MODES:
-        raise MaskProblem(
-            'mode',
-            f'label image {where!r} has mode {image.mode}, and masks with a colour table are RGB images; '
-            'write it as an RGB PNG',
+        raise ImageError(
+            f'{name} has mode {image.mode}, and masks with a colour table are RGB images; write it as an RGB PNG',
+            kind='mode',
         )
     red, green, blue = np.moveaxis(np.asarray(image.convert('RGB')).astype(np.int32), -1, 0)
     packed = red << 16 | green << 8 | blue
@@ -107,10 +90,10 @@ def _by_colour(image: Image.Image, table: ColourTable, where: str) -> Labels:
     if unknown.any():
         value = int(packed[unknown][0])
         grey = '' if image.mode.startswith('RGB') else ', or take the colours away if masks hold class numbers'
-        raise MaskProblem(
-            'colour',
-            f'label image {where!r} holds colour {unpack(value)} in {int((packed == value).sum())} pixels, which no '
-            f'class has; add it to the colours of the classes or to ignore_colours{grey}',
+        raise ImageError(
+            f'{name} holds colour {unpack(value)} in {int((packed == value).sum())} pixels, which no class has; '
+            f'add it to the colours of the classes or to ignore_colours{grey}',
+            kind='colour',
         )
     return labels.astype(np.uint8)
 

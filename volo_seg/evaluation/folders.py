@@ -14,8 +14,8 @@ import torch
 from volo_seg.errors import UserError
 from volo_seg.evaluation.boundary import boundary_counts
 from volo_seg.evaluation.confusion_matrix import confusion, listed
-from volo_seg.evaluation.label_files import Labels, read_labels
 from volo_seg.evaluation.tally import Tally
+from volo_seg.label_png import Labels, read_labels
 
 CITYSCAPES_FRAME = re.compile(r'^(.+?_\d{6}_\d{6})')
 Table = Mapping[int, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 
 from volo_seg.errors import UserError
-from volo_seg.evaluation.label_files import Labels, write_labels
+from volo_seg.label_png import Labels, write_labels
 
 
 class PredictionWriter:

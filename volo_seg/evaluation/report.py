@@ -12,13 +12,13 @@ from typing import Any
 from volo_seg import __version__
 from volo_seg.errors import UserError
 from volo_seg.evaluation.confusion_figure import confusion_picture
-from volo_seg.evaluation.label_files import MARK
 from volo_seg.evaluation.per_image import CSV_NAME as IMAGES_NAME
 from volo_seg.evaluation.per_image import FOLDER as WORST
 from volo_seg.evaluation.per_image import ImageScores
 from volo_seg.evaluation.scores import DEFINITIONS, ClassScores, Scores, Share
 from volo_seg.evaluation.tally import Tally
 from volo_seg.io import write_whole
+from volo_seg.label_png import MARK
 
 JSON_NAME, CSV_NAME, PICTURE_NAME = 'metrics.json', 'metrics.csv', 'confusion_matrix.png'
 

@@ -14,7 +14,7 @@ from volo_seg.errors import UserError
 from volo_seg.export.graph import quiet, require_onnx
 from volo_seg.export.onnx_file import foreign_operators
 from volo_seg.export.parity import open_model
-from volo_seg.inference.images import SUFFIXES, read_image
+from volo_seg.imageio import SUFFIXES, read_image
 from volo_seg.inference.onnx_card import OnnxCard
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts
 from volo_seg.io import write_whole

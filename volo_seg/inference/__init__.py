@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from volo_seg.imageio import read_image, write_image
     from volo_seg.inference.base import BasePredictor
-    from volo_seg.inference.images import read_image, write_image
     from volo_seg.inference.load import open_predictor
     from volo_seg.inference.onnx_predictor import OnnxPredictor
     from volo_seg.inference.predictor import Predictor
@@ -27,21 +27,21 @@ __all__ = [
     'write_image',
 ]
 _PLACES = {
-    'BasePredictor': 'base',
-    'Failure': 'result',
-    'OnnxPredictor': 'onnx_predictor',
-    'Predictor': 'predictor',
-    'Result': 'result',
-    'open_predictor': 'load',
-    'read_image': 'images',
-    'write_image': 'images',
+    'BasePredictor': '.base',
+    'Failure': '.result',
+    'OnnxPredictor': '.onnx_predictor',
+    'Predictor': '.predictor',
+    'Result': '.result',
+    'open_predictor': '.load',
+    'read_image': 'volo_seg.imageio',
+    'write_image': 'volo_seg.imageio',
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(importlib.import_module(f'{__name__}.{_PLACES[name]}'), name)
+    return getattr(importlib.import_module(_PLACES[name], __name__), name)
 
 
 def __dir__() -> list[str]:

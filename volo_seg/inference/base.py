@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from volo_seg.errors import UserError
-from volo_seg.inference.images import Source, read_image
+from volo_seg.imageio import Source, read_image
 from volo_seg.inference.result import Failure, Result
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.imageio import read_image, write_image
 from volo_seg.inference.base import BasePredictor
-from volo_seg.inference.files import write_image
-from volo_seg.inference.images import read_image
 from volo_seg.inference.onnx_predictor import OnnxPredictor
 
 STAGES = ('load', 'preprocess', 'backbone', 'neck', 'head', 'network', 'resize')

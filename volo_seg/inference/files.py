@@ -1,14 +1,10 @@
-"""Writing files: whole or not at all, and nowhere but where we were asked to."""
+"""Paths of output files that stay inside their folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from volo_seg.errors import UserError
-from volo_seg.io import write_whole
 
 
 def inside(folder: str | Path, name: str | Path) -> Path:
@@ -28,19 +24,3 @@ def inside(folder: str | Path, name: str | Path) -> Path:
     if path == root or not path.is_relative_to(root):
         raise UserError(f'name {text!r} leads out of {str(folder)!r} (to {str(path)!r}), and nothing is written there')
     return path
-
-
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write ``image`` (BGR or one channel) in the format of the suffix of ``path``, whole or not at all.
-
-    Raises:
-        UserError: The format is unknown or cannot hold the image, or ``path`` cannot be written.
-    """
-    path = Path(path)
-    try:
-        done, data = cv2.imencode(path.suffix, image)
-    except cv2.error as error:
-        raise UserError(f'image {str(path)!r} cannot be encoded ({error.err}); end its name in .png') from error
-    if not done:
-        raise UserError(f'image {str(path)!r} of {image.shape} does not fit into this format; end its name in .png')
-    write_whole(path, data.tobytes())

@@ -19,6 +19,7 @@ from volo_seg.inference.files import inside
 from volo_seg.inference.output_formats import DEFAULT, KINDS, check_kinds
 from volo_seg.inference.polygons import geojson, labelme
 from volo_seg.io import write_whole
+from volo_seg.label_png import encode_labels
 
 if TYPE_CHECKING:
     from volo_seg.inference.result import Result
@@ -120,8 +121,8 @@ def _encode(image: np.ndarray, place: Place) -> bytes:
     return data.tobytes()
 
 
-def _labels(result: Result, place: Place) -> bytes:
-    return _encode(result.labels.astype(np.uint8 if len(result.classes) <= 256 else np.uint16), place)
+def _labels(result: Result, _: Place) -> bytes:
+    return encode_labels(result.labels.astype(np.uint8 if len(result.classes) <= 256 else np.uint16))
 
 
 def _colour(result: Result, place: Place) -> bytes:

@@ -1,18 +1,17 @@
-"""What one pair of files holds: runs in worker processes, so it needs NumPy, Pillow and OpenCV alone."""
+"""Inspect one pair of files. Runs in worker processes, so it imports only NumPy, Pillow and OpenCV."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from volo_seg.datasets.masks import UNREADABLE, ColourTable, MaskProblem, decode_mask, short
+from volo_seg.datasets.masks import ColourTable, decode_mask
+from volo_seg.imageio import ImageError, check_data, load_image, open_image, pillow_errors
 
 Size = tuple[int, int]  # width, height in pixels
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -74,31 +73,32 @@ def _inspect_image(seen: Observation, look: Look) -> tuple[Size | None, int]:
         if look.digest:
             seen.digest = hashlib.blake2b(content, digest_size=16).digest()
         return _open_image(content, decode=look.decode)
-    except UNREADABLE as error:
-        # OpenCV, which training uses, knows formats and sizes that Pillow does not
-        unknown = isinstance(error, (UnidentifiedImageError, Image.DecompressionBombError))
-        size = _opencv_size(seen.image) if unknown else None
-        if size is None:
-            _add(seen, 'unreadable', seen.image, _unreadable(seen.image, error))
-        return size, 1
+    except OSError as error:
+        _add(seen, 'unreadable', seen.image, _unreadable(seen.image, _reason(error)))
+    except ImageError as error:
+        unknown = error.kind == 'format'
+        # OpenCV, which training uses, reads more formats and larger images
+        size = _opencv_size(seen.image) if unknown or error.kind == 'size' else None
+        if size is not None:
+            return size, 1
+        reason = 'it is damaged or not an image' if unknown else error.reason
+        _add(seen, 'unreadable', seen.image, _unreadable(seen.image, reason))
+    return None, 1
 
 
 def _open_image(content: bytes, *, decode: bool) -> tuple[Size, int]:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # large images, odd metadata
-        with Image.open(io.BytesIO(content)) as image:
-            size, orientation = image.size, 1
-            if image.format == 'JPEG':
-                orientation = image.getexif().get(_ORIENTATION, 1)
-                image.draft(
-                    None, (max(1, size[0] // 8), max(1, size[1] // 8))
-                )  # reads every byte, and skips most arithmetic
-            if decode and image.format == 'PNG':
-                image.verify()  # a PNG has checksums: no need to inflate it
-            elif decode:
-                image.load()
-    turned = orientation in (5, 6, 7, 8)
-    return (size[::-1] if turned else size), orientation
+    image = open_image(io.BytesIO(content), name='image')
+    size, orientation = image.size, 1
+    if image.format == 'JPEG':
+        with pillow_errors('image has damaged EXIF data'):
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            # one eighth of the size: reads every byte, and skips most arithmetic
+            image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
+    if decode and image.format == 'PNG':
+        check_data(image, content, name='image')  # a PNG has checksums: no need to inflate it
+    elif decode:
+        load_image(image, content, name='image')
+    return (size[::-1] if orientation in (5, 6, 7, 8) else size), orientation
 
 
 def _opencv_size(path: str) -> Size | None:
@@ -115,9 +115,9 @@ def _inspect_mask(seen: Observation, table: ColourTable | None) -> Size | None:
         content = Path(path).read_bytes()
         labels = decode_mask(content, where=path, table=table)
     except OSError as error:
-        _add(seen, 'unreadable', path, _unreadable(path, error))
+        _add(seen, 'unreadable', path, _unreadable(path, _reason(error)))
         return None
-    except MaskProblem as problem:
+    except ImageError as problem:
         _add(seen, problem.kind, path, str(problem))
         return None
     counts = np.bincount(labels.reshape(-1), minlength=256)
@@ -132,13 +132,11 @@ def _inspect_mask(seen: Observation, table: ColourTable | None) -> Size | None:
     return labels.shape[1], labels.shape[0]
 
 
-def _unreadable(path: str, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        reason = 'the file does not exist'
-    elif Path(path).is_file() and not Path(path).stat().st_size:
-        reason = 'the file is empty'
-    else:
-        reason = getattr(error, 'strerror', None) or short(error)
+def _reason(error: OSError) -> str:
+    return 'the file does not exist' if isinstance(error, FileNotFoundError) else str(error.strerror or error)
+
+
+def _unreadable(path: str, reason: str) -> str:
     return (
         f'cannot read {path!r}: {reason}; training would stop there, or learn from what is left of it; '
         'copy the file again, or remove the pair'

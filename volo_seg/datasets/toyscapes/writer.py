@@ -17,6 +17,7 @@ import numpy as np
 from volo_seg.datasets.toyscapes.camera import Array
 from volo_seg.datasets.toyscapes.scene import Scene, check_request, generate_scene
 from volo_seg.errors import UserError
+from volo_seg.label_png import encode_labels
 
 VERSION = 1  # raised whenever the same seed gives other scenes
 MARKER = 'toyscapes.json'
@@ -125,9 +126,9 @@ def _make(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) 
     files = scene_files(folder, split, index)
     scene = generate_scene(seed, index, split=split, size=size)
     _save(files['image'], _png(scene.image))
-    _save(files['labelIds'], _png(scene.label_ids))
+    _save(files['labelIds'], encode_labels(scene.label_ids))
     _save(files['color'], _png(cv2.cvtColor(scene.color, cv2.COLOR_RGB2BGRA)))
-    _save(files['instanceIds'], _png(scene.instance_ids))
+    _save(files['instanceIds'], encode_labels(scene.instance_ids))
     _save(files['polygons'], polygons_json(scene).encode())
 
 

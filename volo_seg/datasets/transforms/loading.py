@@ -9,7 +9,7 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from volo_seg.datasets.masks import ColourTable, MaskProblem, decode_mask, label_lookup
+from volo_seg.datasets.masks import ColourTable, decode_mask, label_lookup
 from volo_seg.errors import UserError
 
 
@@ -45,10 +45,7 @@ class LoadLabels(LoadAnnotations):
                 'set it in the data set alone'
             )
         content = fileio.get(path, backend_args=self.backend_args)
-        try:
-            labels = decode_mask(content, where=str(path), table=self.table)
-        except MaskProblem as problem:
-            raise UserError(str(problem)) from problem
+        labels = decode_mask(content, where=str(path), table=self.table)
         if reduce or results.get('label_map'):
             labels = label_lookup(reduce_zero_label=reduce, label_map=results.get('label_map'))[labels]
         results['gt_seg_map'] = labels

@@ -13,7 +13,7 @@ import numpy as np
 
 from volo_seg.errors import UserError
 from volo_seg.evaluation.folders import CITYSCAPES_FRAME, label_files, map_labels
-from volo_seg.evaluation.label_files import encode_labels, read_labels
+from volo_seg.label_png import encode_labels, read_labels
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

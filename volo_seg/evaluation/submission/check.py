@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from volo_seg.evaluation.folders import ranges
-from volo_seg.evaluation.label_files import Labels
 from volo_seg.evaluation.submission.archive import ServerRule, frame_of
+from volo_seg.imageio import ImageError, open_image
+from volo_seg.label_png import Labels, labels_of, load_label_image
 
 _MOST_PNG_BYTES = 200 * 1000**2
 _JUNK = ('__MACOSX', '.DS_Store', 'Thumbs.db')
@@ -108,22 +107,28 @@ def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Labels |
     if info.file_size > _MOST_PNG_BYTES:
         return None, f'{info.file_size / 1e6:.0f} MB is no label map; write an 8-bit PNG'
     try:
-        with Image.open(io.BytesIO(file.read(info))) as image:
-            if image.format != 'PNG' or image.mode not in ('L', 'P'):
-                text = f'a {image.format} of mode {image.mode}; write an 8-bit PNG with one channel (mode L)'
-                return None, text
-            return np.array(image), ''
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        return None, f'cannot be unpacked ({error}); write the archive again'
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        return None, f'cannot be read as an image ({error}); write it again'
+        content = file.read(info)
+    except Exception as error:  # zipfile and its decompressors raise many kinds of exceptions on a damaged archive
+        return None, f'cannot be unpacked ({error or type(error).__name__}); write the archive again'
+    try:
+        image = load_label_image(content, name=info.filename)
+    except ImageError as error:
+        return None, f'cannot be read as an image ({error.reason}); write it again'
+    if image.format != 'PNG' or image.mode not in ('L', 'P'):
+        return None, f'a {image.format} of mode {image.mode}; write an 8-bit PNG with one channel (mode L)'
+    return labels_of(image, name=info.filename), ''
 
 
 def _check_size(name: str, labels: Labels, rule: ServerRule, image: Path | None) -> Iterator[Finding]:
     wanted = rule.size
     if image is not None:
-        with Image.open(image) as opened:
-            wanted = (opened.height, opened.width)
+        try:
+            with image.open('rb') as file:
+                width, height = open_image(file, name=f'image {str(image)!r}').size
+        except (OSError, ImageError) as error:
+            yield Finding('error', str(image), f'the test image cannot be read ({error}); copy it again')
+            return
+        wanted = (height, width)
     if wanted is not None and labels.shape != wanted:
         text = f'{labels.shape[1]}x{labels.shape[0]} pixels, but the image has {wanted[1]}x{wanted[0]}'
         yield Finding('error', name, f'{text}; predict at full size')

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from volo_seg.errors import UserError
-from volo_seg.inference.images import SUFFIXES
+from volo_seg.imageio import SUFFIXES
 from volo_seg.inference.output_formats import KINDS
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.imageio import check_size
 from volo_seg.inference.files import inside
-from volo_seg.inference.images import check_size
 from volo_seg.inference.writers import OutputError
 
 # what ffmpeg prints about a damaged file is said by us, in one sentence

@@ -1,0 +1,120 @@
+"""Read and write label maps: image files that hold one class number per pixel."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, PngImagePlugin
+
+from volo_seg.errors import UserError
+from volo_seg.imageio import ImageError, has_several_images, load_image, open_image
+from volo_seg.io import write_whole
+
+MARK = 'volo-seg'
+"""Value of the text field ``Software`` in the PNG files that the toolkit writes."""
+Labels = npt.NDArray[Any]
+_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N')  # of Pillow: one channel of whole numbers
+_MODE_NAMES = {
+    'RGBA': 'colour image with transparency',
+    'LA': 'grey image with transparency',
+    'F': 'floating-point image',
+}
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a label map (H, W), uint8 or int32; a palette image gives its indices.
+
+    Raises:
+        UserError: The file cannot be read, or holds colours and not labels.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f'{path} does not exist; check the path') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}); check the path') from error
+    return labels_of(load_label_image(content, name=str(path)), name=str(path))
+
+
+def load_label_image(content: bytes, *, name: str) -> ImageFile.ImageFile:
+    """Decode the content of a label file, of any format that :mod:`volo_seg.imageio` reads.
+
+    Raises:
+        ImageError: The file is damaged, not an image, or holds several.
+    """
+    try:
+        image = open_image(io.BytesIO(content), name=name)
+        several = has_several_images(image, name=name)
+        load_image(image, content, name=name)
+    except ImageError as error:
+        reason = 'it is damaged or not an image' if error.kind == 'format' else error.reason
+        raise ImageError(
+            f'{name} cannot be read as an image ({reason}); write it again', kind=error.kind, reason=reason
+        ) from error
+    if several:
+        reason = 'it holds several images'
+        raise ImageError(f'{name} cannot be read as a label map ({reason}); save them one by one', reason=reason)
+    return image
+
+
+def labels_of(image: Image.Image, *, name: str) -> Labels:
+    """The labels (H, W) of a decoded label file, uint8 or int32.
+
+    Raises:
+        ImageError: It holds colours or fractions.
+    """
+    if image.mode not in _MODES:
+        kind = _MODE_NAMES.get(image.mode, 'colour image')
+        raise ImageError(
+            f'{name} is a {kind} (mode {image.mode}): it holds no class numbers; '
+            'write class numbers as an 8-bit grey or palette PNG',
+            kind='mode',
+        )
+    labels = np.array(image)
+    return labels.astype(np.uint8 if labels.dtype in (np.uint8, bool) else np.int32, copy=False)
+
+
+def encode_labels(labels: Labels) -> bytes:
+    """PNG content of a label map (H, W) of integers, with :data:`MARK`.
+
+    uint8 gives 8 bits per pixel and uint16 gives 16; other types the smallest depth that holds the largest label.
+
+    Raises:
+        ValueError: Labels outside 0..65535, or not two axes.
+    """
+    smallest, largest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if labels.ndim != 2 or largest > 65535 or smallest < 0:
+        raise ValueError(f'a PNG cannot hold labels {smallest}..{largest} of shape {labels.shape}')
+    if labels.dtype not in (np.uint8, np.uint16):
+        labels = labels.astype(np.uint8 if largest <= 255 else np.uint16)
+    info = PngImagePlugin.PngInfo()
+    info.add_text('Software', MARK)
+    stream = io.BytesIO()
+    # run-length coding: label maps become smaller than with the default, in half the time
+    Image.fromarray(labels).save(stream, format='PNG', pnginfo=info, compress_type=zlib.Z_RLE)
+    return stream.getvalue()
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write a label map as PNG, atomically; folders are made. Only a file that the toolkit wrote is replaced.
+
+    Raises:
+        UserError: ``path`` is another file, or it cannot be written.
+    """
+    if path.exists() and not _is_ours(path):
+        raise UserError(f'{path} exists and was not written by {MARK}; name another output folder')
+    write_whole(path, encode_labels(labels))
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open('rb') as file:
+            image = open_image(file, name=str(path))
+            return isinstance(image, PngImagePlugin.PngImageFile) and image.info.get('Software') == MARK
+    except (OSError, UserError):
+        return False
