@@ -57,7 +57,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
     packages=find_packages(include=['volo_seg', 'volo_seg.*']),
-    package_data={'volo_seg.app': ['viewer.*']},
+    package_data={'volo_seg.app': ['viewer.*'], 'volo_seg.export': ['*.j2']},
     install_requires=[
         'torch>=2.6',
         'onedl-mmengine>=0.10.12,<0.11',

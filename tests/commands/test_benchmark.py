@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from volo_seg.commands import run
-from volo_seg.export.onnx_file import export_onnx
+from volo_seg.export.onnx_export import export_onnx
 from volo_seg.inference import OnnxPredictor, Predictor
 from volo_seg.inference.benchmark import Memory, Sample, Timed, generated_image, measure, percentile, summarise
 

@@ -101,18 +101,18 @@ def test_command(trained, tmp_path, capsys):
     assert 'loaded again, equal labels' in capsys.readouterr().out
     assert 'Not evaluated.' in (tmp_path / 'a' / 'model' / 'README.md').read_text()
     assert run('publish', [CONFIG, str(trained.checkpoint), str(tmp_path / 'a' / 'model')]) == 2
-    assert 'is there already' in capsys.readouterr().err
+    assert 'exists already' in capsys.readouterr().err
 
 
 def test_existing_folder_is_left_alone(trained, tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
-    with pytest.raises(UserError, match='is there already'):
+    with pytest.raises(UserError, match='exists already'):
         publish(CONFIG, trained.checkpoint, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
 
 
 def test_failure_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr('volo_seg.export.publish.write_card', lambda *_, **__: 1 / 0)
+    monkeypatch.setattr('volo_seg.export.publish.model_card', lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         publish(CONFIG, trained.checkpoint, tmp_path / 'model')
     assert not list(tmp_path.iterdir())

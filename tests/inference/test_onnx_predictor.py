@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
 from volo_seg.export.card import make_card
-from volo_seg.export.graph import make_graph
-from volo_seg.export.onnx_file import export_onnx, finished
+from volo_seg.export.onnx_export import export_onnx, make_graph, with_metadata
 from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference import OnnxPredictor, Predictor, open_predictor
 from volo_seg.inference.logits import enlarged_rows, scores_from_logits
@@ -65,11 +64,11 @@ def images(sizes=SIZES):
 @pytest.fixture(scope='module')
 def graph():
     """The graph of all networks here whose corners are not aligned: rules are metadata alone."""
-    return make_graph(WholeImage(network_of(config_of()).model), opset=13)
+    return make_graph(WholeImage(network_of(config_of()).model))
 
 
 def write(graph, network, path):
-    onnx.save(finished(graph.model, make_card(network, normalize=False, argmax=False, source={})), path)
+    onnx.save(with_metadata(graph, make_card(network, normalize=False, argmax=False, source={})), path)
     return path
 
 
@@ -224,10 +223,10 @@ def test_files_that_are_not_ours(graph, tmp_path):
     path.write_bytes(b'')
     with pytest.raises(UserError, match='is not an ONNX file'):
         OnnxPredictor(path)
-    onnx.save(graph.model, path)
+    onnx.save(graph, path)
     with pytest.raises(UserError, match='write it with volo-seg export'):
         OnnxPredictor(path)
-    model = finished(graph.model, make_card(network_of(config_of()), normalize=False, argmax=False, source={}))
+    model = with_metadata(graph, make_card(network_of(config_of()), normalize=False, argmax=False, source={}))
     for key, damage in DAMAGES:
         damaged = onnx.ModelProto()
         damaged.CopyFrom(model)
@@ -242,10 +241,10 @@ def test_files_that_are_not_ours(graph, tmp_path):
 def test_graphs_that_do_not_fit_their_metadata(graph, tmp_path):
     path = tmp_path / 'a.onnx'
     card = make_card(network_of(config_of()), normalize=False, argmax=False, source={})
-    onnx.save(finished(graph.model, dataclasses.replace(card, classes=('a', 'b'), palette=((0, 0, 0),) * 2)), path)
+    onnx.save(with_metadata(graph, dataclasses.replace(card, classes=('a', 'b'), palette=((0, 0, 0),) * 2)), path)
     with pytest.raises(UserError, match='gives 3 channels and names 2 classes'):
         OnnxPredictor(path)
-    onnx.save(finished(graph.model, dataclasses.replace(card, input=Input(name='pixels'))), path)
+    onnx.save(with_metadata(graph, dataclasses.replace(card, input=Input(name='pixels'))), path)
     with pytest.raises(UserError, match="has no input 'pixels'"):
         OnnxPredictor(path)
 
@@ -254,7 +253,7 @@ def test_a_graph_that_does_not_run(graph, tmp_path):
     """One sentence, also where one image fails in the middle of many."""
     card = make_card(network_of(config_of()), normalize=False, argmax=False, source={})
     onnx.save(
-        finished(graph.model, dataclasses.replace(card, input=Input(channels='BGR', dtype='uint8'))), tmp_path / 'a'
+        with_metadata(graph, dataclasses.replace(card, input=Input(channels='BGR', dtype='uint8'))), tmp_path / 'a'
     )
     (failure,) = OnnxPredictor(tmp_path / 'a').stream(images()[:1], on_error='yield')
     assert 'onnxruntime cannot run the network on 1 x 3 x 40 x 56 values' in failure.reason

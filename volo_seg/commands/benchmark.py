@@ -79,8 +79,8 @@ def open_predictors(args: argparse.Namespace, config: Config) -> dict[str, BaseP
     """The PyTorch predictor, then one for each ONNX file."""
     import torch
 
-    from volo_seg.export.random_weights import load_network
     from volo_seg.inference import OnnxPredictor, Predictor
+    from volo_seg.inference.network import load_network
 
     network = load_network(config.copy(), args.checkpoint)
     predictors: dict[str, BasePredictor] = {

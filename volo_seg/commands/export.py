@@ -22,14 +22,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_config_flags(parser)
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors), or none for random ones')
     parser.add_argument('out', metavar='OUT.onnx', help='the file to write')
-    parser.add_argument('--opset', type=int, help='version of the operators (default: the lowest, 13)')
-    parser.add_argument('--normalize', action='store_true', help='normalise inside: the input is uint8 pixels in BGR')
-    parser.add_argument('--argmax', action='store_true', help='argmax inside: the output is labels')
+    parser.add_argument('--normalize', action='store_true', help='include normalization: the input is uint8 BGR')
+    parser.add_argument('--argmax', action='store_true', help='include the argmax: the output is labels')
     parser.add_argument('--int8', metavar='FOLDER', help='also write OUT-int8.onnx, calibrated on images of FOLDER')
     parser.add_argument('--calibration-images', type=int, default=32, metavar='N', help='of FOLDER (default 32)')
-    parser.add_argument('--evaluate', action='store_true', help='score what was written on the test data of the config')
+    parser.add_argument('--evaluate', action='store_true', help='evaluate the files on the test data of the config')
     parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are already there')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
     return parser
 
 
@@ -38,12 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     paths = targets(args)
     from volo_seg.config.load import load_config, set_data_root
-    from volo_seg.export.graph import require_onnx
-    from volo_seg.export.onnx_file import export_onnx
-    from volo_seg.export.opset import LOWEST
+    from volo_seg.export.onnx_export import export_onnx, require_onnx
     from volo_seg.export.parity import table
     from volo_seg.export.quantization import calibration_images
-    from volo_seg.export.random_weights import load_network
+    from volo_seg.inference.network import load_network
 
     require_onnx()
     images = calibration_images(args.int8, count=args.calibration_images) if args.int8 else []
@@ -55,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = export_onnx(
             load_network(config.copy(), args.checkpoint),
             paths['float32'],
-            opset=LOWEST if args.opset is None else args.opset,
             normalize=args.normalize,
             argmax=args.argmax,
             source={'config': Path(args.config).stem, 'checkpoint': Path(args.checkpoint).name},
@@ -63,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'onnxruntime against PyTorch:\n{table(found)}')
     print(f'{paths["float32"]}: {_mebibytes(paths["float32"])}, {time.perf_counter() - start:.0f} s')
     if args.argmax and (config.model.get('test_cfg') or {}).get('mode') == 'slide':
-        print('the config predicts in windows, which labels cannot be averaged over: the file is for whole images')
+        print('the config uses sliding windows, which need logits: a file with --argmax takes whole images')
     if images:
         write_int8(paths, images)
     if args.evaluate:
@@ -73,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Show that something goes on, and for how long already."""
+    """Show a spinner with the elapsed time."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     with Progress(SpinnerColumn(), TextColumn(what), TimeElapsedColumn(), transient=True) as progress:
@@ -82,27 +78,27 @@ def busy(what: str) -> Iterator[None]:
 
 
 def targets(args: argparse.Namespace) -> dict[str, Path]:
-    """The files to write, by their kind.
+    """The files to write: ``float32`` and, with ``--int8``, ``int8``.
 
     Raises:
-        UserError: One is there, or has another suffix; or a flag lacks another.
+        UserError: A file exists, has another suffix, or a flag has a bad value.
     """
     out = Path(args.out)
     if out.suffix != '.onnx':
-        raise UserError(f'{args.out!r} does not end in .onnx; name the file so')
+        raise UserError(f'{args.out!r} does not end in .onnx: give a name that does')
     if args.calibration_images < 1:
-        raise UserError(f'--calibration-images {args.calibration_images} is below 1')
+        raise UserError(f'--calibration-images {args.calibration_images} is below 1: give a positive number')
     paths = {'float32': out}
     if args.int8:
         paths['int8'] = out.with_name(f'{out.stem}-int8.onnx')
     there = [str(path) for path in paths.values() if path.exists()]
     if there and not args.overwrite:
-        raise UserError(f'{there[0]!r} is there already; add --overwrite or name another file')
+        raise UserError(f'{there[0]!r} exists already: add --overwrite or give another name')
     return paths
 
 
 def write_int8(paths: Mapping[str, Path], images: Sequence[Path]) -> None:
-    """Quantise, and say how many labels of the calibration images stay as they were."""
+    """Quantize, and print the share of equal labels on the calibration images."""
     from volo_seg.export.quantization import equal_labels, quantize
 
     start = time.perf_counter()
@@ -110,12 +106,12 @@ def write_int8(paths: Mapping[str, Path], images: Sequence[Path]) -> None:
     print(
         f'{paths["int8"]}: {_mebibytes(paths["int8"])}, {time.perf_counter() - start:.0f} s, '
         f'{100 * equal_labels(paths["float32"], paths["int8"], images):.2f}% of the labels of {len(images)} '
-        'calibration images as in float32'
+        'calibration images equal those in float32'
     )
 
 
 def evaluate(paths: Mapping[str, Path], config: Config) -> None:
-    """Score the files side by side on the test data of ``config``, and print a table."""
+    """Evaluate the files side by side on the test data of ``config`` and print a table."""
     from volo_seg.export.accuracy import LabelledImages, score
     from volo_seg.inference import OnnxPredictor
 

@@ -1,1 +1,1 @@
-"""From a checkpoint to files that other programs run: ONNX with its parity gate, 8-bit files, published folders."""
+"""Export: ONNX files behind a parity check, 8-bit ONNX files, published model folders."""

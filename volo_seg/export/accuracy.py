@@ -1,4 +1,4 @@
-"""What a file scores on a config's test data, by the exact confusion matrix, and how long it takes."""
+"""Scores and latency of exported files on the test data of a config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from volo_seg.inference.base import BasePredictor
 
 @dataclass(frozen=True)
 class Score:
-    """Mean IoU (MMSegmentation's definition) and pixel accuracy, shares in [0, 1]; seconds of the median image."""
+    """Mean IoU (MMSegmentation's definition) and pixel accuracy in [0, 1], median seconds an image, image count."""
 
     mean_iou: float
     pixel_accuracy: float
@@ -30,7 +30,7 @@ class Score:
 
 
 class LabelledImages:
-    """The images of a config's test split with their labels (H, W), at the images' own size."""
+    """The images of a config's test split with their labels (H, W) at the original size."""
 
     def __init__(self, config: Config) -> None:
         settings = config.test_dataloader.dataset
@@ -45,17 +45,17 @@ class LabelledImages:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
-        """(path of the image, labels)."""
+        """Return (image path, labels)."""
         info: Mapping[str, Any] = self.dataset.get_data_info(index)
         labels = self.load(dict(info))['gt_seg_map']
         return info['img_path'], torch.from_numpy(labels)
 
 
 def score(predictors: Mapping[str, BasePredictor], images: LabelledImages) -> dict[str, Score]:
-    """Score each of ``predictors`` on ``images``, one after the other on each image so that all share its weather.
+    """Score each of ``predictors`` on ``images``; they take turns on each image, so that load affects all alike.
 
     Raises:
-        UserError: An image or its labels cannot be read, or they do not fit.
+        UserError: An image or its labels cannot be read, or their sizes differ.
     """
     from rich.progress import track
 

@@ -1,4 +1,4 @@
-"""What a network needs to know of its images, from a config's test pipeline to the metadata of a file."""
+"""The metadata of an ONNX file, from the test pipeline and ``test_cfg`` of a config."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from volo_seg.models.segmentors.windows import InferenceConfig, window_profile
 
 
 def make_card(network: Network, *, normalize: bool, argmax: bool, source: Mapping[str, Any]) -> OnnxCard:
-    """The metadata of the file that ``network`` becomes; see :class:`OnnxCard`.
+    """Make the metadata for the ONNX file of ``network``; see :class:`OnnxCard`.
 
     Raises:
-        UserError: The test pipeline does more than to resize an image.
+        UserError: The test pipeline does something other than resize images.
     """
     model: Any = network.model
     one_channel = model.decode_head.out_channels == 1
@@ -49,16 +49,16 @@ def _input(preprocessor: Any, *, normalize: bool) -> Input:
 
 
 def _resize(steps: Sequence[Any]) -> Resize | None:
-    """The resizing of a pipeline that begins with an image in memory."""
-    from mmseg.datasets.transforms import PackSegInputs  # the pipeline was built from it, so mmseg is loaded
+    """The resizing in ``steps``, a test pipeline whose first step takes an image in memory."""
+    from mmseg.datasets.transforms import PackSegInputs  # loaded already: the pipeline was built from it
 
     if getattr(steps[0], 'to_float32', False):
-        raise UserError('LoadImageFromFile with to_float32=True cannot be exported: leave it out of the test pipeline')
+        raise UserError('LoadImageFromFile with to_float32=True cannot be exported: remove it from the test pipeline')
     rules = [step for step in steps[1:] if not isinstance(step, PackSegInputs)]
     for step in rules:
         if not isinstance(step, MmcvResize) or len(rules) > 1:
             raise UserError(
-                f'{type(step).__name__} of the test pipeline cannot be exported: an ONNX file knows one Resize at most'
+                f'{type(step).__name__} of the test pipeline cannot be exported: an ONNX file holds at most one Resize'
             )
         if step.interpolation != 'bilinear' or step.backend != 'cv2':
             raise UserError(

@@ -1,9 +1,8 @@
-"""The gate: a file is written only if onnxruntime gives what PyTorch gives, at sizes that were not traced too."""
+"""The parity check: an ONNX graph is written only if onnxruntime agrees with PyTorch, also at sizes not traced."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,11 @@ import numpy as np
 import torch
 
 from volo_seg.errors import UserError
-from volo_seg.export.first_difference import first_difference
-from volo_seg.export.graph import TRACED, Graph, example_input, quiet
+from volo_seg.export.whole_image import WholeImage
 
 Shape = tuple[int, int, int]
+TRACED: Shape = (2, 160, 192)
+"""(B, H, W) of the example that is traced; the exporter would take a batch of one for a fixed size."""
 SHAPES: tuple[Shape, ...] = (
     TRACED,
     (1, 160, 192),
@@ -24,16 +24,22 @@ SHAPES: tuple[Shape, ...] = (
     (1, 250, 333),
     (1, 256, 256),
 )
-"""(B, H, W): the traced size, one image, other ratios, sides that 16 does not divide, smaller and larger ones."""
+"""(B, H, W): the traced size, one image, other aspect ratios, sides not divisible by 16, smaller and larger sizes."""
 MAX_ERROR = 1e-4
-"""Of the largest logit."""
+"""Largest allowed difference of a logit, as a share of the largest absolute logit."""
 MIN_EQUAL = 0.999
-"""Share of the labels."""
+"""Smallest allowed share of equal labels."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One shape (B, H, W): largest absolute difference, largest absolute logit, share of equal labels in [0, 1]."""
+    """Agreement at one shape (B, H, W).
+
+    Attributes:
+        error: Largest absolute difference of a logit.
+        scale: Largest absolute logit of PyTorch.
+        equal: Share of equal labels, in [0, 1].
+    """
 
     shape: Shape
     error: float
@@ -42,80 +48,73 @@ class Agreement:
 
     @property
     def good(self) -> bool:
-        """Whether it is within the limits; never with values that are not finite."""
+        """Whether the limits hold; False for values that are not finite."""
         return self.error <= MAX_ERROR * self.scale and self.equal >= MIN_EQUAL
 
 
-def check_parity(graph: Graph, *, shapes: Sequence[Shape] = SHAPES) -> list[Agreement]:
-    """Run ``graph`` in onnxruntime and in PyTorch at each of ``shapes``.
+def check_parity(model: Any, network: WholeImage, *, shapes: Sequence[Shape] = SHAPES) -> list[Agreement]:
+    """Run the ONNX graph ``model`` in onnxruntime and ``network`` in PyTorch at each of ``shapes``.
 
     Raises:
-        UserError: They differ; the message holds the table and names the first operator that does.
+        UserError: onnxruntime fails, or they differ; the message names the size, the error and the share of equal
+            labels.
     """
-    with _failures('cannot open the graph'):
-        session = open_model(graph.model)
-    found = []
-    for seed, shape in enumerate(shapes):
-        image = example_input(graph.network, shape, seed=seed)
-        with _failures(f'fails at {shape_text(shape)}'):
-            found.append(compare(graph, session, image))
-    bad = [a for a in found if not a.good]
+    try:
+        session = open_session(model)
+        found = [
+            compare(network, session, example_input(network, shape, seed=seed)) for seed, shape in enumerate(shapes)
+        ]
+    except Exception as error:
+        if not type(error).__module__.startswith('onnxruntime'):  # its errors have no common base class
+            raise
+        reason = ' '.join(str(error).split())
+        raise UserError(f'onnxruntime cannot run the graph ({reason}): nothing was written') from error
+    bad = [agreement for agreement in found if not agreement.good]
     if bad:
-        smallest = min(bad, key=lambda a: np.prod(a.shape))
-        image = example_input(graph.network, smallest.shape, seed=found.index(smallest))
+        worst = max(bad, key=lambda a: a.error / a.scale if a.scale else float('inf'))
         raise UserError(
-            f'onnxruntime differs from PyTorch, so nothing was written; {first_difference(graph, image)}\n'
-            + table(found)
+            f'onnxruntime differs from PyTorch at {len(bad)} of {len(found)} sizes, most at '
+            f'{shape_text(worst.shape)} (error {worst.error:.1e}, {100 * worst.equal:.3f}% equal labels): '
+            f'nothing was written\n{table(found)}'
         )
     return found
 
 
-@contextlib.contextmanager
-def _failures(what: str) -> Iterator[None]:
-    """Turn an error of onnxruntime, which has classes of its own, into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith('onnxruntime'):
-            raise
-        reason = ' '.join(str(error).split())
-        raise UserError(f'onnxruntime {what}, so nothing was written: {reason}') from error
+def example_input(network: WholeImage, shape: Shape, *, seed: int = 0) -> torch.Tensor:
+    """Random pixels (B, 3, H, W) as ``network`` takes them: uint8 if it normalizes, else float32."""
+    batch, height, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    if network.normalize:
+        return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+    return torch.randn(batch, 3, height, width, generator=generator)
 
 
-def compare(graph: Graph, session: Any, image: torch.Tensor) -> Agreement:
-    """The agreement of one input."""
+def compare(network: WholeImage, session: Any, image: torch.Tensor) -> Agreement:
+    """Compare ``session`` with ``network`` on ``image`` (B, 3, H, W)."""
     with torch.no_grad():
-        expected = graph.network(image)
-    expected = [x.numpy() for x in (expected if isinstance(expected, tuple) else (expected,))]
+        output = network(image)
+    expected = [x.numpy() for x in (output if isinstance(output, tuple) else (output,))]
     got = session.run(['logits', 'labels'][: len(expected)], {'image': image.numpy()})
     shape = (image.shape[0], image.shape[2], image.shape[3])
     if any(a.shape != b.shape for a, b in zip(got, expected, strict=True)):
         return Agreement(shape, float('inf'), 1.0, 0.0)
-    if len(expected) == 1:
-        got, expected = ([x[0], labels_of(x[0])] for x in (got, expected))
+    if len(expected) == 1:  # of one channel, the label is the sign of the logit
+        got, expected = ([x[0], x[0].argmax(1) if x[0].shape[1] > 1 else x[0][:, 0] > 0] for x in (got, expected))
     error = float(np.abs(got[0].astype(np.float64) - expected[0]).max())
     return Agreement(shape, error, float(np.abs(expected[0]).max()), float((got[1] == expected[1]).mean()))
 
 
-def labels_of(logits: np.ndarray) -> np.ndarray:
-    """Labels of (B, C, H, W) logits; of one channel, its sign."""
-    return logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
-
-
-def open_model(model: Any, *, optimize: bool = True) -> Any:
-    """A CPU session for a model in memory."""
+def open_session(model: Any) -> Any:
+    """Open an onnxruntime session on the CPU for the ``ModelProto`` ``model``."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with quiet():
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
 def table(found: Sequence[Agreement]) -> str:
-    """The agreements as a text table."""
+    """Format the agreements as a text table."""
     lines = [f'{"batch x height x width":<24}{"max error":>12}{"of the largest":>16}{"equal labels":>14}']
     for a in found:
         share = a.error / a.scale if a.scale else float('inf')
@@ -125,5 +124,5 @@ def table(found: Sequence[Agreement]) -> str:
 
 
 def shape_text(shape: Shape) -> str:
-    """``1 x 97 x 131``."""
+    """Format (B, H, W) as ``1 x 97 x 131``."""
     return ' x '.join(map(str, shape))

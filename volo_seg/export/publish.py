@@ -1,4 +1,4 @@
-"""Publish a trained model: a folder that others load without running any code of it."""
+"""Published model folders, which load without running any code of theirs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from mmengine.config import Config
 
+from volo_seg import __version__
 from volo_seg.checkpoints import load_file, save_file
 from volo_seg.config.load import load_config
 from volo_seg.errors import UserError
-from volo_seg.export.model_card import write_card
 from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.pretrained import CARD, CONFIG, METRICS, WEIGHTS
 
 OWN_MACHINE = ('work_dir', 'load_from', 'resume', 'launcher', 'vis_backends', 'visualizer', 'variants')
-"""Settings that are about the machine that trained, or about other models."""
+"""Top-level keys of a config about the training machine or about other models; they are not published."""
 
 
 def publish(config: str, checkpoint: str | Path, folder: str | Path, *, metrics: str | Path | None = None) -> Path:
     """Write the model of ``config`` and ``checkpoint`` to the new ``folder``, which appears when it is complete.
 
-    It holds the weights as safetensors (the averaged ones of a checkpoint with EMA), the config as plain values,
-    class names and colours, ``metrics`` (the ``metrics.json`` of ``volo-seg test``) and a model card. Before it
-    appears it is loaded again, and must give the labels that the checkpoint gives.
+    The folder holds the weights as safetensors (those of the EMA if the checkpoint has one), the config as plain
+    values with class names and colours, ``metrics`` (the ``metrics.json`` of ``volo-seg test``) and a model card. The
+    published model is loaded and must give the labels of the checkpoint before the folder appears.
 
     Raises:
-        UserError: The parts do not fit, ``folder`` is there and not empty, or the disk refuses it.
+        UserError: Config, checkpoint and metrics do not fit, ``folder`` exists and is not empty, or cannot be written.
     """
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f'{str(folder)!r} is there already: give the name of a new folder')
+        raise UserError(f'{str(folder)!r} exists already: give the name of a new folder')
     scores = read_metrics(metrics) if metrics else None
     loaded = load_config(config)
     predictor = Predictor(loaded.copy(), checkpoint, device='cpu')
@@ -76,15 +77,43 @@ def _fill(
     save_file(predictor.model.state_dict(), part / WEIGHTS)
     if scores is not None:
         (part / METRICS).write_text(json.dumps(scores, indent=1) + '\n', encoding='utf-8')
-    card = write_card(name, config, predictor.classes, predictor.model, meta=meta, scores=scores)
-    (part / CARD).write_text(card, encoding='utf-8')
+    (part / CARD).write_text(model_card(name, config, predictor, meta=meta, scores=scores), encoding='utf-8')
+
+
+def model_card(
+    name: str, config: Config, predictor: Predictor, *, meta: Mapping[str, Any], scores: Mapping[str, Any] | None
+) -> str:
+    """Render the README of a published model: Markdown with the front matter that model hubs read."""
+    backbone = config.model.backbone
+    optimizer = (config.get('optim_wrapper') or {}).get('optimizer') or {}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return environment.get_template('model_card.md.j2').render(
+        name=name,
+        version=__version__,
+        classes=predictor.classes,
+        scores=scores,
+        backbone=f'{backbone.type} ({backbone.arch})' if isinstance(backbone.get('arch'), str) else backbone.type,
+        head=config.model.decode_head.type,
+        parameters=sum(p.numel() for p in predictor.model.parameters()) / 1e6,
+        training={
+            'iterations': meta.get('iter'),
+            'batch size of a process': (config.get('train_dataloader') or {}).get('batch_size'),
+            'crop (height, width)': config.get('crop_size'),
+            'optimizer': ', '.join(f'{k} {v}' for k, v in optimizer.items() if k in ('type', 'lr', 'weight_decay')),
+            'seed': meta.get('seed'),
+            'finished': meta.get('time'),
+            'config': config.filename and str(config.filename).replace('\\', '/').rsplit('/', 1)[-1],
+        },
+    )
 
 
 def plain_config(config: Config) -> dict[str, Any]:
-    """``config`` as values that JSON knows, without what is about one machine.
+    """``config`` as JSON values, without keys and absolute paths of the training machine.
 
     Raises:
-        UserError: It holds something else, such as a class instead of its name.
+        UserError: A value is not JSON, such as a class instead of its name.
     """
     content = {key: value for key, value in config.to_dict().items() if key not in OWN_MACHINE}
     for split in ('train', 'val', 'test'):
@@ -97,33 +126,34 @@ def plain_config(config: Config) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(content))
     except TypeError as error:
-        raise UserError(f'the config holds what JSON cannot ({error}): name classes by type strings') from error
+        raise UserError(f'the config holds a value that JSON cannot ({error}): give types as strings') from error
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:
     """Read the ``metrics.json`` of an evaluation.
 
     Raises:
-        UserError: It is missing, or something else.
+        UserError: It is missing, or not a ``metrics.json``.
     """
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        raise UserError(f'metrics {str(path)!r} cannot be read: {error}') from error
+        raise UserError(
+            f'metrics {str(path)!r} cannot be read ({error}): give a metrics.json of volo-seg test'
+        ) from error
     if not isinstance(content, dict) or not {'mIoU', 'definition_text', 'images', 'classes'} <= set(content):
-        raise UserError(f'metrics {str(path)!r} is no metrics.json of volo-seg test')
+        raise UserError(f'metrics {str(path)!r} is not a metrics.json of volo-seg test: give that file')
     return content
 
 
 def check_metrics(scores: Mapping[str, Any], classes: tuple[str, ...], *, name: str) -> None:
-    """Refuse metrics of other classes.
-
-    Raises:
-        UserError: They are.
-    """
+    """Raise UserError if ``scores`` are of other classes than ``classes``."""
     theirs = [entry['class'] for entry in scores['classes']]
     if theirs != list(classes):
-        raise UserError(f'metrics {name!r} are about {len(theirs)} other classes than this model has ({len(classes)})')
+        raise UserError(
+            f'metrics {name!r} are of {len(theirs)} other classes than the {len(classes)} of this model: '
+            'evaluate this checkpoint'
+        )
 
 
 def check_same(trained: Predictor, published: Predictor) -> None:

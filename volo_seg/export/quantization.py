@@ -1,4 +1,4 @@
-"""Whole numbers of 8 bits for weights and activations, by onnxruntime's static quantisation."""
+"""8-bit ONNX files by onnxruntime's static quantization."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from typing import Any
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.export.graph import quiet, require_onnx
-from volo_seg.export.onnx_file import foreign_operators
-from volo_seg.export.parity import open_model
+from volo_seg.export.onnx_export import foreign_operators, quiet, require_onnx
+from volo_seg.export.parity import open_session
 from volo_seg.imageio import SUFFIXES, read_image
 from volo_seg.inference.onnx_card import OnnxCard
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts
 from volo_seg.io import write_whole
 
 OPERATORS = ('Conv', 'MatMul')
-"""What is quantised, where one factor is a weight. Products of two activations (attention, interpolation) stay in
-float32: their rows are shares, which 8 bits round to nothing."""
+"""Operators that are quantized where one factor is a weight. Products of two activations (attention, interpolation)
+stay in float32, because 8 bits round their small softmax weights to zero."""
 IMAGES = 32
 
 
 def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> None:
     """Write the exported file ``source`` with 8-bit weights and activations to ``target``.
 
-    Weights have a scale for each output channel; activations the range that they take on ``images``, which are read,
-    resized and normalised as for a prediction. Quantised values stand between ``QuantizeLinear`` and
-    ``DequantizeLinear``, so that any runtime can fuse them or compute in float32.
+    Weights get one scale an output channel; activations get the range that they take on ``images``, which are read,
+    resized and normalized as for a prediction. Quantized values stand between ``QuantizeLinear`` and
+    ``DequantizeLinear`` (QDQ format), so that a runtime can fuse them or compute in float32.
 
     Raises:
-        UserError: ``source`` is no exported file, an image cannot be read, or ``target`` cannot be written.
+        UserError: ``source`` was not written by volo-seg, an image cannot be read, or ``target`` cannot be written.
     """
     require_onnx()
     import onnx
@@ -61,33 +60,33 @@ def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> 
     _tidy(result, model, card, images=len(images))
     foreign = foreign_operators(result)
     assert not foreign, foreign
-    open_model(result)
+    open_session(result)
     write_whole(target, result.SerializeToString())
 
 
 def equal_labels(first: str | Path, second: str | Path, images: Sequence[Path]) -> float:
-    """Share of the pixels of ``images`` to which both files give the same label, in [0, 1]."""
+    """Share of the pixels of ``images`` with equal labels in both files, in [0, 1]."""
     files = [OnnxPredictor(path, device='cpu') for path in (first, second)]
     equal = [np.equal(*(file(path).labels for file in files)) for path in images]
     return sum(int(same.sum()) for same in equal) / sum(same.size for same in equal)
 
 
 def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]:
-    """``count`` images from below ``folder``, evenly spread over their sorted names.
+    """Choose ``count`` images below ``folder``, evenly spread over their sorted names.
 
     Raises:
-        UserError: ``folder`` is none, or holds no image.
+        UserError: ``folder`` is not a folder or holds no image.
     """
     if not Path(folder).is_dir():
-        raise UserError(f'--int8 {str(folder)!r} is not a folder; give one with images like those to come')
+        raise UserError(f'--int8 {str(folder)!r} is not a folder: give a folder with images like those to segment')
     found = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise UserError(f'--int8 {str(folder)!r} holds no image; give a folder with images like those to come')
+        raise UserError(f'--int8 {str(folder)!r} holds no image: give a folder with images like those to segment')
     return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
 
 
 def calibration_inputs(card: OnnxCard, images: Iterable[Path]) -> Iterator[np.ndarray]:
-    """What the network sees of ``images``: each as a whole, or its windows."""
+    """Network inputs for ``images``: each image as a whole, or its windows."""
     for path in images:
         image = resized_by(card.resize, read_image(path))
         if card.windows is None:
@@ -100,7 +99,7 @@ def calibration_inputs(card: OnnxCard, images: Iterable[Path]) -> Iterator[np.nd
 
 
 def _reader(card: OnnxCard, images: Sequence[Path]) -> Any:
-    """The inputs in the form that onnxruntime's calibration asks for."""
+    """Wrap the inputs in onnxruntime's ``CalibrationDataReader``."""
     from onnxruntime.quantization import CalibrationDataReader
     from rich.progress import track
 
@@ -116,20 +115,20 @@ def _reader(card: OnnxCard, images: Sequence[Path]) -> Any:
 
 
 def _without_weights(model: Any) -> list[str]:
-    """Names of the products of two activations."""
+    """Names of the nodes that multiply two activations."""
     weights = {weight.name for weight in model.graph.initializer}
     return [n.name for n in model.graph.node if n.op_type in OPERATORS and not weights & set(n.input)]
 
 
 def _tidy(result: Any, model: Any, card: OnnxCard, *, images: int) -> None:
-    """Metadata and header of the float file, without the operator sets that nothing uses."""
+    """Copy metadata and header of the float file to ``result``; remove operator sets that no node uses."""
     used = {node.domain for node in result.graph.node}
     kept = [entry for entry in result.opset_import if entry.domain in used]
     del result.opset_import[:]
     result.opset_import.extend(kept)
     result.ir_version = model.ir_version
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
-    int8 = {'format': 'QDQ', 'activations': 'uint8, least to largest', 'weights': 'int8 per channel', 'images': images}
+    int8 = {'format': 'QDQ', 'activations': 'uint8, min to max', 'weights': 'int8 per channel', 'images': images}
     card = dataclasses.replace(card, source={**card.source, 'int8': int8})
     del result.metadata_props[:]
     for key, value in card.to_metadata().items():

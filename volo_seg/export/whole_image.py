@@ -1,4 +1,4 @@
-"""The function that is exported: a batch of images to logits or labels at the images' size."""
+"""The module that is exported: a batch of images to logits or labels at the size of the images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from volo_seg.models.segmentors.volo_segmentor import BaseDecodeHead, EncoderDec
 
 
 class WholeImage(nn.Module):
-    """A segmentor's network on whole images of one size.
+    """A segmentor applied to whole images of one size: (B, 3, H, W) to logits (B, C, H, W).
 
     Args:
-        model: The segmentor, in evaluation mode; its windows (``test_cfg``) play no part here.
-        normalize: Take pixels as they are, (B, 3, H, W) uint8 in BGR, instead of normalised ones.
-        argmax: Also give labels.
-
-    Shapes: (B, 3, H, W) to logits (B, C, H, W); with ``argmax`` to these and labels (B, H, W).
+        model: The segmentor, in evaluation mode. Sliding windows (``test_cfg``) are not part of the export.
+        normalize: Take uint8 pixels (B, 3, H, W) in BGR instead of normalized ones.
+        argmax: Return (logits, labels) with labels (B, H, W).
 
     Raises:
-        UserError: The model's head does more than to resize its output when testing, or the model pads its input.
+        UserError: The head does more than resize its logits in testing, or the data preprocessor pads images.
     """
 
     def __init__(self, model: nn.Module, *, normalize: bool = False, argmax: bool = False) -> None:
@@ -33,7 +31,7 @@ class WholeImage(nn.Module):
         self.normalize, self.argmax = normalize, argmax
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return logits, or (logits, labels) with ``argmax``."""
         x = self._normalized(image) if self.normalize else image
         logits = self.model.decode_head(self.model.extract_feat(x))
         align = self.model.align_corners
@@ -54,13 +52,11 @@ class WholeImage(nn.Module):
 
 def _check(model: Any) -> None:
     if not isinstance(model, EncoderDecoder) or type(model).encode_decode is not EncoderDecoder.encode_decode:
-        raise UserError(f'a {type(model).__name__} cannot be exported: export knows EncoderDecoder and VOLOSegmentor')
+        raise UserError(f'a {type(model).__name__} cannot be exported: use EncoderDecoder or VOLOSegmentor')
     head = type(model.decode_head)
     if getattr(head, 'predict', None) is not BaseDecodeHead.predict or (
         head.predict_by_feat is not BaseDecodeHead.predict_by_feat
     ):
-        raise UserError(
-            f'the head {head.__name__} does more with its logits than to resize them, which export does not know'
-        )
+        raise UserError(f'the head {head.__name__} changes its logits in testing and cannot be exported: use another')
     if getattr(model.data_preprocessor, 'test_cfg', None):
-        raise UserError('data_preprocessor.test_cfg pads images, which export does not know; set it to None')
+        raise UserError('data_preprocessor.test_cfg pads images, which cannot be exported: set it to None')

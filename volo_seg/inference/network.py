@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
@@ -14,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
-from volo_seg.checkpoints import fit_segmentor_weights
+from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.config.checks import check_config, fill_class_count
 from volo_seg.config.validation import accepted_keys, find_type, walk
 from volo_seg.errors import UserError
@@ -60,6 +61,25 @@ def build_network(
     if max(channels, 2) != len(classes):
         raise UserError(f'{name} names {len(classes)} classes, and its model tells {max(channels, 2)} apart')
     return Network(model.eval().requires_grad_(False), classes, palette, image_pipeline(dataset.pipeline))
+
+
+def load_network(config: Config, checkpoint: str) -> Network:
+    """Build the network of ``config`` with the weights of ``checkpoint``, or random weights of seed 0 for ``'none'``.
+
+    Raises:
+        UserError: The checkpoint does not exist or does not fit.
+    """
+    if checkpoint != 'none':
+        return build_network(config, load_file(checkpoint), name=checkpoint)
+    model = config.copy()
+    init_default_scope('mmseg')
+    check_config(model, ('test',))
+    fill_class_count(model, describe_dataset(model.test_dataloader.dataset)['classes'])
+    forget_initial_weights(model.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state_dict = MODELS.build(model.model).state_dict()
+    return build_network(config, {'state_dict': state_dict}, name='a network with random weights')
 
 
 def describe_dataset(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
