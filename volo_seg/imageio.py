@@ -12,7 +12,6 @@ import contextlib
 import io
 import mmap
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, Png
 from PIL.TiffImagePlugin import TiffImageFile
 
 from volo_seg.errors import UserError
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write, check_regular
 
 Source = str | os.PathLike[str] | np.ndarray | Image.Image
 """What can be segmented: a file, an array, a PIL image."""
@@ -242,20 +241,15 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise UserError(f'image {str(path)!r} cannot be encoded ({error.err}); end its name in .png') from error
     if not done:
         raise UserError(f'image {str(path)!r} of {image.shape} does not fit into this format; end its name in .png')
-    write_whole(path, data.tobytes())
+    atomic_write(path, data.tobytes())
 
 
 def _from_file(path: Path, max_pixels: int | None) -> np.ndarray:
     name = f'image {str(path)!r}'
     try:
-        # looked at before it is opened: opening a pipe would wait for somebody to write into it
-        kind = path.stat()
-        if stat.S_ISDIR(kind.st_mode):
-            raise UserError(f'{name} is a folder')
-        if not stat.S_ISREG(kind.st_mode):
-            raise UserError(f'{name} is a pipe, socket or device, not a file')
+        size = check_regular(path).st_size
         with open(path, 'rb') as file:
-            _check_image(open_image(file, name=name, max_pixels=max_pixels), kind.st_size, name, max_pixels)
+            _check_image(open_image(file, name=name, max_pixels=max_pixels), size, name, max_pixels)
             file.seek(0)
             data = file.read()
     except FileNotFoundError as error:

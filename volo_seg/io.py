@@ -1,58 +1,269 @@
-"""Writing files whole or not at all, one process at a time; free of everything heavy, for every room."""
+"""Atomic file writes, file locks, and checks of the files that are read. Standard library only."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
-from collections.abc import Iterator
+import shutil
+import socket
+import stat
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from volo_seg.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` in one step, so that nobody ever sees half a file; folders are made.
+FOLDER_LOCK = '.volo-seg.lock'
+PART = '.part'
+_locked_folders: set[Path] = set()
+
+
+class WriteError(UserError):
+    """A file cannot be written: full disk, no permission, or no such folder. What was there before is unchanged."""
+
+    def __init__(self, path: str | Path, reason: object) -> None:
+        super().__init__(f'{str(path)!r} cannot be written ({reason}); free some space or name another place')
+        self.reason = str(reason)
+
+
+def atomic_write(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` in one step; see :func:`atomic_path`.
 
     Raises:
-        UserError: The folder or the file cannot be written.
+        WriteError: The folder or the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f'.{path.name[-200:]}.{os.getpid()}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f'{str(path)!r} cannot be written ({error.strerror}); name another place') from error
+    with atomic_path(path) as part:
+        part.write_bytes(content)
 
 
 @contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold ``lock`` against other processes, where the system knows such locks (not on Windows)."""
+def atomic_path(path: str | Path, *, suffix: str = '') -> Iterator[Path]:
+    """Yield the path of a new file or folder beside ``path``, which replaces ``path`` when the block ends.
+
+    A reader never sees half a file. After an exception the temporary file is removed, and what was at ``path`` stays.
+    Its name is unique, so that processes on any machine may write to one ``path``; the last one wins. Folders above
+    ``path`` are created.
+
+    Args:
+        path: The file, or an empty or new folder.
+        suffix: End of the temporary name, for writers that choose a format by it.
+
+    Raises:
+        WriteError: An ``OSError`` in the block, or ``path`` cannot be replaced.
+    """
+    path = Path(path)
+    part = part_path(path, suffix=suffix)
     try:
-        import fcntl
-    except ImportError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise WriteError(path, error.strerror or error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+
+
+def part_path(path: Path, *, suffix: str = '') -> Path:
+    """A unique hidden name beside ``path`` of at most 255 bytes, which ends in ``PART`` and ``suffix``."""
+    return path.with_name(f'.{path.name[:50]}.{uuid.uuid4().hex[:16]}{PART}{suffix}')
+
+
+def check_writable(folder: str | Path, *, what: str = '', fix: str = 'name another place', size: int = 4096) -> None:
+    """Write ``size`` bytes into ``folder``, or into the nearest folder above it that exists, and remove them again.
+
+    Commands call this before the work whose results go there.
+
+    Args:
+        folder: Need not exist; it is not created.
+        what: Kind of the folder, for the message.
+        fix: End of the message.
+        size: Bytes.
+
+    Raises:
+        UserError: It is a file, or nothing can be written there.
+    """
+    path = Path(folder)
+    try:
+        existing = next((place for place in (path, *path.absolute().parents) if os.path.lexists(place)), path)
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b'\0' * size)
+            file.flush()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f'{f"{what} " if what else ""}{str(folder)!r} cannot be written ({reason}); {fix}') from error
+
+
+def write_failure(error: Exception, folder: Path) -> str:
+    """Why a file could not be written, in the system's words: torch's writer hides them behind its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    try:
+        check_writable(folder, size=2**20)
+    except UserError as probe:
+        return write_failure(probe, folder)
+    return str(error).splitlines()[0][:160]
+
+
+def check_regular(path: str | Path) -> os.stat_result:
+    """Check, before it is opened, that ``path`` is a regular file, with links followed; return its status.
+
+    Opening a pipe waits for a writer, and a device such as /dev/zero has no end.
+
+    Raises:
+        OSError: It is a folder, pipe, socket or device, does not exist, or may not be looked at.
+    """
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, 'it is a folder, not a file', str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'it is a pipe, socket or device, not a file', str(path))
+    return status
+
+
+def read_regular(path: str | Path) -> bytes:
+    """The content of a regular file; see :func:`check_regular`."""
+    check_regular(path)
+    return Path(path).read_bytes()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, which is removed afterwards; wait for another process or thread.
+
+    Where the system has no such locks (Windows), nothing is locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _open_locked(path, wait=True):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | Path, *, what: str, fix: str) -> Iterator[None]:
+    """Keep other processes that take this lock out of ``folder``, which is created; threads of this process share it.
+
+    After a crash the next process takes the lock over, unless the lock file is of another machine: not every shared
+    file system has locks across machines, so that the user has to decide.
+
+    Args:
+        folder: Holds the file ``FOLDER_LOCK`` as long as the lock is held.
+        what: Kind of the folder, for the messages.
+        fix: How to take another one, for the messages.
+
+    Raises:
+        UserError: Another process has it, or the folder cannot be written.
+    """
+    path, locks = Path(folder).resolve() / FOLDER_LOCK, True
+    if path in _locked_folders:
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with lock.open('w') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # whoever held it before has removed the file: then this lock is nobody's, and the new file is to be held
-            if not _is_still_there(lock, file.fileno()):
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _is_still_there(path: Path, descriptor: int) -> bool:
+    check_writable(folder, what=what, fix=fix)
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = _open_locked(path, wait=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            opened, locks = path.open('a', encoding='utf-8'), False
+    except BlockingIOError as error:
+        raise UserError(_in_use(path, _holder(path), what, fix)) from error
+    except OSError as error:
+        raise WriteError(folder, error.strerror or error) from error
+    with opened as file:
+        holder, here = _holder(path), _this_process()
+        same_machine = here['host'] == holder.get('host') or here['boot'] == holder.get('boot')
+        if holder and (not same_machine or not (locks or _is_gone(holder['pid']))):
+            raise UserError(_in_use(path, holder, what, fix))
+        file.truncate(0)
+        file.write(json.dumps(here))
+        file.flush()
+        _locked_folders.add(path)
+        try:
+            yield
+        finally:
+            _locked_folders.discard(path)
+            path.unlink(missing_ok=True)
+
+
+def _open_locked(path: Path, *, wait: bool) -> TextIOWrapper:
+    """The file ``path``, open for appending and locked until it is closed; BlockingIOError if another has it."""
+    while True:
+        file = path.open('a', encoding='utf-8')
+        try:
+            if fcntl is None:
+                return file
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # the holder before may have removed the file: then this lock is nobody's, and the new file is to be locked
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                if (
+                    not wait
+                ):  # held for long: data-loading processes that outlive this one for a moment must not keep it
+                    os.register_at_fork(after_in_child=file.close)
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _this_process() -> dict[str, Any]:
+    try:  # the same in all containers of a machine
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()
+    except OSError:
+        boot = socket.gethostname()
+    since = time.strftime('%Y-%m-%d %H:%M:%S')
+    return {'pid': os.getpid(), 'host': socket.gethostname(), 'boot': boot, 'since': since}
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
         return False
+    return False
+
+
+def _holder(lock: Path) -> dict[str, Any]:
+    """What :func:`_this_process` was for the holder; nothing if that cannot be read."""
+    try:
+        found = json.loads(lock.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get('pid'), int) else {}
+
+
+def _in_use(lock: Path, holder: Mapping[str, Any], what: str, fix: str) -> str:
+    who = 'another process'
+    if holder:
+        who = f'process {holder["pid"]} on {holder.get("host")} since {holder.get("since")}'
+    return (
+        f'{what} {str(lock.parent)!r} is in use by {who}; wait for its end or {fix}; if that process is gone, delete '
+        f'{str(lock)!r}'
+    )

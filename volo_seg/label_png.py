@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from volo_seg.errors import UserError
 from volo_seg.imageio import ImageError, has_several_images, load_image, open_image
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write, check_regular, read_regular
 
 MARK = 'volo-seg'
 """Value of the text field ``Software`` in the PNG files that the toolkit writes."""
@@ -33,7 +33,7 @@ def read_labels(path: Path) -> Labels:
         UserError: The file cannot be read, or holds colours and not labels.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError as error:
         raise UserError(f'{path} does not exist; check the path') from error
     except OSError as error:
@@ -108,11 +108,12 @@ def write_labels(path: Path, labels: Labels) -> None:
     """
     if path.exists() and not _is_ours(path):
         raise UserError(f'{path} exists and was not written by {MARK}; name another output folder')
-    write_whole(path, encode_labels(labels))
+    atomic_write(path, encode_labels(labels))
 
 
 def _is_ours(path: Path) -> bool:
     try:
+        check_regular(path)
         with path.open('rb') as file:
             image = open_image(file, name=str(path))
             return isinstance(image, PngImagePlugin.PngImageFile) and image.info.get('Software') == MARK

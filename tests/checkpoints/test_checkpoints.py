@@ -805,7 +805,7 @@ def test_nothing_is_overwritten_unasked_nor_left_half_written(tmp_path, suffix, 
 
     with monkeypatch.context() as patch:
         patch.setattr(os, 'replace', fail)
-        assert 'cannot write' in refusal(save_file, {'a': torch.zeros(1)}, path, overwrite=True)
+        assert 'cannot be written' in refusal(save_file, {'a': torch.zeros(1)}, path, overwrite=True)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     save_file({'a': torch.zeros(1)}, path, overwrite=True)
@@ -818,7 +818,7 @@ def test_destinations_that_cannot_be(tmp_path):
     (tmp_path / 'x.pth').mkdir()
     assert 'is a folder' in refusal(save_file, {}, tmp_path / 'x.pth')
     (tmp_path / 'file').write_text('')
-    assert 'cannot write' in refusal(save_file, {}, tmp_path / 'file' / 'x.pth')
+    assert 'cannot be written' in refusal(save_file, {}, tmp_path / 'file' / 'x.pth')
 
 
 # --- whole trained models

@@ -293,7 +293,9 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(writer.os, 'replace', full)
-    with pytest.raises(UserError, match=r'cannot write .*toyscapes\.json: No space left on device; free some space'):
+    with pytest.raises(
+        UserError, match=r'toyscapes\.json. cannot be written \(No space left on device\); free some space'
+    ):
         write_toyscapes(tmp_path / 'set', train=1, val=0, size=SIZE, seed=0)
     assert contents(tmp_path) == {}
 

@@ -1,6 +1,13 @@
 """Files are written whole or not at all, and nowhere but where we were asked to."""
 
+import errno
+import json
 import os
+import re
+import signal
+import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +20,15 @@ from hypothesis import strategies as st
 from volo_seg.errors import UserError
 from volo_seg.imageio import write_image
 from volo_seg.inference.files import inside
-from volo_seg.io import alone, write_whole
+from volo_seg.io import (
+    FOLDER_LOCK,
+    atomic_path,
+    atomic_write,
+    check_writable,
+    file_lock,
+    folder_lock,
+    read_regular,
+)
 
 
 def test_names_inside(tmp_path):
@@ -64,14 +79,14 @@ def test_no_name_leads_out(tmp_path_factory, parts):
 
 def test_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / 'new' / 'x.bin'
-    write_whole(path, b'first')
+    atomic_write(path, b'first')
 
     def full_disk(*_):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'replace', full_disk)
-    with pytest.raises(UserError, match=r'x.bin. cannot be written \(No space left on device\); name another place'):
-        write_whole(path, b'second')
+    with pytest.raises(UserError, match=r'x.bin. cannot be written \(No space left on device\); free some space or'):
+        atomic_write(path, b'second')
     assert [p.name for p in path.parent.iterdir()] == ['x.bin']
     assert path.read_bytes() == b'first'
 
@@ -79,16 +94,16 @@ def test_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_file_in_the_way_of_a_folder(tmp_path):
     (tmp_path / 'a').touch()
     with pytest.raises(UserError, match='cannot be written'):
-        write_whole(tmp_path / 'a' / 'x', b'')
+        atomic_write(tmp_path / 'a' / 'x', b'')
     (tmp_path / 'folder').mkdir()
     with pytest.raises(UserError, match='cannot be written'):
-        write_whole(tmp_path / 'folder', b'')
+        atomic_write(tmp_path / 'folder', b'')
     assert {p.name for p in tmp_path.iterdir()} == {'a', 'folder'}
 
 
 def test_long_names(tmp_path):
-    write_whole(tmp_path / ('x' * 250), b'1')
-    write_whole(tmp_path / ('ü' * 120), b'1')
+    atomic_write(tmp_path / ('x' * 250), b'1')
+    atomic_write(tmp_path / ('ü' * 120), b'1')
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -109,7 +124,7 @@ def test_one_at_a_time_holds_a_lock(tmp_path):
 
     def enter(number):
         for _ in range(20):
-            with alone(lock):
+            with file_lock(lock):
                 inside_now.append(number)
                 most.append(len(inside_now))
                 time.sleep(0.001)
@@ -119,3 +134,124 @@ def test_one_at_a_time_holds_a_lock(tmp_path):
         list(pool.map(enter, range(4)))
     assert max(most) == 1 and len(most) == 80
     assert not lock.exists()
+
+
+def test_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / 'x.bin'
+    contents = [bytes([number]) * 200_000 for number in range(4)]
+    atomic_write(path, contents[0])
+
+    def write(content):
+        for _ in range(20):
+            with atomic_path(path) as part, part.open('wb') as file:
+                for place in range(0, len(content), 50_000):
+                    file.write(content[place : place + 50_000])
+                    file.flush()
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write, content) for content in contents]
+        while not all(writer.done() for writer in writers):
+            assert path.read_bytes() in contents
+    assert [writer.result() for writer in writers] == [None] * 4
+    assert os.listdir(tmp_path) == ['x.bin']
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    with pytest.raises(UserError, match='No space left on device'), atomic_path(tmp_path / 'model') as part:
+        part.mkdir()
+        (part / 'weights').touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
+    with atomic_path(tmp_path / 'model') as part:
+        part.mkdir()
+        (part / 'weights').touch()
+        assert not (tmp_path / 'model').exists()
+    assert os.listdir(tmp_path) == ['model'] and os.listdir(tmp_path / 'model') == ['weights']
+
+
+def test_a_destination_is_tried_without_being_made(tmp_path):
+    check_writable(tmp_path / 'a' / 'b')
+    assert os.listdir(tmp_path) == []
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match=r"folder '.*/file/a/b' cannot be written \(Not a directory\); give another"):
+        check_writable(tmp_path / 'file' / 'a' / 'b', what='folder', fix='give another')
+    with pytest.raises(UserError, match=r"'/proc/a' cannot be written"):
+        check_writable('/proc/a')
+
+
+def test_only_regular_files_are_read(tmp_path):
+    (tmp_path / 'file').write_bytes(b'1')
+    (tmp_path / 'link').symlink_to('file')
+    assert read_regular(tmp_path / 'link') == b'1'
+    os.mkfifo(tmp_path / 'fifo')
+    (tmp_path / 'zero').symlink_to('/dev/zero')
+    for name, reason in (('fifo', 'pipe'), ('zero', 'device'), ('', 'folder'), ('none', 'No such file')):
+        with pytest.raises(OSError, match=reason):
+            read_regular(tmp_path / name)
+
+
+HOLDER = """
+import os, sys, time
+from volo_seg.io import folder_lock
+with folder_lock(sys.argv[1], what='work dir', fix='go elsewhere'):
+    if not os.fork():  # as a data-loading process, which notices only after seconds that its parent is gone
+        time.sleep(60)
+    print('held', flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_process_until_that_ends_or_dies(tmp_path):
+    folder, lock = tmp_path / 'work', tmp_path / 'work' / FOLDER_LOCK
+    holder = subprocess.Popen([sys.executable, '-c', HOLDER, folder], stdout=subprocess.PIPE, process_group=0)
+    try:
+        assert holder.stdout.readline() == b'held\n'
+        with pytest.raises(UserError) as caught, enter(folder):
+            pass
+        assert re.fullmatch(
+            f"work dir '{folder}' is in use by process {holder.pid} on {socket.gethostname()} since [-0-9]+ [:0-9]+; "
+            f"wait for its end or go elsewhere; if that process is gone, delete '{lock}'",
+            str(caught.value),
+        )
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        with enter(folder), enter(folder):
+            assert json.loads(lock.read_text())['pid'] == os.getpid()
+        assert not lock.exists()
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def enter(folder):
+    return folder_lock(folder, what='work dir', fix='go elsewhere')
+
+
+@pytest.mark.parametrize(
+    'content, locks, refused',
+    [
+        ({'pid': 1, 'host': 'far', 'boot': 'other', 'since': 'today'}, True, True),  # of a shared file system
+        ({'pid': 1, 'host': socket.gethostname(), 'boot': 'other'}, True, False),  # before this machine was started
+        ({'pid': os.getppid(), 'host': socket.gethostname()}, False, True),  # where nothing can be locked
+        ({'pid': 2**22 + 1, 'host': socket.gethostname()}, False, False),
+        ({'host': 'far'}, True, False),
+        ([], True, False),
+    ],
+)
+def test_a_lock_file_that_was_left(content, locks, refused, tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if not locks:
+        monkeypatch.setattr('fcntl.flock', refuse)
+    lock = tmp_path / FOLDER_LOCK
+    lock.write_text(json.dumps(content))
+    if not refused:
+        with enter(tmp_path):
+            pass
+        assert not lock.exists()
+        return
+    for _ in range(2):
+        told = f'process {content["pid"]} on {content["host"]} since.* delete '
+        with pytest.raises(UserError, match=told), enter(tmp_path):
+            pass
+    assert json.loads(lock.read_text()) == content

@@ -7,7 +7,6 @@ import http.client
 import os
 import re
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,7 +17,7 @@ import torch
 
 from volo_seg.checkpoints.official import OFFICIAL
 from volo_seg.errors import UserError
-from volo_seg.io import alone
+from volo_seg.io import WriteError, atomic_path, file_lock
 
 T = TypeVar('T')
 
@@ -82,21 +81,16 @@ def download(place: Place, *, read: Callable[[Path], T]) -> T:
         UserError: The file cannot be had, the folder cannot be written, or whatever ``read`` raises.
     """
     assert place.url is not None
-    part = place.path.with_name(f'.{place.path.name}.{uuid.uuid4().hex}.part')
     try:
-        place.path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(place.path.with_name(f'.{place.path.name}.lock')):
+        with file_lock(place.path.with_name(f'.{place.path.name}.lock')):
             if place.path.is_file():
                 return read(place.path)
-            torch.hub.download_url_to_file(place.url, str(part), progress=sys.stderr.isatty())
-            content = read(part)
-            os.replace(part, place.path)
-            return content
-    except (OSError, http.client.HTTPException) as error:
+            with atomic_path(place.path) as part:
+                torch.hub.download_url_to_file(place.url, str(part), progress=sys.stderr.isatty())
+                return read(part)
+    except (OSError, http.client.HTTPException, WriteError) as error:
+        reason = error.reason if isinstance(error, WriteError) else error
         raise UserError(
-            f'cannot download {place.url} to {place.path} ({error}): '
+            f'cannot download {place.url} to {place.path} ({reason}): '
             'mend the address or the connection, or fetch the file elsewhere and put it there'
         ) from error
-    finally:
-        if part.exists():
-            part.unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from volo_seg.errors import UserError
+from volo_seg.io import WriteError, atomic_path, check_writable, write_failure
 
 SUFFIXES = ('.pth', '.safetensors')
 
@@ -35,19 +35,18 @@ def save_file(
     state = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()
     }
-    part = path.with_name(f'.{path.stem}.{uuid.uuid4().hex}{path.suffix}')
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file as save
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == '.safetensors':
-            _write_safetensors(state, part, metadata or {})
-        else:
-            torch.save({'meta': dict(metadata or {}), 'state_dict': state}, part)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f'cannot write {path} ({error}): mend the folder or give another') from error
-    finally:
-        if part.exists():
-            part.unlink()
+        with atomic_path(path) as part:
+            if path.suffix == '.safetensors':
+                save(state, str(part), metadata={'format': 'pt', **(metadata or {})})
+            else:
+                with open(part, 'wb') as file:
+                    torch.save({'meta': dict(metadata or {}), 'state_dict': state}, file)
+    except (WriteError, RuntimeError, SafetensorError) as error:
+        raise WriteError(path, write_failure(error, path.parent)) from error
 
 
 def check_destination(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -63,10 +62,5 @@ def check_destination(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise UserError(f'{path} is a folder: give the name of a file')
     if path.exists() and not overwrite:
         raise UserError(f'{path} exists: give another name, or say that it may be overwritten')
+    check_writable(path.parent)
     return path
-
-
-def _write_safetensors(state: dict[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    from safetensors.torch import save_file as save
-
-    save(state, str(path), metadata={'format': 'pt', **metadata})

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import json
 import os
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 
-from volo_seg.engine.torchrun import MARK
+from volo_seg.commands.signals import Signals
 from volo_seg.errors import PeerLost, UserError
 
 # name -> what it does, in the order in which a user meets them
@@ -42,33 +40,52 @@ COMMANDS = {
 
 def door(name: str, argv: Sequence[str] | None = None) -> None:
     """Run the command ``name`` and exit: 0 done, 2 a mistake the user can mend, 130 interrupted."""
-    sys.exit(run(name, argv))
+    sys.exit(run(name, argv, last=True))
 
 
-def run(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run the command ``name`` and return its exit status; a UserError becomes one sentence on stderr."""
+def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> int:
+    """Run the command ``name`` and return its exit status; a UserError becomes one sentence on stderr.
+
+    ``last``: the process ends afterwards.
+    """
     quiet_imports()
     # idle threads sleep instead of spinning: on a machine with other work, spinning costs several times the work
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     # the command names a damaged file in one sentence of its own
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
     warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
-    try:
-        return importlib.import_module(f'{__name__}.{name}').main(argv)
-    except UserError as error:
-        tell(error)
-        return 2
-    except KeyboardInterrupt as error:
+    with Signals(last=last) as signals:
+        try:
+            command = importlib.import_module(f'{__name__}.{name}')
+            signals.check()
+            status = command.main(argv)
+            signals.check()
+            return status
+        except BaseException as error:
+            return conclude(signals.meant(error))
+
+
+def conclude(error: BaseException) -> int:
+    """Print why a command ended, in one line, and return its exit status; a bug is raised again."""
+    if isinstance(error, KeyboardInterrupt):
         if os.environ.get('RANK', '0') == '0':
             print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
         return getattr(error, 'status', 130)
-    except BrokenPipeError:
+    if isinstance(error, UserError):
+        tell(error)
+        return 2
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    raise error
 
 
 def tell(error: UserError) -> None:
     """Print the message, or leave it to :mod:`volo_seg.engine.torchrun`, which prints one for all processes."""
+    import json
+
+    from volo_seg.engine.torchrun import MARK
+
     place = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if not place or MARK not in os.environ:
         print(f'error: {sentence(error)}', file=sys.stderr)
@@ -92,10 +109,13 @@ def quiet_imports() -> None:
 
 
 def load_stack() -> None:
-    """Import MMSegmentation without the lines that it prints about optional parts."""
+    """Import MMSegmentation without its lines about optional parts; its image loading starts no Ghostscript."""
+    import io
+
     with contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module('mmseg.datasets')
         importlib.import_module('volo_seg.engine.runner')
+    importlib.import_module('PIL.EpsImagePlugin').gs_binary = False  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,4 +133,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f'error: {words[0]!r} is not a command; one of: {", ".join(COMMANDS)}', file=sys.stderr)
         return 2
-    return run(words[0], words[1:])
+    return run(words[0], words[1:], last=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_write, check_writable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +23,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, print, plot; see ``volo-seg analyze_logs --help``."""
     args = build_parser().parse_args(argv)
-    from volo_seg.io import write_whole
     from volo_seg.reports.plots import FORMATS, check_keys, draw_curves
     from volo_seg.reports.runs import read_run, table
 
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f'--out {args.out!r} must end in .{", .".join(FORMATS)}')
     if out is not None and out.exists() and not args.overwrite:
         raise UserError(f'{args.out!r} is there already; add --overwrite, or name another file')
+    if out is not None:
+        check_writable(out.parent)
     runs = [read_run(path) for path in args.runs]
     keys = args.keys or [key for key in ('loss', 'lr', 'mIoU') if any(run.curve(key)[0] for run in runs)]
     check_keys(runs, keys)
@@ -39,6 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if damaged:
         print(f'{damaged} damaged line(s) left out')
     if out is not None:
-        write_whole(out, draw_curves(runs, keys, format=out.suffix.lower()[1:]))
+        atomic_write(out, draw_curves(runs, keys, format=out.suffix.lower()[1:]))
         print(f'plot: {out}')
     return 0

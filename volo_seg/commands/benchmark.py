@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -46,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from volo_seg.config.load import load_config
     from volo_seg.inference.benchmark import measure
-    from volo_seg.io import write_whole
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(about, found))
     if args.json:
         content = {**about, 'results': {name: as_json(summary) for name, summary in found.items()}}
-        write_whole(args.json, (json.dumps(content, indent=1) + '\n').encode())
+        atomic_write(args.json, (json.dumps(content, indent=1) + '\n').encode())
     return 0
 
 
@@ -73,6 +73,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f'--size {args.size[0]} {args.size[1]} must be height and width in pixels')
     if args.size and args.images:
         raise UserError('--size is for the generated image; leave it out with --images')
+    if args.json:
+        check_writable(Path(args.json).parent)
 
 
 def open_predictors(args: argparse.Namespace, config: Config) -> dict[str, BasePredictor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -36,16 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for target in targets:
         if target.exists() and not args.overwrite:
             raise UserError(f'{str(target)!r} is there already; add --overwrite, or name another folder')
+    check_writable(args.out_dir)
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config, set_data_root
-    from volo_seg.io import write_whole
 
     config = load_config(args.config, args.cfg_options)
     if args.data_root:
         set_data_root(config, args.data_root)
     check_run(config, (args.split,))
     for target, draw in zip(targets, (draw_samples, draw_frequencies), strict=True):
-        write_whole(target, draw(config, args))
+        atomic_write(target, draw(config, args))
         print(target)
     return 0
 

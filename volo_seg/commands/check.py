@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -97,6 +98,7 @@ def weights_file(args: argparse.Namespace) -> Path | None:
         raise UserError(f'--weights-file {str(target)!r} is no .json file; the loss reads weights from .json')
     if target.exists():
         raise UserError(f'{str(target)!r} exists already; name another file by --weights-file')
+    check_writable(target.parent, fix='name another file by --weights-file')
     return target
 
 
@@ -185,14 +187,13 @@ def write_weights(checked: Sequence[Checked], method: str, target: Path) -> None
     import json
 
     from volo_seg.datasets.inspection.frequencies import class_weights, count_classes
-    from volo_seg.io import write_whole
 
     train = next((one for one in checked if one.split.name == 'train'), None)
     counts = count_classes(train.split, train.observations) if train else None
     if train is None or counts is None or not counts.pixels.any():
         raise UserError('--class-weights: no training label could be counted; mend the findings above first')
     weights = class_weights(counts, method)
-    write_whole(target, (json.dumps(weights) + '\n').encode())
+    atomic_write(target, (json.dumps(weights) + '\n').encode())
     for name, weight in zip(train.split.classes, weights, strict=True):
         print(f'{weight:>12.4f}  {name}')
     print(f'class weights ({method} frequency): --cfg-options model.decode_head.loss_decode.class_weight={target}')

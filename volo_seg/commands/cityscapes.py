@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_path, atomic_write, check_regular, check_writable
 
 SUFFIX = '_polygons.json'
 
@@ -35,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f'{str(annotations)!r} holds no *{SUFFIX}; unpack gtFine_trainvaltest.zip there')
     if args.nproc < 1:
         raise UserError(f'--nproc {args.nproc} is not a number of processes; give 1 or more')
-    convert(polygons, args.nproc)
     out_dir = Path(args.out_dir or root)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    for folder in (out_dir, annotations):
+        check_writable(folder)
+    convert(polygons, args.nproc)
     for split in ('train', 'val', 'test'):
         write_split(annotations / split, out_dir / f'{split}.txt')
     return 0
@@ -47,14 +47,11 @@ def convert(polygons: Sequence[Path], nproc: int) -> None:
     """Render every file of ``polygons``, in ``nproc`` processes, with a progress bar."""
     from rich.progress import track
 
+    from volo_seg.datasets.inspection.processes import map_in_processes
+
     renderer()  # the missing package is named before any process starts
-    if nproc == 1:
-        for path in track(polygons, 'labelTrainIds'):
-            render(path)
-        return
-    with ProcessPoolExecutor(nproc) as pool:
-        for _ in track(pool.map(render, polygons, chunksize=4), 'labelTrainIds', total=len(polygons)):
-            pass
+    for _ in track(map_in_processes(render, polygons, processes=nproc), 'labelTrainIds', total=len(polygons)):
+        pass
 
 
 def renderer():  # type: ignore[no-untyped-def]
@@ -69,15 +66,13 @@ def renderer():  # type: ignore[no-untyped-def]
 def render(polygons: Path) -> None:
     """Write ``*_labelTrainIds.png`` beside ``*_polygons.json``, whole or not at all."""
     target = polygons.with_name(polygons.name.removesuffix(SUFFIX) + '_labelTrainIds.png')
-    part = target.with_name(f'.{target.name}.{os.getpid()}.png')
-    try:
-        renderer()(str(polygons), str(part), 'trainIds')
-        os.replace(part, target)
-    except (SystemExit, ValueError, KeyError, TypeError, OSError) as error:
-        # cityscapesScripts ends the process where it cannot read a file
-        raise UserError(f'cannot render {str(polygons)!r}: {error or "not a Cityscapes annotation"}') from error
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_path(target, suffix='.png') as part:
+        try:
+            check_regular(polygons)
+            renderer()(str(polygons), str(part), 'trainIds')
+        except (SystemExit, ValueError, KeyError, TypeError, OSError) as error:
+            # cityscapesScripts ends the process where it cannot read a file
+            raise UserError(f'cannot render {str(polygons)!r}: {error or "not a Cityscapes annotation"}') from error
 
 
 def write_split(folder: Path, target: Path) -> None:
@@ -88,6 +83,4 @@ def write_split(folder: Path, target: Path) -> None:
     names = sorted(
         str(path.relative_to(folder)).replace(tail, '').replace(SUFFIX, '') for path in folder.rglob(f'*{SUFFIX}')
     )
-    part = target.with_name(f'.{target.name}.part')
-    part.write_text(''.join(f'{name}\n' for name in names))
-    os.replace(part, target)
+    atomic_write(target, ''.join(f'{name}\n' for name in names).encode())

@@ -81,7 +81,7 @@ def draw_scenes(data_root: Path, results: Path, target: Path, *, count: int = 4)
     """Write ``count`` held-out scenes as rows of image, prediction, truth; return ``target``."""
     from volo_seg.datasets.cityscapes_labels import train_names, train_palette
     from volo_seg.imageio import read_image
-    from volo_seg.io import write_whole
+    from volo_seg.io import atomic_write
     from volo_seg.label_png import read_labels
     from volo_seg.visualization import draw_sheet, make_row
 
@@ -93,5 +93,5 @@ def draw_scenes(data_root: Path, results: Path, target: Path, *, count: int = 4)
         prediction, truth = (read_labels(file) for file in labels)
         rows.append(make_row(name.name, image=image.transpose(2, 0, 1), labels=(prediction, truth), size=(512, 512)))
     palette = train_palette().tolist()
-    write_whole(target, draw_sheet(rows, title='', classes=train_names(), palette=palette, format='PNG'))
+    atomic_write(target, draw_sheet(rows, title='', classes=train_names(), palette=palette, format='PNG'))
     return target

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.errors import UserError
+from volo_seg.io import check_regular
 
 if TYPE_CHECKING:
     import re
@@ -159,6 +160,7 @@ def read_classes(path: Path) -> list[str]:
         UserError: The file cannot be read or holds no name.
     """
     try:
+        check_regular(path)
         names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'--classes-file {path} cannot be read ({error}); give a text file') from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
+from volo_seg.io import check_writable
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -94,6 +95,7 @@ def targets(args: argparse.Namespace) -> dict[str, Path]:
     there = [str(path) for path in paths.values() if path.exists()]
     if there and not args.overwrite:
         raise UserError(f'{there[0]!r} exists already: add --overwrite or give another name')
+    check_writable(out.parent)
     return paths
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_write, check_writable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,14 +21,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read and write; see ``volo-seg report --help``."""
     args = build_parser().parse_args(argv)
-    from volo_seg.io import write_whole
     from volo_seg.reports.page import build_page, is_ours
 
     work_dir = Path(args.work_dir)
     out = Path(args.out) if args.out else work_dir / 'report.html'
     if out.exists() and not is_ours(out):
         raise UserError(f'{str(out)!r} is there already and is no report of ours; name another file by --out')
+    check_writable(out.parent)
     page = build_page(work_dir).encode('utf-8', 'replace')
-    write_whole(out, page)
+    atomic_write(out, page)
     print(f'report: {out} ({len(page) / 2**20:.1f} MiB, opens in any browser)')
     return 0

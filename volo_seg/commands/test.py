@@ -37,10 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mmseg.registry import RUNNERS
 
     from volo_seg.engine.hooks.console_hook import console_of
+    from volo_seg.engine.launch import lock_for_all
 
-    runner = RUNNERS.build(prepare(args))
-    with console_of(runner):
-        metrics = runner.test()
+    config = prepare(args)
+    with lock_for_all(args.out, what='output folder', fix='give another by --out'):
+        runner = RUNNERS.build(config)
+        with console_of(runner):
+            metrics = runner.test()
     print('  '.join(f'{name} {metrics[name]:.2f}' for name in ('mIoU', 'mAcc', 'aAcc') if name in metrics))
     print(f'log and metrics: {runner.log_dir}')
     return 0

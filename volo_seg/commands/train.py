@@ -49,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_stack()
     from mmseg.registry import RUNNERS
 
+    from volo_seg.engine.hooks.checkpoint_hook import OTHER_WORK_DIR
     from volo_seg.engine.hooks.console_hook import console_of
+    from volo_seg.engine.launch import is_first_process, lock_for_all
 
-    runner = RUNNERS.build(prepare(args))
-    with console_of(runner):
-        runner.train()
+    config = prepare(args)
+    with lock_for_all(config.work_dir, what='work dir', fix=OTHER_WORK_DIR):
+        runner = RUNNERS.build(config)
+        with console_of(runner):
+            runner.train()
     if is_first_process():
         print(f'checkpoints and logs: {runner.work_dir}')
     return 0
@@ -64,7 +68,7 @@ def prepare(args: argparse.Namespace) -> Config:
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config, set_data_root
     from volo_seg.datasets.inspection.check import quick_check
-    from volo_seg.engine.launch import check_batch_size, prepare_launch
+    from volo_seg.engine.launch import check_batch_size, is_first_process, prepare_launch
     from volo_seg.engine.randomness import set_randomness
 
     config = load_config(args.config, args.cfg_options)
@@ -122,6 +126,7 @@ def weigh_classes(config: Config, how: str) -> None:
     from volo_seg.config.losses import set_class_weights
     from volo_seg.datasets.inspection.frequencies import METHODS
     from volo_seg.datasets.inspection.training_weights import training_weights
+    from volo_seg.engine.launch import is_first_process
 
     if how not in METHODS and not (how.endswith('.json') and Path(how).is_file()):
         raise UserError(f'--class-weights {how!r} is neither {" nor ".join(METHODS)} nor a .json file')
@@ -133,12 +138,6 @@ def weigh_classes(config: Config, how: str) -> None:
     set_class_weights(config, weights)
     if is_first_process():
         print(f'class weights ({how} frequency): {", ".join(f"{weight:.3g}" for weight in weights)}')
-
-
-def is_first_process() -> bool:
-    """Whether the launcher, if there is one, started this process as rank 0."""
-    ranks = (os.environ.get(name) for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'))
-    return next((rank for rank in ranks if rank is not None), '0') == '0'
 
 
 def set_resume(config: Config, resume: str | None) -> None:

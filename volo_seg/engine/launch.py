@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from datetime import timedelta
@@ -11,6 +12,7 @@ import torch
 from mmengine.config import Config
 
 from volo_seg.errors import UserError
+from volo_seg.io import folder_lock
 
 TIMEOUT = 900
 """Seconds for which processes wait for each other; env_cfg.dist_cfg.timeout of a config is another number."""
@@ -41,6 +43,17 @@ def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
         torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=group['timeout']))
     config.model = replace_types(config.model, {'SyncBN': 'BN'})
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+
+
+def is_first_process() -> bool:
+    """Whether the launcher, if there is one, started this process as rank 0."""
+    ranks = (os.environ.get(name) for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'))
+    return next((rank for rank in ranks if rank is not None), '0') == '0'
+
+
+def lock_for_all(folder: str | None, *, what: str, fix: str) -> contextlib.AbstractContextManager[None]:
+    """:func:`volo_seg.io.folder_lock`, taken by the first process for all of its job; nothing without a folder."""
+    return folder_lock(folder, what=what, fix=fix) if folder and is_first_process() else contextlib.nullcontext()
 
 
 def check_environment(launcher: str) -> None:

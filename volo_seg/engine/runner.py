@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.engine.checkpointing import compose
 from volo_seg.engine.evaluator import OverlappedEvaluator
 from volo_seg.engine.failures import disk_is_at_fault, run_recorded
-from volo_seg.engine.hooks.checkpoint_hook import SafeCheckpointHook, SaveError, check_work_dir, write_checkpoint
+from volo_seg.engine.hooks.checkpoint_hook import OTHER_WORK_DIR, SafeCheckpointHook, SaveError, write_checkpoint
 from volo_seg.engine.hooks.console_hook import quiet
 from volo_seg.engine.hooks.interruption_hook import InterruptionHook, OutliveSignals, end_data_loading
 from volo_seg.engine.logging.run_record import DataRecordHook, RunRecord
@@ -35,6 +38,7 @@ from volo_seg.engine.resume import MissedValidationHook, ResumeHook, check_resum
 from volo_seg.engine.sampling import make_resumable
 from volo_seg.engine.sharding import check_shardable, is_sharded, shard, shard_optimizer
 from volo_seg.errors import UserError
+from volo_seg.io import WriteError, check_regular, check_writable, folder_lock
 
 OWN_HOOKS = (IterationSeedHook, ResumeHook, MissedValidationHook, DataRecordHook, InterruptionHook)
 
@@ -51,6 +55,7 @@ class SafeRunner(Runner):
     resumed_at = (0, 0)
     """Iteration that this process began at, and the images that all processes together had seen by then."""
     validated_at: int | None = None
+    _timestamp: str
     record: RunRecord | None = None
     _train_dataloader: Any
     _loaded: dict[str, Any] = {}
@@ -58,7 +63,8 @@ class SafeRunner(Runner):
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Take MMEngine's arguments."""
         self._warned: set[str] = set()
-        check_work_dir(settings.get('work_dir') or args[1])
+        folder = settings.get('work_dir') or args[1]
+        check_writable(folder, what='work dir', fix=OTHER_WORK_DIR)
         super().__init__(*args, **settings)
 
     def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
@@ -68,16 +74,45 @@ class SafeRunner(Runner):
         return logger
 
     def train(self) -> nn.Module:
-        """Train, and write in ``run.json`` what was run and how it ended."""
+        """Train, and write in ``run.json`` what was run and how it ended.
+
+        Raises:
+            UserError: Another process trains in this work dir.
+        """
         if self.cfg.get('fsdp'):
             check_shardable(self.cfg, self.hooks)
         if self.deterministic and get_device() != 'cpu':
             self.logger.warning(UNORDERED)
-        return run_recorded(self, 'train', super().train)
+        with contextlib.ExitStack() as self.locks:
+            self.lock(self.work_dir)
+            return run_recorded(self, 'train', super().train)
+
+    def lock(self, folder: str) -> None:
+        """Keep other trainings out of ``folder`` until this one ends; the first process does.
+
+        Raises:
+            UserError: Another one is there.
+        """
+        if self.rank == 0:
+            self.locks.enter_context(folder_lock(folder, what='work dir', fix=OTHER_WORK_DIR))
 
     def test(self) -> dict[str, float]:
         """Evaluate, and write in ``run.json`` what was run and how it ended."""
         return run_recorded(self, 'test', super().test)
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up MMEngine's environment, with a time stamp whose log folder no other run has."""
+        super().setup_env(env_cfg)
+        stamp = [self._timestamp]
+        while self.rank == 0:
+            try:
+                os.makedirs(os.path.join(self.work_dir, stamp[0]))
+                break
+            except FileExistsError:
+                time.sleep(0.05)
+                stamp = [time.strftime('%Y%m%d_%H%M%S')]
+        broadcast_object_list(stamp)
+        self._timestamp = stamp[0]
 
     def set_randomness(self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
         """Seed all generators; with ``deterministic``, choose ordered algorithms wherever there are any."""
@@ -132,10 +167,11 @@ class SafeRunner(Runner):
                 continue
             try:
                 getattr(hook, fn_name)(self, **arguments)
-            except OSError as error:
-                if not disk_is_at_fault(error):
+            except (OSError, WriteError) as error:
+                if isinstance(error, OSError) and not disk_is_at_fault(error):
                     raise
-                told = f'{type(hook).__name__} could not write ({error.strerror}); the run goes on'
+                reason = error.reason if isinstance(error, WriteError) else error.strerror
+                told = f'{type(hook).__name__} could not write ({reason}); the run goes on'
                 if told not in self._warned:
                     self.logger.warning(told)
                 self._warned.add(told)
@@ -283,6 +319,10 @@ class NamingPipeline:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Run the pipeline on ``results``; raise UserError where one of its files cannot be read."""
         paths = [results[key] for key in ('img_path', 'seg_map_path') if results.get(key)]
+        for path in paths:
+            # a pipe would be waited for, and a device read until memory is gone
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise UserError(f'cannot read {str(path)!r}: {why_unreadable(path)}')
         try:
             return self.pipeline(results)
         except Exception as error:
@@ -295,13 +335,13 @@ class NamingPipeline:
 
 def why_unreadable(path: str | Path) -> str | None:
     """Say in a few words why the image file at ``path`` cannot be decoded, or None if it can."""
-    path = Path(path)
-    if not path.exists():
+    try:
+        if check_regular(path).st_size == 0:
+            return 'the file is empty'
+    except FileNotFoundError:
         return 'the file does not exist'
-    if not path.is_file():
-        return 'it is not a file'
-    if path.stat().st_size == 0:
-        return 'the file is empty'
+    except OSError as error:
+        return error.strerror
     try:
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:

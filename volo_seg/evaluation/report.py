@@ -17,7 +17,7 @@ from volo_seg.evaluation.per_image import FOLDER as WORST
 from volo_seg.evaluation.per_image import ImageScores
 from volo_seg.evaluation.scores import DEFINITIONS, ClassScores, Scores, Share
 from volo_seg.evaluation.tally import Tally
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write, check_writable
 from volo_seg.label_png import MARK
 
 JSON_NAME, CSV_NAME, PICTURE_NAME = 'metrics.json', 'metrics.csv', 'confusion_matrix.png'
@@ -47,13 +47,13 @@ def write_report(
     if images is not None:
         content['worst_images'] = images.content(names)
     write_json(folder / JSON_NAME, content)
-    write_whole(folder / CSV_NAME, class_csv(tally, scores).encode())
+    atomic_write(folder / CSV_NAME, class_csv(tally, scores).encode())
     if images is not None:
-        write_whole(folder / IMAGES_NAME, images.csv(names).encode())
+        atomic_write(folder / IMAGES_NAME, images.csv(names).encode())
         for name, content_of_file in images.pictures(names, palette).items():
-            write_whole(folder / WORST / name, content_of_file)
+            atomic_write(folder / WORST / name, content_of_file)
     if picture:
-        write_whole(folder / PICTURE_NAME, confusion_picture(tally.matrix.numpy(), names))
+        atomic_write(folder / PICTURE_NAME, confusion_picture(tally.matrix.numpy(), names))
 
 
 def check_report_folder(folder: Path) -> None:
@@ -64,6 +64,7 @@ def check_report_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{folder} is a file; name a folder for the metrics')
+    check_writable(folder)
     names = (JSON_NAME, CSV_NAME, IMAGES_NAME, PICTURE_NAME, WORST)
     found = [name for name in names if (folder / name).exists()]
     if found and not _is_ours(folder / JSON_NAME):
@@ -117,7 +118,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         UserError: it is not ours, or cannot be written.
     """
     check_json(path)
-    write_whole(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + '\n').encode())
+    atomic_write(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + '\n').encode())
 
 
 def check_json(path: Path) -> None:
@@ -128,6 +129,7 @@ def check_json(path: Path) -> None:
     """
     if path.exists() and not _is_ours(path):
         raise UserError(f'{path} exists and was not written by {MARK}; name another file')
+    check_writable(path.parent)
 
 
 def _class_content(row: ClassScores) -> dict[str, Any]:

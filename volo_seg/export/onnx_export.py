@@ -19,7 +19,7 @@ from volo_seg.export.parity import SHAPES, TRACED, Agreement, Shape, check_parit
 from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference.network import Network
 from volo_seg.inference.onnx_card import OnnxCard
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write
 
 OPSET = 18
 """The operator set that torch's exporter writes without a version conversion."""
@@ -89,7 +89,7 @@ def write_checked(
     if foreign:
         raise UserError(f'the graph needs {", ".join(foreign)}, which many runtimes lack: nothing was written')
     found = check_parity(model, network, shapes=shapes)
-    write_whole(path, with_metadata(model, card).SerializeToString())
+    atomic_write(path, with_metadata(model, card).SerializeToString())
     return found
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from volo_seg.config.load import load_config
 from volo_seg.errors import UserError
 from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.pretrained import CARD, CONFIG, METRICS, WEIGHTS
+from volo_seg.io import atomic_path, check_regular, check_writable
 
 OWN_MACHINE = ('work_dir', 'load_from', 'resume', 'launcher', 'vis_backends', 'visualizer', 'variants')
 """Top-level keys of a config about the training machine or about other models; they are not published."""
@@ -38,26 +36,17 @@ def publish(config: str, checkpoint: str | Path, folder: str | Path, *, metrics:
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f'{str(folder)!r} exists already: give the name of a new folder')
+    check_writable(folder)
     scores = read_metrics(metrics) if metrics else None
     loaded = load_config(config)
     predictor = Predictor(loaded.copy(), checkpoint, device='cpu')
     if scores is not None:
         check_metrics(scores, predictor.classes, name=str(metrics))
     meta = load_file(checkpoint).get('meta') or {}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    except OSError as error:
-        raise UserError(f'{str(folder)!r} cannot be written ({error.strerror}): give another folder') from error
-    try:
-        part.chmod(0o755)
+    with atomic_path(folder) as part:
+        part.mkdir()
         _fill(part, loaded, predictor, meta=meta, scores=scores, name=folder.name)
         check_same(predictor, Predictor.from_pretrained(part, device='cpu'))
-        os.replace(part, folder)
-    except OSError as error:
-        raise UserError(f'{str(folder)!r} cannot be written ({error.strerror}): give another folder') from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
@@ -136,6 +125,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
         UserError: It is missing, or not a ``metrics.json``.
     """
     try:
+        check_regular(path)
         content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UserError(

@@ -16,7 +16,7 @@ from volo_seg.export.parity import open_session
 from volo_seg.imageio import SUFFIXES, read_image
 from volo_seg.inference.onnx_card import OnnxCard
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write
 
 OPERATORS = ('Conv', 'MatMul')
 """Operators that are quantized where one factor is a weight. Products of two activations (attention, interpolation)
@@ -61,7 +61,7 @@ def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> 
     foreign = foreign_operators(result)
     assert not foreign, foreign
     open_session(result)
-    write_whole(target, result.SerializeToString())
+    atomic_write(target, result.SerializeToString())
 
 
 def equal_labels(first: str | Path, second: str | Path, images: Sequence[Path]) -> float:

@@ -18,7 +18,7 @@ from volo_seg.inference.batch.shares import ShareTable, share_row
 from volo_seg.inference.files import inside
 from volo_seg.inference.output_formats import DEFAULT, KINDS, check_kinds
 from volo_seg.inference.polygons import geojson, labelme
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write
 from volo_seg.label_png import encode_labels
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def place(out_dir: str | Path, kind: str, name: str) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        write_whole(path, content)
+        atomic_write(path, content)
     except UserError as error:
         raise OutputError(str(error)) from error
 

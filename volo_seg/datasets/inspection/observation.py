@@ -12,6 +12,7 @@ import numpy as np
 
 from volo_seg.datasets.masks import ColourTable, decode_mask
 from volo_seg.imageio import ImageError, check_data, load_image, open_image, pillow_errors
+from volo_seg.io import read_regular
 
 Size = tuple[int, int]  # width, height in pixels
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -69,7 +70,7 @@ def inspect_pair(pair: tuple[str, str | None], look: Look) -> Observation:
 def _inspect_image(seen: Observation, look: Look) -> tuple[Size | None, int]:
     """Size as training sees it, and the EXIF orientation (1: as stored)."""
     try:
-        content = Path(seen.image).read_bytes()
+        content = read_regular(seen.image)
         if look.digest:
             seen.digest = hashlib.blake2b(content, digest_size=16).digest()
         return _open_image(content, decode=look.decode)
@@ -112,7 +113,7 @@ def _opencv_size(path: str) -> Size | None:
 def _inspect_mask(seen: Observation, table: ColourTable | None) -> Size | None:
     path = str(seen.mask)
     try:
-        content = Path(path).read_bytes()
+        content = read_regular(path)
         labels = decode_mask(content, where=path, table=table)
     except OSError as error:
         _add(seen, 'unreadable', path, _unreadable(path, _reason(error)))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from volo_seg.datasets.inspection.processes import map_in_processes
 from volo_seg.datasets.toyscapes.camera import Array
 from volo_seg.datasets.toyscapes.scene import Scene, check_request, generate_scene
 from volo_seg.errors import UserError
+from volo_seg.io import atomic_write
 from volo_seg.label_png import encode_labels
 
 VERSION = 1  # raised whenever the same seed gives other scenes
@@ -65,7 +64,7 @@ def write_toyscapes(
     for folders in {path.parent for job in jobs for path in scene_files(folder, *job).values()}:
         _make_folder(folders)
     work = partial(_make, folder, size, seed)
-    for done, _ in enumerate(_spread(work, jobs, nproc), 1):
+    for done, _ in enumerate(map_in_processes(work, jobs, processes=nproc), 1):
         if progress is not None:
             progress(done, len(jobs))
     return len(jobs)
@@ -102,34 +101,18 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'{folder} is not empty and holds no {MARKER}; name an empty or a new folder')
     _make_folder(folder)
-    _save(marker, (json.dumps(settings) + '\n').encode())
-
-
-def _spread(work: Callable[[tuple[str, int]], None], jobs: list[tuple[str, int]], nproc: int) -> Iterator[None]:
-    """Yield once for each finished job."""
-    if nproc == 1 or len(jobs) < 2:
-        yield from map(work, jobs)
-        return
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(min(nproc, len(jobs)), mp_context=context, initializer=_start_process) as pool:
-        yield from pool.map(work, jobs, chunksize=max(1, min(8, len(jobs) // (4 * nproc))))
-
-
-def _start_process() -> None:
-    """Share the processor with the others, and leave an interrupt to the process that started this one."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atomic_write(marker, (json.dumps(settings) + '\n').encode())
 
 
 def _make(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) -> None:
     split, index = job
     files = scene_files(folder, split, index)
     scene = generate_scene(seed, index, split=split, size=size)
-    _save(files['image'], _png(scene.image))
-    _save(files['labelIds'], encode_labels(scene.label_ids))
-    _save(files['color'], _png(cv2.cvtColor(scene.color, cv2.COLOR_RGB2BGRA)))
-    _save(files['instanceIds'], encode_labels(scene.instance_ids))
-    _save(files['polygons'], polygons_json(scene).encode())
+    atomic_write(files['image'], _png(scene.image))
+    atomic_write(files['labelIds'], encode_labels(scene.label_ids))
+    atomic_write(files['color'], _png(cv2.cvtColor(scene.color, cv2.COLOR_RGB2BGRA)))
+    atomic_write(files['instanceIds'], encode_labels(scene.instance_ids))
+    atomic_write(files['polygons'], polygons_json(scene).encode())
 
 
 def polygons_json(scene: Scene) -> str:
@@ -143,18 +126,6 @@ def _png(image: Array) -> bytes:
     done, data = cv2.imencode('.png', np.ascontiguousarray(image))
     assert done
     return data.tobytes()
-
-
-def _save(path: Path, data: bytes) -> None:
-    """Write a file beside its place and move it there, so that it is whole or not at all."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f'cannot write {path}: {error.strerror}; free some space or choose another folder') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:

@@ -16,8 +16,10 @@ from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
 from volo_seg.errors import UserError
+from volo_seg.io import PART, WriteError, atomic_path, atomic_write, write_failure
 
 LAST = 'last_checkpoint'
+OTHER_WORK_DIR = 'give another by --work-dir'
 
 
 class SaveError(UserError):
@@ -30,43 +32,14 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         SaveError: The disk or the folder refuses it.
     """
-    part = _part_of(path)
     try:
-        with open(part, 'wb') as file:
+        with atomic_path(path) as part, open(part, 'wb') as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        _remove(part)
-        raise SaveError(f'the checkpoint {str(path)!r} cannot be written ({_reason(error, path)})') from error
-    except BaseException:
-        _remove(part)
-        raise
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a small text file whole or not at all."""
-    part = _part_of(path)
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, path)
-
-
-def check_work_dir(work_dir: str | Path) -> None:
-    """Make ``work_dir`` and write into it, before the work that ends there.
-
-    Raises:
-        UserError: It is a file, or nothing can be written there.
-    """
-    try:
-        os.makedirs(work_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir) as file:
-            file.write(b'\0' * 4096)
-            file.flush()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f'work dir {str(work_dir)!r} cannot be written ({reason}); give another by --work-dir'
+    except (WriteError, RuntimeError) as error:
+        raise SaveError(
+            f'the checkpoint {str(path)!r} cannot be written ({write_failure(error, path.parent)})'
         ) from error
 
 
@@ -82,9 +55,10 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
 
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process left of checkpoints that never became whole."""
-    for pattern in ('.iter_*.pth.part', '.epoch_*.pth.part', '.best_*.pth.part'):
-        for part in folder.glob(pattern):
-            _remove(part)
+    for name in ('iter', 'epoch', 'best'):
+        for part in folder.glob(f'.{name}_*.pth*{PART}'):
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 @HOOKS.register_module()
@@ -108,6 +82,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Prepare the folder; see MMEngine."""
         super().before_train(runner)
         if is_main_process() and '://' not in self.out_dir:
+            if not os.path.samefile(self.out_dir, runner.work_dir):
+                runner.lock(self.out_dir)
             remove_parts(Path(self.out_dir))
 
     def after_train(self, runner: Any) -> None:
@@ -146,7 +122,7 @@ class SafeCheckpointHook(CheckpointHook):
             return
         self.failed, self.saved_step = None, step
         if is_main_process():
-            write_text(str(self.last_ckpt), Path(runner.work_dir, LAST))
+            atomic_write(Path(runner.work_dir, LAST), str(self.last_ckpt).encode())
             for old in dropped:
                 self._delete(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
 
@@ -241,28 +217,3 @@ def _temporary_folder() -> str:
         return tempfile.mkdtemp(prefix='volo-seg-')
     except OSError:
         return ''
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f'.{path.name}.part')
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """What was wrong, in the system's words: torch's writer hides them behind its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    try:
-        _part_of(path).write_bytes(b'\0' * 2**20)
-        _remove(_part_of(path))
-    except OSError as probe:
-        _remove(_part_of(path))
-        return probe.strerror or str(probe)
-    return str(error).splitlines()[0][:160]

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from volo_seg.errors import UserError
-from volo_seg.io import write_whole
+from volo_seg.io import atomic_write
 from volo_seg.visualization import SheetRow, draw_sheet, image_of_batch, make_row
 
 FOLDER = 'val_sheets'
@@ -63,7 +63,7 @@ class ContactSheetHook(Hook):
         sheet = draw_sheet(chosen, title=title, classes=meta.get('classes') or (), palette=meta.get('palette'))
         path = Path(runner.log_dir, FOLDER, f'iter_{iteration}.jpg')
         try:
-            write_whole(path, sheet)
+            atomic_write(path, sheet)
         except UserError as error:  # a picture less ends no training
             runner.logger.warning(str(error))
 

@@ -18,7 +18,7 @@ import torch
 from mmengine.hooks import Hook
 
 from volo_seg import __version__
-from volo_seg.engine.hooks.checkpoint_hook import write_text
+from volo_seg.io import WriteError, atomic_write, check_regular
 
 NAME = 'run.json'
 PACKAGES = (
@@ -64,11 +64,11 @@ class RunRecord:
             return
         text = json.dumps(self._content, indent=2, default=str) + '\n'
         try:
-            write_text(text, Path(self._runner.log_dir, NAME))
+            atomic_write(Path(self._runner.log_dir, NAME), text.encode())
             if self._content['kind'] == 'train':
-                write_text(text, Path(self._runner.work_dir, NAME))
-        except OSError as error:
-            self._runner.logger.warning(f'{NAME} could not be written ({error.strerror})')
+                atomic_write(Path(self._runner.work_dir, NAME), text.encode())
+        except WriteError as error:
+            self._runner.logger.warning(str(error))
 
     def finish(self, status: str, *, reason: str | None = None) -> None:
         """Write how the run ended: ``finished``, ``interrupted`` or ``failed``."""
@@ -151,9 +151,9 @@ def _files(dataset: Any) -> Iterator[tuple[str, str]]:
 
 
 def _size(path: str) -> int:
-    """Bytes of a file, -1 if there is none."""
+    """Bytes of a regular file, -1 if there is none."""
     try:
-        return os.path.getsize(path)
+        return check_regular(path).st_size
     except OSError:
         return -1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from volo_seg.errors import UserError
 from volo_seg.evaluation.folders import CITYSCAPES_FRAME, label_files, map_labels
+from volo_seg.io import atomic_path, check_writable
 from volo_seg.label_png import encode_labels, read_labels
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -96,19 +96,12 @@ def write_submission(
     """
     if archive.exists():
         raise UserError(f'{archive} exists and is left as it is; name another archive')
+    check_writable(archive.parent)
     files = _by_frame(label_files(prediction_dir, suffix=suffix), rule)
     _check_frames(set(files), None if frames is None else set(frames), prediction_dir)
-    part = archive.with_name(f'.{archive.name}.{os.getpid()}.part')
-    try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, 'x', zipfile.ZIP_STORED) as file:
-            for frame in watch(sorted(files)):
-                file.writestr(zipfile.ZipInfo(f'{frame}.png', _EPOCH), _server_png(files[frame], rule, table))
-        os.replace(part, archive)
-    except OSError as error:
-        raise UserError(f'{archive} cannot be written ({error.strerror}); name another place') from error
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_path(archive) as part, zipfile.ZipFile(part, 'x', zipfile.ZIP_STORED) as file:
+        for frame in watch(sorted(files)):
+            file.writestr(zipfile.ZipInfo(f'{frame}.png', _EPOCH), _server_png(files[frame], rule, table))
     return len(files)
 
 

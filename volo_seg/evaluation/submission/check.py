@@ -13,6 +13,7 @@ import numpy as np
 from volo_seg.evaluation.folders import ranges
 from volo_seg.evaluation.submission.archive import ServerRule, frame_of
 from volo_seg.imageio import ImageError, open_image
+from volo_seg.io import check_regular
 from volo_seg.label_png import Labels, labels_of, load_label_image
 
 _MOST_PNG_BYTES = 200 * 1000**2
@@ -123,6 +124,7 @@ def _check_size(name: str, labels: Labels, rule: ServerRule, image: Path | None)
     wanted = rule.size
     if image is not None:
         try:
+            check_regular(image)
             with image.open('rb') as file:
                 width, height = open_image(file, name=f'image {str(image)!r}').size
         except (OSError, ImageError) as error:

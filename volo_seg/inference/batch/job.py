@@ -14,6 +14,7 @@ from volo_seg.inference.batch.sharing import Share, this_share
 from volo_seg.inference.batch.sources import Task, find_tasks
 from volo_seg.inference.batch.video import VideoReader
 from volo_seg.inference.output_formats import DEFAULT
+from volo_seg.io import check_writable
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def plan_job(
 
 def _make_folder(name: str | Path) -> Path:
     try:
+        check_writable(name)
         Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'output folder {str(name)!r} cannot be made ({error.strerror}); name another') from error

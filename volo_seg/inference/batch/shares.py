@@ -17,7 +17,7 @@ from volo_seg.errors import UserError
 from volo_seg.inference.batch.sharing import Share
 from volo_seg.inference.files import inside
 from volo_seg.inference.output_formats import KINDS
-from volo_seg.io import alone, write_whole
+from volo_seg.io import atomic_write, file_lock
 
 if TYPE_CHECKING:
     from volo_seg.inference.result import Result
@@ -64,13 +64,13 @@ class ShareTable:
         Raises:
             UserError: The file is another table, or it cannot be written.
         """
-        with alone(self.path.with_name(f'.{self.path.name}.lock')):
+        with file_lock(self.path.with_name(f'.{self.path.name}.lock')):
             merged = {**self.rows(), **rows}
             places = {name: place for place, name in enumerate(order)}
             names = sorted(merged, key=lambda name: _place_of(name, places))
             text = io.StringIO()
             csv.writer(text, lineterminator='\n').writerows([self.head, *((name, *merged[name]) for name in names)])
-            write_whole(self.path, text.getvalue().encode())
+            atomic_write(self.path, text.getvalue().encode())
 
 
 def _place_of(name: str, places: Mapping[str, int]) -> tuple[int, str]:

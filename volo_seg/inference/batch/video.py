@@ -15,6 +15,7 @@ from volo_seg.errors import UserError
 from volo_seg.imageio import check_size
 from volo_seg.inference.files import inside
 from volo_seg.inference.writers import OutputError
+from volo_seg.io import check_regular, part_path
 
 # what ffmpeg prints about a damaged file is said by us, in one sentence
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
@@ -41,6 +42,7 @@ class VideoReader:
         self.path = path
         name = f'video {str(path)!r}'
         try:
+            check_regular(path)
             with path.open('rb') as file:
                 start = file.read(12)
         except OSError as error:
@@ -110,7 +112,7 @@ class VideoWriter:
             raise OutputError(f'{str(folder / name)!r} cannot be written ({error.strerror})') from error
         except UserError as error:
             raise OutputError(str(error)) from error
-        self.part = self.path.with_name(f'.{self.path.stem[-200:]}.{os.getpid()}.part.mp4')
+        self.part = part_path(self.path, suffix='.mp4')
         self.rate = rate
         self.frames = 0
         self.writer: cv2.VideoWriter | None = None

@@ -9,6 +9,7 @@ import torch
 
 from volo_seg.errors import UserError
 from volo_seg.inference.raster.blending import TILE
+from volo_seg.io import check_writable
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor
 from volo_seg.models.segmentors.windows import InferenceConfig, Size, WindowGrid
 
@@ -67,6 +68,7 @@ def target_paths(target: Path, kinds: Sequence[str], *, source: Path, overwrite:
             raise UserError(f'output {str(path)!r} is the input; give another name')
         if path.exists() and not overwrite:
             raise UserError(f'output {str(path)!r} is there already; add --overwrite or give another name')
+        check_writable(path.parent)
     return paths
 
 

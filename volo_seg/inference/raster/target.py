@@ -18,6 +18,7 @@ from volo_seg import __version__
 from volo_seg.errors import UserError
 from volo_seg.inference.raster.blending import TILE, Area
 from volo_seg.inference.raster.source import RasterSource, import_rasterio
+from volo_seg.io import part_path
 
 WAITING = 2
 """Blocks that wait to be written at most."""
@@ -42,7 +43,7 @@ class RasterTarget:
         self, path: Path, size: tuple[int, int], *, dtype: str, nodata: int, georeference: dict[str, Any]
     ) -> None:
         self.path, self.nodata, self.dtype = path, nodata, np.dtype(dtype)
-        self.part = path.with_name(f'.{path.stem[-200:]}.{os.getpid()}.part.tif')
+        self.part = part_path(path, suffix='.tif')
         self._rasterio = import_rasterio()
         self._last: Any = None
         with self._one_sentence():
