@@ -1,11 +1,25 @@
 """The exceptions that a command answers with one sentence."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """A mistake in what the user gave us; its one-sentence message names the value, the place and the fix.
 
     Commands print the message alone and exit with status 2; everything else is a bug and keeps its traceback.
     """
+
+
+@contextlib.contextmanager
+def prefixed(place: str) -> Iterator[None]:
+    """Put ``place``, a key of a config, in front of the message of a UserError raised inside."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{place}: {error}') from error
 
 
 class Interrupted(KeyboardInterrupt):

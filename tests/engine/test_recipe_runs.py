@@ -11,6 +11,7 @@ from mmseg.registry import MODELS, RUNNERS
 from torch import nn
 
 import volo_seg.models  # noqa: F401
+from volo_seg.checkpoints import load_file
 from volo_seg.checkpoints.segmentor import load_segmentor_weights
 from volo_seg.commands import run
 from volo_seg.config.load import load_config
@@ -65,7 +66,7 @@ def without_validation(config):
 
 
 def weights(path):
-    return torch.load(path, weights_only=False)
+    return load_file(path)
 
 
 class Recorder(Hook):
@@ -268,9 +269,10 @@ def test_class_weights_from_a_file(toyscapes, tmp_path, capsys):
     file = tmp_path / 'weights.json'
     file.write_text(json.dumps([1.0] * 19))
     config = prepared([NANO, '--class-weights', str(file)], toyscapes, tmp_path)
-    assert config.model.decode_head.loss_decode.class_weight == str(file)
+    assert config.model.decode_head.loss_decode.class_weight == [1.0] * 19
     assert run('train', [NANO, '--data-root', str(toyscapes), '--class-weights', 'nothing']) == 2
-    assert "--class-weights 'nothing' is neither inverse nor median nor a .json file" in capsys.readouterr().err
+    told = "--class-weights 'nothing' is neither inverse nor median nor a .json or .txt or .npy file"
+    assert told in capsys.readouterr().err
 
 
 def test_run_with_accumulation_scales_its_rate(toyscapes, tmp_path):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from volo_seg.checkpoints.architecture import describe, differences, parameter_names, variant_name
-from volo_seg.checkpoints.formats import VoloWeights, read_volo
+from volo_seg.checkpoints.formats import VoloWeights, first_few, read_volo
 from volo_seg.errors import UserError
 from volo_seg.layers.position import resize_pos_embed
 
@@ -153,11 +153,6 @@ def _may_lack(key: str, *, classifier: bool) -> bool:
 def _check_none(names: list[str], what: str, fix: str) -> None:
     if names:
         raise UserError(f'{what} ({first_few(names)}): {fix}')
-
-
-def first_few(names: list[str]) -> str:
-    """The first three of ``names``, and how many there are."""
-    return ', '.join(names[:3]) + (f', … {len(names)} in all' if len(names) > 3 else '')
 
 
 def _grid(pos_embed: Tensor, target: Tensor, *, name: str) -> tuple[int, int]:

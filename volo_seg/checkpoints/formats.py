@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from volo_seg.checkpoints.architecture import Architecture, describe, variant_name
@@ -61,7 +62,7 @@ def recognise(content: Mapping[str, Any], *, name: str) -> VoloWeights:
     found = backbone or state_dict
     if sum(mark in found for mark in _MARKS) < len(_MARKS) - 1:
         raise UserError(
-            f'{name} holds no VOLO weights (its names start with {", ".join(list(found)[:3])}): '
+            f'{name} holds no VOLO weights (its names start with {first_few(list(found)[:3])}): '
             'give an official, timm or volo-seg file of VOLO'
         )
     layout = 'classifier' if any(key.startswith(_CLASSIFIER) for key in found) else 'backbone'
@@ -82,12 +83,22 @@ def unwrap(content: Mapping[str, Any], *, name: str) -> tuple[dict[str, Tensor],
         The tensors by name, and the name of their container (``''`` for a flat file).
 
     Raises:
-        UserError: There are no tensors.
+        UserError: There are no tensors, or some are sparse, quantized or without values.
     """
     container = next((key for key in _CONTAINERS if isinstance(content.get(key), Mapping)), '')
     entries: Mapping[str, Any] = content[container] if container else content
     tensors = {str(key).removeprefix('module.'): v for key, v in entries.items() if isinstance(v, Tensor)}
     if not tensors:
-        found = ', '.join(map(str, list(entries)[:3])) or 'nothing'
+        found = first_few(list(entries)[:3]) or 'nothing'
         raise UserError(f'{name} holds no tensors but {found}: give a file of weights')
+    odd = [key for key, v in tensors.items() if v.layout != torch.strided or v.is_quantized or v.is_nested or v.is_meta]
+    if odd:
+        raise UserError(f'{name} holds sparse, quantized or empty tensors ({first_few(odd)}): save plain dense ones')
     return tensors, container
+
+
+def first_few(names: Iterable[object]) -> str:
+    """The first three of ``names``, printable and at most 80 characters each, and how many there are."""
+    texts = list(names)
+    shown = ', '.join(repr(str(text)[:80])[1:-1] for text in texts[:3])
+    return shown + (f', … {len(texts)} in all' if len(texts) > 3 else '')

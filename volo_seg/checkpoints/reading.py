@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +20,8 @@ from volo_seg.checkpoints.fetching import download, locate
 from volo_seg.errors import UserError
 
 Device = str | torch.device
+MOST_UNPACKED = 20
+"""Times its own size that a zip of weights may unpack to."""
 
 
 def load_file(source: str | os.PathLike[str], *, map_location: Device = 'cpu') -> dict[str, Any]:
@@ -61,6 +65,8 @@ def read_weights(
 def _head(path: Path, *, name: str) -> bytes:
     if path.is_dir():
         raise UserError(f'{name} is a folder: give the weights file itself')
+    if not path.is_file():
+        raise UserError(f'{name} is no regular file: copy its content into one')
     try:
         with open(path, 'rb') as file:
             return file.read(1024)
@@ -79,6 +85,24 @@ def _refuse_other_files(path: Path, head: bytes, *, name: str, advice: str) -> N
     # torch before 2.6 unpickled old tar checkpoints unsafely even when asked not to (CVE-2025-32434)
     if tarfile.is_tarfile(path):
         raise UserError(f'{name} is a tar archive, which no weights file is, ".pth.tar" or not: {advice}')
+    if head.startswith(b'PK'):
+        _refuse_odd_archive(path, name=name, advice=advice)
+
+
+def _refuse_odd_archive(path: Path, *, name: str, advice: str) -> None:
+    """Refuse a zip that would fill the memory, or that readers could read in two ways; torch.save packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = file.infolist()
+    except Exception as error:  # of many classes
+        told = ' '.join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f'{name} is damaged, incomplete or no weights file ({told}): {advice}') from error
+    size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
+    if unpacked > MOST_UNPACKED * size + 2**20:
+        raise UserError(f'{name} unpacks from {size:,} to {unpacked:,} bytes, which no weights file does: {advice}')
+    twice = [member for member, count in Counter(member.filename for member in members).items() if count > 1]
+    if twice:
+        raise UserError(f'{name} is damaged or forged, it holds {twice[0][:80]!r} twice: {advice}')
 
 
 def _read_safetensors(path: Path, map_location: Device) -> dict[str, Any]:
@@ -122,7 +146,7 @@ def _only(allowed: list[Any]) -> Iterator[None]:
 
 def _refused_global(error: Exception) -> str | None:
     found = re.search(r'GLOBAL (\S+) ', str(error))
-    return found[1] if found else None
+    return found[1][:120] if found else None
 
 
 def _explain(error: Exception, *, name: str, advice: str) -> str:
@@ -140,5 +164,5 @@ def _explain(error: Exception, *, name: str, advice: str) -> str:
         return f'{name} is one piece of an unpacked torch file: give the whole file, which is not to be unpacked'
     # torch opens with advice to load unsafely and puts what was wrong behind it
     told = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
-    detail = told.splitlines()[0].rstrip('. ')[:160]
+    detail = ''.join(c if c.isprintable() else ' ' for c in told.splitlines()[0]).rstrip('. ')[:160]
     return f'{name} is damaged, incomplete or no weights file ({detail}): {advice}'

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from volo_seg.checkpoints.architecture import describe, differences, variant_name
-from volo_seg.checkpoints.conversion import check_shapes, first_few
-from volo_seg.checkpoints.formats import unwrap
+from volo_seg.checkpoints.conversion import check_shapes
+from volo_seg.checkpoints.formats import first_few, unwrap
 from volo_seg.checkpoints.reading import load_file
 from volo_seg.errors import UserError
 from volo_seg.layers.position import resize_pos_embed

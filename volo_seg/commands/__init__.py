@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
+import re
 import sys
 import time
 import warnings
@@ -71,6 +73,8 @@ def conclude(error: BaseException) -> int:
         if os.environ.get('RANK', '0') == '0':
             print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
         return getattr(error, 'status', 130)
+    if isinstance(error, pickle.UnpicklingError):  # a file that a package of someone else reads by torch.load
+        error = UserError(f'a weights file is refused ({refused(error)}): give weights alone, as .safetensors')
     if isinstance(error, UserError):
         tell(error)
         return 2
@@ -100,6 +104,12 @@ def sentence(error: UserError) -> str:
     return str(error).strip().rsplit('UserError: ', 1)[-1]
 
 
+def refused(error: pickle.UnpicklingError) -> str:
+    """What torch refused to build, without its advice to load the file unsafely."""
+    found = re.search(r'GLOBAL (\S+) ', str(error))
+    return f'it asks for {found[1]} on loading' if found else 'it is damaged or holds more than weights'
+
+
 def quiet_imports() -> None:
     """Silence what the libraries below print about optional parts that nothing here uses."""
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
@@ -109,13 +119,14 @@ def quiet_imports() -> None:
 
 
 def load_stack() -> None:
-    """Import MMSegmentation without its lines about optional parts; its image loading starts no Ghostscript."""
+    """Import MMSegmentation without its lines about optional parts; it starts no Ghostscript and unpickles no file."""
     import io
 
     with contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module('mmseg.datasets')
         importlib.import_module('volo_seg.engine.runner')
     importlib.import_module('PIL.EpsImagePlugin').gs_binary = False  # type: ignore[attr-defined]
+    importlib.import_module('volo_seg.checkpoints.mmengine_loaders').forbid_unpickling()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if target.exists() and not args.overwrite:
             raise UserError(f'{str(target)!r} is there already; add --overwrite, or name another folder')
     check_writable(args.out_dir)
+    load_stack()
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config, set_data_root
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     processes = process_count(args.nproc)
     target = weights_file(args)
+    load_stack()
     from volo_seg.config.load import load_config, set_data_root
 
     config = load_config(args.config, args.cfg_options)

@@ -75,8 +75,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         '--class-weights',
         nargs='?',
         const='inverse',
-        metavar='inverse|median|FILE.json',
-        help='weigh the classes in the loss: by their share of the training labels, or by a file of volo-seg check',
+        metavar='inverse|median|FILE',
+        help='weigh the classes in the loss: by their share of the training labels, or by a file (.json, .txt, .npy)',
     )
     recipe.add_argument('--ohem', action='store_true', help='learn from the pixels that the network finds hard')
     recipe.add_argument('--compile', action='store_true', help='compile the backbone (torch.compile)')

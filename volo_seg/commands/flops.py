@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_config_flags
 from volo_seg.errors import UserError
 
@@ -22,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Count; see ``volo-seg flops --help``."""
     args = build_parser().parse_args(argv)
+    load_stack()
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 

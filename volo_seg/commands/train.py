@@ -121,17 +121,18 @@ def weigh_classes(config: Config, how: str) -> None:
     """Put class weights into the losses: a file's, or those of the training labels.
 
     Raises:
-        UserError: ``how`` is neither a method nor a .json file, or no loss takes weights.
+        UserError: ``how`` is neither a method nor a file of weights, or no loss takes weights.
     """
-    from volo_seg.config.losses import set_class_weights
+    from volo_seg.config.losses import WEIGHT_SUFFIXES, read_class_weights, set_class_weights
     from volo_seg.datasets.inspection.frequencies import METHODS
     from volo_seg.datasets.inspection.training_weights import training_weights
     from volo_seg.engine.launch import is_first_process
 
-    if how not in METHODS and not (how.endswith('.json') and Path(how).is_file()):
-        raise UserError(f'--class-weights {how!r} is neither {" nor ".join(METHODS)} nor a .json file')
+    if how not in METHODS and not how.endswith(WEIGHT_SUFFIXES):
+        files = ' or '.join(WEIGHT_SUFFIXES)
+        raise UserError(f'--class-weights {how!r} is neither {" nor ".join(METHODS)} nor a {files} file')
     if how not in METHODS:
-        set_class_weights(config, how)
+        set_class_weights(config, read_class_weights(how))
         return
     shared = int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1')))
     weights = training_weights(config, how, processes=max(1, (os.cpu_count() or 1) // shared))

@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS
 from volo_seg.config.agreement import check_agreement, check_class_count, datasets, heads
 from volo_seg.config.losses import check_losses
 from volo_seg.config.validation import accepted_keys, check_names, find_type, walk
+from volo_seg.config.weights import check_weights
 from volo_seg.errors import UserError
 
 
@@ -20,7 +21,7 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
 
     Raises:
         UserError: The config contradicts itself or names what does not exist, a folder is missing or empty of what the
-            data set looks for, or the model's class count is not the data set's.
+            data set looks for, the model's class count is not the data set's, or weights cannot be read.
     """
     check_config(config, splits)
     for split in splits:
@@ -30,6 +31,8 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
             if classes is not None:
                 fill_class_count(config, classes)
                 check_class_count(config, place, dataset['type'], len(classes))
+    if 'train' in splits:
+        check_weights(config)
 
 
 def check_config(config: Config, splits: Sequence[str]) -> None:
@@ -42,6 +45,10 @@ def check_config(config: Config, splits: Sequence[str]) -> None:
         if config.get(part) is None:
             raise UserError(f'the config has no {part}; name one, or a config that has it')
     check_names(config, splits)
+    for split in splits:
+        for place, step in walk(config[f'{split}_dataloader'], f'{split}_dataloader'):
+            if step.get('decode_backend') == 'pickle':
+                raise UserError(f"{place}.decode_backend='pickle' would run code of the data files: use 'numpy'")
     check_losses(config)
     check_agreement(config, splits)
 

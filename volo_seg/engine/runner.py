@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
+from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
 from volo_seg.engine.checkpointing import compose
 from volo_seg.engine.evaluator import OverlappedEvaluator
 from volo_seg.engine.failures import disk_is_at_fault, run_recorded
@@ -63,6 +64,7 @@ class SafeRunner(Runner):
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Take MMEngine's arguments."""
         self._warned: set[str] = set()
+        forbid_unpickling()
         folder = settings.get('work_dir') or args[1]
         check_writable(folder, what='work dir', fix=OTHER_WORK_DIR)
         super().__init__(*args, **settings)

@@ -16,6 +16,7 @@ from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
+from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
 from volo_seg.config.checks import check_config, fill_class_count
 from volo_seg.config.validation import accepted_keys, find_type, walk
 from volo_seg.errors import UserError
@@ -44,6 +45,7 @@ def build_network(
     Raises:
         UserError: The config cannot be used, or the checkpoint is of another model.
     """
+    forbid_unpickling()
     init_default_scope('mmseg')
     check_config(config, ('test',))
     dataset = config.test_dataloader.dataset
@@ -72,6 +74,7 @@ def load_network(config: Config, checkpoint: str) -> Network:
     if checkpoint != 'none':
         return build_network(config, load_file(checkpoint), name=checkpoint)
     model = config.copy()
+    forbid_unpickling()
     init_default_scope('mmseg')
     check_config(model, ('test',))
     fill_class_count(model, describe_dataset(model.test_dataloader.dataset)['classes'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,6 +12,19 @@ from volo_seg.errors import UserError
 
 FORMAT = 'volo-seg-onnx-1'
 KINDS = ('logits', 'labels')
+MOST_CHARACTERS = 2**22
+"""Of one entry of the metadata."""
+MOST_CLASSES = 65536
+MOST_NAME = 256
+"""Characters of a class name, all printable."""
+MOST_SIDE = 2**17
+"""Pixels of a window's side, and of the size that an image is resized to."""
+MOST_FACTOR = 64
+"""By which an image is enlarged or reduced at most."""
+LEAST_WINDOW = 16
+"""Pixels of a window's side at least: smaller ones keep a processor busy for hours."""
+MOST_OVERLAP = 8
+"""Times that the stride goes into a window's side at most, for the same reason."""
 Size = tuple[int, int]
 
 
@@ -104,8 +118,13 @@ class OnnxCard:
         """
         if metadata.get('format') != FORMAT:
             raise UserError(
-                f'{name} has no metadata of the form {FORMAT} (it says {metadata.get("format")!r}): '
+                f'{name} has no metadata of the form {FORMAT} (it says {metadata.get("format", "")[:40]!r}): '
                 'write it with volo-seg export'
+            )
+        long = [key for key, text in metadata.items() if len(text) > MOST_CHARACTERS]
+        if long:
+            raise UserError(
+                f'{name} has {len(metadata[long[0]]):,} characters of metadata {long[0]!r}: export it again'
             )
         try:
             values = {f.name: _frozen(json.loads(metadata[f.name])) for f in fields(cls)}
@@ -114,27 +133,69 @@ class OnnxCard:
             card = cls(**values)
             card._check()
             return card
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f'{name} has damaged metadata ({error}): export it again') from error
+        except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+            told = ' '.join(str(error).split())[:160]
+            raise UserError(f'{name} has damaged metadata ({told}): export it again') from error
 
     def _check(self) -> None:
-        """Raise ValueError where fields contradict each other or lead nowhere, TypeError for another kind of value."""
-        if not self.classes or len(self.palette) != len(self.classes) or not all(map(_is_colour, self.palette)):
-            raise ValueError(f'{len(self.classes)} classes, {len(self.palette)} colours')
-        numbers: list[float] = [*self.input.std]
-        if self.resize is not None:
-            numbers += self.resize.scale or self.resize.scale_factor or (0,)
-        if self.windows is not None:
-            numbers += [*self.windows.crop_size, *self.windows.stride, *self.windows.down, *self.windows.across]
-        if min(numbers) <= 0 or len(self.input.mean) != 3 or len(self.input.std) != 3:
-            raise ValueError('a size or a scale that is not above 0')
-        words = (self.input.channels, self.input.dtype, self.output.kind)
-        if not all(w in known for w, known in zip(words, (('BGR', 'RGB'), ('uint8', 'float32'), KINDS), strict=True)):
-            raise ValueError(f'unknown words {", ".join(map(str, words))}')
+        """Raise ValueError where a field has another kind of value, or one that leads nowhere."""
+        _need(_tuple(self.classes, str) and 0 < len(self.classes) <= MOST_CLASSES, 'classes', self.classes)
+        _need(all(name.isprintable() and len(name) <= MOST_NAME for name in self.classes), 'classes', self.classes)
+        _need(_tuple(self.palette, tuple) and len(self.palette) == len(self.classes), 'palette', self.palette)
+        _need(all(_tuple(c, int, 3) and all(0 <= v <= 255 for v in c) for c in self.palette), 'palette', self.palette)
+        _need(isinstance(self.source, dict), 'source', self.source)
+        self._check_input()
+        self._check_resize()
+        self._check_windows()
+        output = self.output
+        _need(isinstance(output, Output) and isinstance(output.name, str), 'output', output)
+        _need(output.kind in KINDS and isinstance(output.align_corners, bool), 'output', output)
+        _need(output.threshold is None or _numbers((output.threshold,), 1), 'output.threshold', output.threshold)
+
+    def _check_input(self) -> None:
+        rule = self.input
+        _need(isinstance(rule, Input) and isinstance(rule.name, str), 'input', rule)
+        _need(rule.channels in ('BGR', 'RGB') and rule.dtype in ('uint8', 'float32'), 'input', rule)
+        _need(_numbers(rule.mean, 3) and _numbers(rule.std, 3) and min(rule.std) > 0, 'input', rule)
+
+    def _check_resize(self) -> None:
+        rule = self.resize
+        if rule is None:
+            return
+        _need(isinstance(rule.keep_ratio, bool) and (rule.scale or rule.scale_factor), 'resize', rule)
+        if rule.scale is not None:
+            _need(_tuple(rule.scale, int, 2) and all(0 < v <= MOST_SIDE for v in rule.scale), 'resize', rule)
+        if rule.scale_factor is not None:
+            _need(_numbers(rule.scale_factor, 2), 'resize', rule)
+            _need(all(1 / MOST_FACTOR <= v <= MOST_FACTOR for v in rule.scale_factor), 'resize', rule)
+
+    def _check_windows(self) -> None:
+        rule = self.windows
+        if rule is None:
+            return
+        _need(_tuple(rule.crop_size, int, 2) and _tuple(rule.stride, int, 2), 'windows', rule)
+        for crop, stride in zip(rule.crop_size, rule.stride, strict=True):
+            _need(LEAST_WINDOW <= crop <= MOST_SIDE and crop <= stride * MOST_OVERLAP, 'windows', rule)
+            _need(stride <= crop, 'windows', rule)
+        for weights, length in zip((rule.down, rule.across), rule.crop_size, strict=True):
+            _need(weights == () or (_numbers(weights, length) and min(weights) > 0), 'windows weights', len(weights))
 
 
-def _is_colour(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
+def _need(holds: Any, what: str, value: Any) -> None:
+    if not holds:
+        raise ValueError(f'{what}={str(value)[:80]!r} is not what volo-seg export writes')
+
+
+def _tuple(value: Any, kind: type, length: int | None = None) -> bool:
+    """Whether ``value`` is a tuple of ``length`` values of ``kind``, bools not counted as numbers."""
+    right = isinstance(value, tuple) and (length is None or len(value) == length)
+    return right and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)
+
+
+def _numbers(value: Any, length: int) -> bool:
+    """Whether ``value`` is a tuple of ``length`` finite numbers."""
+    right = isinstance(value, tuple) and len(value) == length
+    return right and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value)
 
 
 def _frozen(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Hashable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
@@ -17,6 +18,10 @@ from volo_seg.inference.onnx_card import Input, OnnxCard, Resize, Windows
 from volo_seg.inference.resizing import fitted_size, resize_to
 
 Size = tuple[int, int]
+_EXTERNAL = b'\x0a\x08location'
+"""Protocol buffer of a key 'location': the file of a tensor's data. onnxruntime itself stays in the file's folder."""
+MOST_PIXELS = 2**28
+"""Of an image as the network sees it."""
 
 
 class OnnxPredictor(BasePredictor):
@@ -51,7 +56,7 @@ class OnnxPredictor(BasePredictor):
         threads: int = 0,
     ) -> None:
         self.session = open_session(path, device=device, threads=threads)
-        self.card = OnnxCard.from_metadata(self.session.get_modelmeta().custom_metadata_map, name=fspath(path))
+        self.card = OnnxCard.from_metadata(_metadata(self.session, name=fspath(path)), name=fspath(path))
         _check_graph(self.session, self.card, name=fspath(path))
         super().__init__(
             self.card.classes,
@@ -91,14 +96,29 @@ class OnnxPredictor(BasePredictor):
         return network_input(self.card.input, images)
 
     def run(self, image: np.ndarray) -> np.ndarray:
-        """The graph's output for its input (B, 3, H, W)."""
+        """The graph's output for its input (B, 3, H, W).
+
+        Raises:
+            UserError: onnxruntime fails on it, or the output is not what the file's metadata says.
+        """
         try:
-            return self.session.run([self.card.output.name], {self.card.input.name: image})[0]
+            output = self.session.run([self.card.output.name], {self.card.input.name: image})[0]
         except Exception as error:  # onnxruntime has classes of errors of its own
             if not type(error).__module__.startswith('onnxruntime'):
                 raise
             size = ' x '.join(map(str, image.shape))
             raise UserError(f'onnxruntime cannot run the network on {size} values ({_short(error)})') from error
+        batch, _, *sides = image.shape
+        found = f'{getattr(output, "dtype", type(output).__name__)} {getattr(output, "shape", "")}'
+        if self.card.output.kind == 'logits':
+            channels = 1 if self.card.output.threshold is not None else len(self.classes)
+            right = getattr(output, 'shape', None) == (batch, channels, *sides) and output.dtype.kind == 'f'
+        else:
+            right = getattr(output, 'shape', None) == (batch, *sides) and output.dtype.kind in 'iu'
+            right = right and output.min() >= 0 and output.max() < len(self.classes)
+        if not right:
+            raise UserError(f'this ONNX file gives {found}, not its {self.card.output.kind}: export it again')
+        return output
 
     def _logits(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
         """(C, h, w) of each of ``images`` of one size (h, w)."""
@@ -141,6 +161,7 @@ def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: in
     name = fspath(path)
     if not Path(path).is_file():
         raise UserError(f'{name!r} does not exist or is not a file; give an .onnx file of volo-seg export')
+    _refuse_other_files(Path(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -154,13 +175,38 @@ def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: in
         raise UserError(f'{name!r} is not an ONNX file that onnxruntime opens ({_short(error)})') from error
 
 
+def _refuse_other_files(path: Path) -> None:
+    """Refuse a graph whose weights lie in other files, as an entry with the key ``location`` says.
+
+    Raises:
+        UserError: It does, or it cannot be read.
+    """
+    try:
+        with path.open('rb') as file:
+            if path.stat().st_size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    if content.find(_EXTERNAL) >= 0:
+                        raise UserError(f'{str(path)!r} keeps weights in other files: export it as one file')
+    except OSError as error:
+        raise UserError(f'{str(path)!r} cannot be read ({error.strerror}): mend its permissions') from error
+
+
+def _metadata(session: Any, *, name: str) -> dict[str, str]:
+    try:
+        return session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise UserError(f'{name} has metadata that are no text ({error.reason}): export it again') from error
+
+
 def _check_graph(session: Any, card: OnnxCard, *, name: str) -> None:
     """Raise UserError unless the graph has the input and output that ``card`` names, with a channel for each class."""
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if card.input.name not in {i.name for i in session.get_inputs()} or card.output.name not in outputs:
-        raise UserError(f'{name} has no input {card.input.name!r} or no output {card.output.name!r}: export it again')
+        raise UserError(
+            f'{name} has no input {card.input.name[:80]!r} or no output {card.output.name[:80]!r}: export it again'
+        )
     shape = outputs[card.output.name]
-    channels = shape[1] if card.output.kind == 'logits' else None
+    channels = shape[1] if card.output.kind == 'logits' and len(shape) == 4 else None
     if isinstance(channels, int) and (
         max(channels, 2) != len(card.classes) or (channels == 1 and card.output.threshold is None)
     ):
@@ -197,7 +243,10 @@ def resized_by(rule: Resize | None, image: np.ndarray) -> np.ndarray:
         across, down = (
             max(1, int(side * factor + 0.5)) for side, factor in zip((width, height), rule.scale_factor, strict=True)
         )
-    return resize_to(image, fitted_size((height, width), (down, across)) if rule.keep_ratio else (down, across))
+    size = fitted_size((height, width), (down, across)) if rule.keep_ratio else (down, across)
+    if size[0] * size[1] > MOST_PIXELS:
+        raise UserError(f'this ONNX file resizes {width}x{height} to {size[1]}x{size[0]} pixels: export it again')
+    return resize_to(image, size)
 
 
 def network_input(rule: Input, images: list[np.ndarray]) -> np.ndarray:

@@ -119,7 +119,7 @@ def image_frames(folder: Path, rule: ServerRule) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; name the folder of the test images')
-    images = (path for path in folder.rglob('*') if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
+    images = (p for p in folder.rglob('*') if p.suffix.lower() in ('.png', '.jpg', '.jpeg') and p.is_file())
     found = {frame: path for path in sorted(images) if (frame := frame_of(path.name, rule))}
     if not found:
         raise UserError(f'{folder} holds no image of {rule.name} ({rule.pattern}); name its test images')

@@ -29,7 +29,13 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f'{self.level}: {self.where}: {self.text}'
+        return f'{self.level}: {_shown(self.where, 200)}: {_shown(self.text, 400)}'
+
+
+def _shown(text: str, most: int) -> str:
+    """``text`` from an archive for a terminal: printable, at most ``most`` characters."""
+    short = text if len(text) <= most else f'{text[: most - 1]}…'
+    return ''.join(c if c.isprintable() else '?' for c in short)
 
 
 def check_submission(
@@ -47,7 +53,7 @@ def check_submission(
         return [Finding('error', str(archive), 'there is no such file')]
     try:
         file = zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # zipfile has several classes for damage
         return [Finding('error', str(archive), f'not a readable zip archive ({error}); write it again')]
     with file:
         members = [info for info in file.infolist() if not info.is_dir()]

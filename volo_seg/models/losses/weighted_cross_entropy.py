@@ -18,7 +18,7 @@ class WeightedCrossEntropyLoss(nn.Module):
     pixels in the format of the logits: in float16 the sum overflows from 65,504 on, and the loss is silently 0.
 
     Args:
-        class_weight: One a class, or a file (.json, .yaml, .npy) of them.
+        class_weight: One a class, or a file (.json, .npy) of them.
         loss_weight: Factor of the loss.
         loss_name: Its name in the log; what starts with ``loss_`` is trained on.
 
