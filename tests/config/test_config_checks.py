@@ -1,6 +1,5 @@
 """What a config says is checked before anything is built: one test a mistake, and no alarm where there is none."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,9 @@ from volo_seg.config import validation as config_checks
 from volo_seg.config.agreement import check_class_count
 from volo_seg.config.checks import check_config, check_run, fill_class_count
 from volo_seg.config.load import config_root, load_config, shipped_configs
-from volo_seg.config.validation import REGISTRIES, TEST_CFG_KEYS, WINDOW_WEIGHTS, accepted_keys, find_type, is_ours
+from volo_seg.config.validation import REGISTRIES, accepted_keys, find_type, is_ours
 from volo_seg.errors import UserError
 from volo_seg.models.backbones.volo import ARCHS
-from volo_seg.models.segmentors import windows
 
 ALL = ('train', 'val', 'test')
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
@@ -302,11 +300,6 @@ def load_like(config, **changes):
     changed = config.copy()
     changed.train_dataloader.dataset.update(changes)
     return changed
-
-
-def test_declared_test_cfg_keys_are_those_that_are_read():
-    assert set(TEST_CFG_KEYS) == {field.name for field in dataclasses.fields(windows.InferenceConfig)}
-    assert tuple(windows.WEIGHTS) == WINDOW_WEIGHTS
 
 
 def test_keys_of_base_classes_are_known():

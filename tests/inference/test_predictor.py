@@ -157,19 +157,19 @@ def test_the_same_whatever_it_is_batched_with(predictor, sizes, batch_size):
 
 def test_confidence_alone_makes_no_whole_map(predictor, monkeypatch):
     """Labels and confidence are computed in stripes of rows; a map of all classes at image size never exists."""
-    from volo_seg.models.resize import logit_rows
-    from volo_seg.models.segmentors import lazy_logits as logits_on_demand
+    from volo_seg.models.resize import logit_source
+    from volo_seg.models.segmentors import lazy_logits
 
     stripes = []
-    rows = logits_on_demand.LogitsOnDemand.rows
-    for module in (logit_rows, logits_on_demand):
-        monkeypatch.setattr(module, 'whole_map', lambda *_, **__: pytest.fail('whole map'))
+    rows = lazy_logits.LazyLogits.rows
+    for module in (logit_source, lazy_logits):
+        monkeypatch.setattr(module, 'full_logits', lambda *_, **__: pytest.fail('whole map'))
     monkeypatch.setattr(
-        logits_on_demand.LogitsOnDemand,
+        lazy_logits.LazyLogits,
         'rows',
         lambda self: (stripes.append(part[2].shape) or part for part in rows(self)),
     )
-    monkeypatch.setattr(logit_rows, 'CPU_CHUNK', 2**18)
+    monkeypatch.setattr(logit_source, 'CPU_CHUNK', 2**18)
     result = next(predictor.stream([noise(600, 1200)], confidence=True, probabilities=False))
     assert result.probabilities is None and result.confidence.shape == (600, 1200)
     assert sum(shape[0] for shape in stripes) == 600 and max(shape[0] for shape in stripes) < 60

@@ -24,9 +24,9 @@ from volo_seg.inference.raster import blending
 from volo_seg.inference.raster.plan import window_config
 from volo_seg.inference.raster.segment import segment_raster
 from volo_seg.inference.raster.source import RasterSource
-from volo_seg.inference.raster.window_store import OnDisk, WindowStore
-from volo_seg.models.resize.logit_rows import Held, labels_and_confidence, labels_of
-from volo_seg.models.segmentors.windows import InferenceConfig, WindowGrid
+from volo_seg.inference.raster.window_store import FileLogits, WindowStore
+from volo_seg.models.resize.logit_source import TensorLogits, compute_labels, compute_labels_and_confidence
+from volo_seg.windows import InferenceConfig, WindowGrid
 
 from mmseg.registry import MODELS  # isort: skip
 from mmseg.structures import SegDataSample  # isort: skip
@@ -449,11 +449,11 @@ def test_maps_wait_in_memory_then_on_the_disk(tmp_path):
     maps = [torch.randn(5, 4, 6) for _ in range(6)]
     with WindowStore(budget=2 * maps[0].nbytes, folder=tmp_path) as store:
         kept = [store.put(part) for part in maps[:4]]
-        assert [isinstance(rows, OnDisk) for rows in kept] == [False, False, True, True]
+        assert [isinstance(rows, FileLogits) for rows in kept] == [False, False, True, True]
         store.drop(kept[2])
         store.drop(kept[0])
         kept += [store.put(part) for part in maps[4:]]
-        assert [isinstance(rows, OnDisk) for rows in kept[4:]] == [False, True]
+        assert [isinstance(rows, FileLogits) for rows in kept[4:]] == [False, True]
         assert (store.in_memory, store.on_disk) == (2 * maps[0].nbytes, 2 * maps[0].nbytes)
         for index in (1, 3, 4, 5):
             assert torch.equal(kept[index].rows(1, 4), maps[index].permute(1, 2, 0)[1:4])
@@ -463,10 +463,10 @@ def test_maps_wait_in_memory_then_on_the_disk(tmp_path):
 
 def test_maps_leave_when_their_neighbours_are_there(tmp_path):
     """Memory and scratch file hold what two rows of windows need, not what the image needs."""
-    grid = WindowGrid.over((600, 60), InferenceConfig('slide', (40, 40), (20, 20)))
+    grid = WindowGrid((600, 60), crop_size=(40, 40), stride=(20, 20))
     network = toy()
     with WindowStore(budget=10 * 5 * 25 * 8, folder=tmp_path) as store:
-        blend = blending.Blend(grid, weights='hann', store=store, resized=network.model.resized, budget=10**6)
+        blend = blending.Blend(grid, weights='hann', store=store, resized=network.model.resize_logits, budget=10**6)
         seen = []
         for top, left in grid:
             seen += [area for area, _ in blend.finished(top)]
@@ -474,7 +474,7 @@ def test_maps_leave_when_their_neighbours_are_there(tmp_path):
         seen += [area for area, rows in blend.finished(600) if rows is not None]
         assert [area.top for area in seen] == [0, 256, 512] and sum(area.height for area in seen) == 600
         assert store.in_memory == 0 and not blend.windows
-        live = -(-(256 + 2 * 40) // 20) * len(grid.acrosses)
+        live = -(-(256 + 2 * 40) // 20) * len(grid.lefts)
         assert 0 < store.on_disk <= (live - 10) * 5 * 25 * 8
 
 
@@ -489,8 +489,8 @@ def test_no_room_for_maps(tmp_path):
 def test_labels_and_confidence(channels):
     logits = torch.randn(channels, 30, 20, dtype=torch.float64)
     threshold = 0.3 if channels == 1 else None
-    labels, confidence = labels_and_confidence(Held(logits), budget=5000, threshold=threshold)
-    assert torch.equal(labels, labels_of(Held(logits), budget=5000, threshold=threshold)[0].long())
+    labels, confidence = compute_labels_and_confidence(TensorLogits(logits), budget=5000, threshold=threshold)
+    assert torch.equal(labels, compute_labels(TensorLogits(logits), budget=5000, threshold=threshold)[0].long())
     shares = torch.cat([-logits, logits]).sigmoid() if channels == 1 else logits.softmax(0)
     torch.testing.assert_close(confidence, shares.gather(0, labels[None])[0])
 

@@ -12,8 +12,18 @@ from tensor_memory import peak_bytes
 from torch import nn
 
 from volo_seg.errors import UserError
-from volo_seg.models.resize.logit_rows import Averaged, Cropped, Flipped, Held, Resized, chunks, labels_of, whole_map
-from volo_seg.models.segmentors.windows import MOST_WINDOWS, InferenceConfig, window_starts, windows_that_fit
+from volo_seg.models.resize.logit_source import (
+    AveragedLogits,
+    CroppedLogits,
+    FlippedLogits,
+    ResizedLogits,
+    TensorLogits,
+    compute_labels,
+    full_logits,
+    row_chunks,
+)
+from volo_seg.models.segmentors.volo_segmentor import max_windows_in_memory
+from volo_seg.windows import MAX_WINDOWS, InferenceConfig, window_starts
 
 from mmseg.models.decode_heads import FCNHead  # isort: skip
 from mmseg.models.segmentors import EncoderDecoder, SegTTAModel  # isort: skip
@@ -265,9 +275,9 @@ def test_kept_logits():
 def test_low_precision_is_resized_in_float32():
     """bfloat16 logits are enlarged without further rounding, so their labels equal those of the exact enlargement."""
     logits = torch.randn(4, 5, 6).bfloat16()
-    source = Resized(Held(logits), (40, 48), align_corners=False)
+    source = ResizedLogits(TensorLogits(logits), (40, 48), align_corners=False)
     exact = nn.functional.interpolate(logits[None].float(), (40, 48), mode='bilinear')[0]
-    torch.testing.assert_close(whole_map(source, budget=2**20), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(full_logits(source, budget=2**20), exact, rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -281,7 +291,7 @@ def test_resized_rows_equal_interpolate(source, target, align_corners, start):
     logits = torch.randn(3, *source, dtype=torch.float64)
     whole = nn.functional.interpolate(logits[None], target, mode='bilinear', align_corners=align_corners)[0]
     start = min(start, target[0] - 1)
-    rows = Resized(Held(logits), target, align_corners=align_corners).rows(start, target[0])
+    rows = ResizedLogits(TensorLogits(logits), target, align_corners=align_corners).rows(start, target[0])
     torch.testing.assert_close(rows.permute(2, 0, 1), whole[:, start:], rtol=1e-11, atol=1e-11)
 
 
@@ -298,22 +308,22 @@ def stacked(budget_mib, weights='uniform'):
     """Windows, padding, flip and a second size: every kind of source at once."""
     logits = torch.randn(2, 150, 8, 16).contiguous(memory_format=torch.channels_last)
     windows = [
-        (0, left, Resized(Held(part), (64, 128), align_corners=False))
+        (0, left, ResizedLogits(TensorLogits(part), (64, 128), align_corners=False))
         for part, left in zip(logits, (0, 64), strict=True)
     ]
-    averaged = Averaged(windows, (64, 192), weights=weights)
-    flipped = Flipped(Cropped(averaged, top=0, bottom=60, left=0, right=180), horizontal=True)
-    return Resized(flipped, (128, 384), align_corners=False), int(budget_mib * 2**20)
+    averaged = AveragedLogits(windows, (64, 192), weights=weights)
+    flipped = FlippedLogits(CroppedLogits(averaged, top=0, bottom=60, left=0, right=180), horizontal=True)
+    return ResizedLogits(flipped, (128, 384), align_corners=False), int(budget_mib * 2**20)
 
 
 @pytest.mark.parametrize(('budget', 'weights'), [(1, 'uniform'), (2, 'uniform'), (4, 'uniform'), (1, 'hann')])
 def test_labels_stay_within_their_budget(budget, weights):
     source, allowed = stacked(budget, weights)
-    used = peak_bytes(lambda: labels_of(source, budget=allowed))
+    used = peak_bytes(lambda: compute_labels(source, budget=allowed))
     labels, small = 8 * source.size[0] * source.size[1], 2**17
     assert used - labels <= allowed + small
     assert source._bytes(source.size[0]) > 6 * allowed  # the whole map would not have fit
-    assert len(list(chunks(source, allowed))) > 1
+    assert len(list(row_chunks(source, allowed))) > 1
 
 
 @pytest.mark.parametrize('config', [{**SLIDE, 'crop_size': (128, 128), 'stride': (96, 96)}, {'mode': 'whole'}])
@@ -333,9 +343,9 @@ def test_as_many_windows_as_fit(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda device: 300)
     monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda device: 100)
     device = torch.device('cuda')
-    assert windows_that_fit(100, device) == 4
-    assert windows_that_fit(5000, device) == 1
-    assert windows_that_fit(1, device) == MOST_WINDOWS
+    assert max_windows_in_memory(100, device) == 4
+    assert max_windows_in_memory(5000, device) == 1
+    assert max_windows_in_memory(1, device) == MAX_WINDOWS
 
 
 ERRORS = [
@@ -365,7 +375,7 @@ ERRORS = [
 @pytest.mark.parametrize(('config', 'message'), ERRORS)
 def test_errors_of_test_cfg(config, message):
     with pytest.raises(UserError) as error:
-        InferenceConfig.of(config)
+        InferenceConfig.from_test_cfg(config)
     assert message in str(error.value)
 
 
@@ -384,7 +394,7 @@ def test_a_flip_that_cannot_be_undone():
 
 
 def test_no_test_cfg_means_whole():
-    assert InferenceConfig.of(None) == InferenceConfig(mode='whole')
+    assert InferenceConfig.from_test_cfg(None) == InferenceConfig(mode='whole')
 
 
 def test_the_class_is_a_segmentor_of_mmseg():

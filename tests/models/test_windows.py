@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from mmengine.config import ConfigDict
 from torch import nn
 
-from volo_seg.models.resize.logit_rows import cover
-from volo_seg.models.segmentors.windows import WEIGHTS, InferenceConfig, WindowGrid, window_profile, window_starts
+from volo_seg.models.resize.logit_source import window_coverage
+from volo_seg.windows import WINDOW_WEIGHTS, InferenceConfig, WindowGrid, window_profile, window_starts
 
 from mmseg.registry import MODELS  # isort: skip
 
-KINDS = tuple(WEIGHTS)
+KINDS = tuple(WINDOW_WEIGHTS)
 SMOOTH = [kind for kind in KINDS if kind != 'uniform']
 
 
@@ -61,12 +61,17 @@ def logits_of(model, inputs):
         return model.slide_inference(inputs, [{'img_shape': tuple(inputs.shape[2:])}] * len(inputs))
 
 
+def profile_of(kind, length):
+    return torch.tensor(window_profile(kind, length), dtype=torch.float64)
+
+
 def by_definition(model, inputs, config):
     """The weighted mean, window after window, each at image size."""
     total = weights = 0
-    grid = WindowGrid.over(tuple(inputs.shape[2:]), config)
+    grid = WindowGrid(tuple(inputs.shape[2:]), crop_size=config.crop_size, stride=config.stride)
     height, width = grid.size
-    weight = window_profile(config.window_weights, height)[:, None] * window_profile(config.window_weights, width)
+    down, across = (profile_of(config.window_weights, side) for side in grid.size)
+    weight = down[:, None] * across
     for top, left in grid:
         with torch.no_grad():
             logits = model.encode_decode(
@@ -93,7 +98,7 @@ def test_logits_are_the_weighted_mean(kind, stride_of_head, size, crop, share, i
     test_cfg = {'mode': 'slide', 'crop_size': crop, 'stride': stride, 'window_weights': kind}
     model = segmentor(stride_of_head=stride_of_head, batch_windows=together, **test_cfg)
     inputs = torch.randn(images, 3, *size, dtype=torch.float64)
-    expected = by_definition(model, inputs, InferenceConfig.of(test_cfg))
+    expected = by_definition(model, inputs, InferenceConfig.from_test_cfg(test_cfg))
     torch.testing.assert_close(logits_of(model, inputs), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -109,7 +114,7 @@ def test_weights_are_positive_everywhere(kind, length, window, share, dtype):
     """At borders, in windows of one pixel, in images smaller than a window; their product does not vanish either."""
     window = min(window, length)
     starts = set(window_starts(length, window, max(1, int(share * window))))
-    weight = cover(starts, window_profile(kind, window).to(dtype), length)
+    weight = window_coverage(starts, profile_of(kind, window).to(dtype), length)
     assert weight.shape == (length,)
     assert bool((weight > 0).all()) and bool(weight.isfinite().all())
     assert float(weight.min() ** 2) >= torch.finfo(dtype).tiny
@@ -118,7 +123,7 @@ def test_weights_are_positive_everywhere(kind, length, window, share, dtype):
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('length', [1, 2, 7, 512])
 def test_profiles_are_symmetric_and_highest_in_the_middle(kind, length):
-    profile = window_profile(kind, length)
+    profile = profile_of(kind, length)
     torch.testing.assert_close(profile, profile.flip(0))
     assert profile.argmax() in ((length - 1) // 2, 0 if kind == 'uniform' else length // 2)
     assert profile.max() <= 1

@@ -14,7 +14,7 @@ from volo_seg.ops import IMPLEMENTATIONS, explain, outlook_attention
 from volo_seg.ops import eager as eager_module
 from volo_seg.ops.window import Window
 
-FAST = ('eager', 'plain')
+FAST = ('eager', 'torch_impl')
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -61,7 +61,7 @@ def unfold_matmul_fold(v: Tensor, logits: Tensor, heads: int, window: Window) ->
 def test_definition_is_the_published_formula(kernel: int, stride: int) -> None:
     v, logits = make_inputs(6, 7, kernel=kernel, stride=stride)
     expected = unfold_matmul_fold(v, logits, 2, Window(2, kernel, stride, kernel // 2, 0.7))
-    actual = outlook_attention(v, logits, 2, implementation='definition', **numbers(kernel, stride))
+    actual = outlook_attention(v, logits, 2, implementation='reference', **numbers(kernel, stride))
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
@@ -80,7 +80,7 @@ def test_every_implementation_equals_the_definition(
     kernel, stride = kernel_stride
     v, logits = make_inputs(height, width, batch=batch, heads=heads, kernel=kernel, stride=stride)
     options = numbers(kernel, stride)
-    expected = with_gradients(v, logits, heads, implementation='definition', **options)
+    expected = with_gradients(v, logits, heads, implementation='reference', **options)
     with pytest.MonkeyPatch.context() as patch:
         if chunk:  # so many window rows a chunk
             patch.setattr(eager_module, 'CHUNK_VALUES', chunk * logits.shape[2] * kernel**2 * v.shape[3])
@@ -96,7 +96,7 @@ def test_dtypes(implementation: str, dtype: torch.dtype) -> None:
     v, logits = make_inputs(7, 6, dtype=dtype)
     actual = with_gradients(v, logits, implementation=implementation, **numbers())
     v64, logits64 = (t.detach().double().requires_grad_() for t in (v, logits))
-    result = outlook_attention(v64, logits64, 2, implementation='definition', **numbers())
+    result = outlook_attention(v64, logits64, 2, implementation='reference', **numbers())
     incoming = torch.randn(result.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = torch.autograd.grad(result, (v64, logits64), incoming.to(dtype).double())
     for key, value in zip(('result', 'v', 'logits'), (result, *gradients), strict=True):
@@ -146,7 +146,7 @@ def test_second_gradient_where_only_one_input_has_a_first() -> None:
 
 def test_gradients_of_views_in_any_layout() -> None:
     v, logits = make_inputs(5, 4)
-    expected = with_gradients(v, logits, implementation='definition', **numbers())
+    expected = with_gradients(v, logits, implementation='reference', **numbers())
     turned = v.detach().permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1).requires_grad_()
     strided = logits.detach().repeat_interleave(2, dim=3)[..., ::2].requires_grad_()
     actual = with_gradients(turned, strided, implementation='eager', **numbers())
@@ -257,14 +257,14 @@ def test_exports_for_any_size_without_unfold_or_fold() -> None:
 def test_meta_tensors_pass_through() -> None:
     v, logits = (t.to('meta') for t in make_inputs(5, 7))
     assert outlook_attention(v, logits, 2, **numbers()).shape == v.shape
-    assert explain(v) == ('plain', 'meta tensors hold shapes only')
+    assert explain(v) == ('torch_impl', 'meta tensors hold shapes only')
 
 
 def test_explain_says_what_runs_and_why() -> None:
     v, _ = make_inputs(4, 4)
     assert explain(v)[0] == 'eager' and 'cache' in explain(v)[1]
-    assert explain(v, dropout_p=0.1) == ('plain', 'dropout_p=0.1 needs the weights themselves')
-    for name in ('definition', 'eager', 'plain'):
+    assert explain(v, dropout_p=0.1) == ('torch_impl', 'dropout_p=0.1 needs the weights themselves')
+    for name in ('reference', 'eager', 'torch_impl'):
         assert explain(v, implementation=name) == (name, 'it was asked for')
 
 
@@ -305,7 +305,7 @@ def test_refuses_implementations_that_cannot() -> None:
     v, logits = make_inputs(4, 4)
     with refused(f"implementation='quick' is not None or one of {IMPLEMENTATIONS}"):
         outlook_attention(v, logits, 2, stride=2, implementation='quick')
-    with refused("implementation='eager' has no dropout (dropout_p=0.1); take 'plain'"):
+    with refused("implementation='eager' has no dropout (dropout_p=0.1); take 'torch_impl'"):
         outlook_attention(v, logits, 2, stride=2, dropout_p=0.1, implementation='eager')
     with pytest.raises(ValueError, match="implementation='fused' cannot run here: "):
         outlook_attention(v, logits, 2, stride=2, implementation='fused')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -16,14 +17,11 @@ from mmengine.registry import FUNCTIONS, Registry
 
 from volo_seg.config.load import config_root
 from volo_seg.errors import UserError
+from volo_seg.windows import WINDOW_WEIGHTS, InferenceConfig
 
 PACKAGE = 'volo_seg'
 HOSTS = ('mmseg', 'mmengine', 'mmcv', 'torch', PACKAGE)
 """Packages whose classes build what stands inside their dicts through the registries (but for albumentations')."""
-TEST_CFG_KEYS = ('mode', 'crop_size', 'stride', 'window_weights', 'batch_windows', 'logits_budget', 'keep_logits')
-"""``test_cfg`` of our segmentor (a test compares them with those that it reads)."""
-WINDOW_WEIGHTS = ('uniform', 'hann', 'gaussian')
-"""``test_cfg.window_weights`` of our segmentor (a test compares them with those that it knows)."""
 HOST_KEYS = ('type', '_scope_', 'priority', 'constructor', 'paramwise_cfg')
 """Keys that MMEngine takes out of a dict (a hook's, an optimizer wrapper's, anyone's) before it builds the rest."""
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -196,7 +194,7 @@ def _all_names(registry: Registry, scope: str) -> Iterator[str]:
 def _check_test_cfg(place: str, node: Node, kind: Any) -> None:
     if place == 'model' and kind.__name__ == 'VOLOSegmentor':
         test_cfg = node.get('test_cfg') or {}
-        check_keys('model.test_cfg', test_cfg, TEST_CFG_KEYS)
+        check_keys('model.test_cfg', test_cfg, [field.name for field in dataclasses.fields(InferenceConfig)])
         weights = test_cfg.get('window_weights', 'uniform')
         if weights not in WINDOW_WEIGHTS:
             raise UserError(f'model.test_cfg.window_weights={weights!r} is not one of {", ".join(WINDOW_WEIGHTS)}')

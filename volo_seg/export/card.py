@@ -11,7 +11,7 @@ from mmcv.transforms import Resize as MmcvResize
 from volo_seg.errors import UserError
 from volo_seg.inference.network import Network
 from volo_seg.inference.onnx_card import Input, OnnxCard, Output, Resize, Windows
-from volo_seg.models.segmentors.windows import InferenceConfig, window_profile
+from volo_seg.windows import InferenceConfig, window_profile
 
 
 def make_card(network: Network, *, normalize: bool, argmax: bool, source: Mapping[str, Any]) -> OnnxCard:
@@ -75,10 +75,10 @@ def _resize(steps: Sequence[Any]) -> Resize | None:
 
 
 def _windows(test_cfg: Mapping[str, Any] | None) -> Windows | None:
-    config = InferenceConfig.of(test_cfg)
+    config = InferenceConfig.from_test_cfg(test_cfg)
     if config.mode != 'slide':
         return None
     if config.window_weights == 'uniform':
         return Windows(config.crop_size, config.stride)
-    down, across = (tuple(window_profile(config.window_weights, side).tolist()) for side in config.crop_size)
+    down, across = (window_profile(config.window_weights, side) for side in config.crop_size)
     return Windows(config.crop_size, config.stride, down, across)

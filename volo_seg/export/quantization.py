@@ -15,8 +15,9 @@ from volo_seg.export.onnx_export import foreign_operators, quiet, require_onnx
 from volo_seg.export.parity import open_session
 from volo_seg.imageio import SUFFIXES, read_image
 from volo_seg.inference.onnx_card import OnnxCard
-from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by, window_starts
+from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by
 from volo_seg.io import atomic_write
+from volo_seg.windows import WindowGrid
 
 OPERATORS = ('Conv', 'MatMul')
 """Operators that are quantized where one factor is a weight. Products of two activations (attention, interpolation)
@@ -92,10 +93,10 @@ def calibration_inputs(card: OnnxCard, images: Iterable[Path]) -> Iterator[np.nd
         if card.windows is None:
             yield network_input(card.input, [image])
             continue
-        height, width = (min(axis) for axis in zip(card.windows.crop_size, image.shape[:2], strict=True))
-        for y in window_starts(image.shape[0], height, card.windows.stride[0]):
-            for x in window_starts(image.shape[1], width, card.windows.stride[1]):
-                yield network_input(card.input, [image[y : y + height, x : x + width]])
+        grid = WindowGrid(image.shape[:2], crop_size=card.windows.crop_size, stride=card.windows.stride)
+        height, width = grid.size
+        for top, left in grid:
+            yield network_input(card.input, [image[top : top + height, left : left + width]])
 
 
 def _reader(card: OnnxCard, images: Sequence[Path]) -> Any:

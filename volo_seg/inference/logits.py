@@ -9,7 +9,7 @@ import numpy as np
 from volo_seg.inference.base import Scores
 
 CHUNK = 4 * 2**20
-"""Bytes of logits that are worked on at a time; see :mod:`volo_seg.models.resize.logit_rows`."""
+"""Bytes of logits that are worked on at a time; see :mod:`volo_seg.models.resize.logit_source`."""
 Size = tuple[int, int]
 
 

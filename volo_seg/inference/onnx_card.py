@@ -63,7 +63,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class Windows:
-    """Sliding windows over the resized image, in pixels; ``window_starts`` of the segmentor says where they lie.
+    """Sliding windows over the resized image, in pixels; placed as :class:`volo_seg.windows.WindowGrid` does.
 
     Attributes:
         crop_size, stride: (down, across).

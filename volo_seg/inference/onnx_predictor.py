@@ -16,8 +16,8 @@ from volo_seg.inference.base import BasePredictor, Scores
 from volo_seg.inference.logits import scores_from_logits
 from volo_seg.inference.onnx_card import Input, OnnxCard, Resize, Windows
 from volo_seg.inference.resizing import fitted_size, resize_to
+from volo_seg.windows import Size, WindowGrid
 
-Size = tuple[int, int]
 _EXTERNAL = b'\x0a\x08location'
 """Protocol buffer of a key 'location': the file of a tensor's data. onnxruntime itself stays in the file's folder."""
 MOST_PIXELS = 2**28
@@ -131,11 +131,10 @@ class OnnxPredictor(BasePredictor):
     def _averaged(self, image: np.ndarray, windows: Windows) -> np.ndarray:
         """Logits (C, h, w) of ``image``, averaged over windows."""
         size = image.shape[:2]
-        window = (min(windows.crop_size[0], size[0]), min(windows.crop_size[1], size[1]))
-        starts = [window_starts(*axis) for axis in zip(size, window, windows.stride, strict=True)]
+        grid = WindowGrid(size, crop_size=windows.crop_size, stride=windows.stride)
+        window, spots = grid.size, list(grid)
         weights = [_profile(*axis) for axis in zip((windows.down, windows.across), window, strict=True)]
         weight = weights[0][:, None] * weights[1]
-        spots = [(top, left) for top in starts[0] for left in starts[1]]
         total = np.zeros(0, np.float32)
         for first in range(0, len(spots), self.batch_size):
             batch = spots[first : first + self.batch_size]
@@ -143,7 +142,7 @@ class OnnxPredictor(BasePredictor):
             for (y, x), logits in zip(batch, self.run(self.make_input(crops)), strict=True):
                 total = total if total.size else np.zeros((len(logits), *size), np.float32)
                 total[:, y : y + window[0], x : x + window[1]] += logits * weight
-        down, across = (_cover(*axis) for axis in zip(starts, weights, size, strict=True))
+        down, across = (_cover(*axis) for axis in zip((grid.tops, grid.lefts), weights, size, strict=True))
         total /= down[:, None] * across
         return total
 
@@ -261,12 +260,6 @@ def network_input(rule: Input, images: list[np.ndarray]) -> np.ndarray:
     pixels -= mean
     pixels /= std
     return pixels
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one axis; the last one ends at the border, a short axis has one."""
-    last = max(length - window, 0)
-    return [min(start, last) for start in range(0, last + stride, stride)]
 
 
 def _profile(values: tuple[float, ...], length: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from volo_seg.inference.base import Scores
-from volo_seg.models.resize.logit_rows import confidence_of
-from volo_seg.models.segmentors.lazy_logits import LogitsOnDemand
+from volo_seg.models.resize.logit_source import label_confidence
+from volo_seg.models.segmentors.lazy_logits import LazyLogits
 
 _ROWS = 64
 
@@ -32,13 +32,13 @@ def scores_of(sample: SegDataSample, *, classes: int, confidence: bool, probabil
                 part = _probabilities(logits)
                 shares[:, start:stop] = part.permute(2, 0, 1).cpu().numpy()
             if sure is not None:
-                sure[start:stop] = confidence_of(logits, labels[start:stop]).cpu().numpy()
+                sure[start:stop] = label_confidence(logits, labels[start:stop]).cpu().numpy()
     return Scores(labels.cpu().numpy(), sure, shares)
 
 
-def _rows(logits: LogitsOnDemand | object) -> Iterator[tuple[int, int, Tensor]]:
+def _rows(logits: LazyLogits | object) -> Iterator[tuple[int, int, Tensor]]:
     """(first row, row behind the last, logits (rows, W, channels)), float32 or better."""
-    if isinstance(logits, LogitsOnDemand):
+    if isinstance(logits, LazyLogits):
         yield from logits.rows()
         return
     data = logits.data  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from volo_seg.ops.strips import Adder, Reader, as_batch
-from volo_seg.ops.torch_impl import plain_gradients
+from volo_seg.ops.torch_impl import differentiable_gradients
 from volo_seg.ops.window import Window
 
 __all__ = ['outlook_attention_eager']
@@ -52,7 +52,7 @@ class _OutlookAttention(torch.autograd.Function):
         v, logits = ctx.saved_tensors  # type: ignore[attr-defined]
         window: Window = ctx.window  # type: ignore[attr-defined]
         if torch.is_grad_enabled():
-            return *plain_gradients(v, logits, grad, window), None
+            return *differentiable_gradients(v, logits, grad, window), None
         with torch.autocast(v.device.type, enabled=False):
             return *_gradients(v, logits, grad, window), None
 

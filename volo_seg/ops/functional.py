@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from volo_seg.ops.eager import outlook_attention_eager
-from volo_seg.ops.reference import outlook_attention_definition
-from volo_seg.ops.torch_impl import outlook_attention_plain
+from volo_seg.ops.reference import outlook_attention_reference
+from volo_seg.ops.torch_impl import outlook_attention_torch_impl
 from volo_seg.ops.triton.fused import FUSED_DTYPES, FUSED_KERNELS, HAS_TRITON, outlook_attention_fused
 from volo_seg.ops.window import Window
 
 __all__ = ['IMPLEMENTATIONS', 'explain', 'outlook_attention']
 
-IMPLEMENTATIONS = ('definition', 'eager', 'plain', 'fused')
+IMPLEMENTATIONS = ('reference', 'eager', 'torch_impl', 'fused')
 
 
 def outlook_attention(
@@ -54,7 +54,7 @@ def outlook_attention(
         return outlook_attention_fused(v, logits, window)
     if name == 'eager':
         return outlook_attention_eager(v, logits, window)
-    spelled_out = outlook_attention_plain if name == 'plain' else outlook_attention_definition
+    spelled_out = outlook_attention_torch_impl if name == 'torch_impl' else outlook_attention_reference
     return spelled_out(v, logits, window, dropout_p)
 
 
@@ -82,17 +82,17 @@ def explain(
         _check_implementation(implementation, dropout_p, why_not_fused)
         return implementation, 'it was asked for'
     if dropout_p > 0:
-        return 'plain', f'dropout_p={dropout_p:g} needs the weights themselves'
+        return 'torch_impl', f'dropout_p={dropout_p:g} needs the weights themselves'
     if _is_exporting():
-        return 'plain', 'the graph is being exported'
+        return 'torch_impl', 'the graph is being exported'
     if v.device.type != 'cpu' and not why_not_fused:
         return 'fused', f'{v.device.type} tensors, and triton is installed'
     if torch.compiler.is_compiling():
-        return 'plain', 'torch.compile fuses the plain operations itself'
+        return 'torch_impl', 'torch.compile fuses the plain operations itself'
     if v.device.type == 'cpu':
         return 'eager', 'a CPU works fastest on chunks of window rows that fit its cache'
     if v.device.type == 'meta':
-        return 'plain', 'meta tensors hold shapes only'
+        return 'torch_impl', 'meta tensors hold shapes only'
     return 'eager', f'the fused kernel is out: {why_not_fused}'
 
 
@@ -120,7 +120,9 @@ def _check_implementation(implementation: str, dropout_p: float, why_not_fused: 
     if implementation == 'fused' and why_not_fused:
         raise ValueError(f"implementation='fused' cannot run here: {why_not_fused}")
     if implementation in ('fused', 'eager') and dropout_p > 0:
-        raise ValueError(f"implementation={implementation!r} has no dropout (dropout_p={dropout_p:g}); take 'plain'")
+        raise ValueError(
+            f"implementation={implementation!r} has no dropout (dropout_p={dropout_p:g}); take 'torch_impl'"
+        )
 
 
 def _check_window(kernel_size: int, stride: int, padding: int, dropout_p: float) -> None:

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from volo_seg.ops.window import Window
 
-__all__ = ['outlook_attention_definition']
+__all__ = ['outlook_attention_reference']
 
 
-def outlook_attention_definition(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
+def outlook_attention_reference(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
     """Mix each K x K window of zero-padded (B, H, W, C) ``v`` by its own weights and add it back in place.
 
     Source: arXiv 2106.13112, section 3.1.

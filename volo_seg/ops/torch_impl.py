@@ -6,10 +6,10 @@ from torch import Tensor
 
 from volo_seg.ops.window import Window
 
-__all__ = ['outlook_attention_plain', 'plain_gradients']
+__all__ = ['outlook_attention_torch_impl', 'differentiable_gradients']
 
 
-def outlook_attention_plain(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
+def outlook_attention_torch_impl(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
     """Outlook attention of (B, H, W, C) ``v`` without Unfold, Fold or a write in place.
 
     Python loops run over the kernel's K*K offsets only, so height, width and batch may be symbolic.
@@ -27,9 +27,9 @@ def outlook_attention_plain(v: Tensor, logits: Tensor, window: Window, dropout_p
     return result[:, pad : pad + height, pad : pad + width].to(v.dtype)
 
 
-def plain_gradients(v: Tensor, logits: Tensor, grad: Tensor, window: Window) -> list[Tensor | None]:
+def differentiable_gradients(v: Tensor, logits: Tensor, grad: Tensor, window: Window) -> list[Tensor | None]:
     """Gradients of ``v`` and ``logits`` (None where none is due) with a graph of their own."""
-    result = outlook_attention_plain(v, logits, window)
+    result = outlook_attention_torch_impl(v, logits, window)
     due = [tensor for tensor in (v, logits) if tensor.requires_grad]
     gradients = iter(torch.autograd.grad(result, due, grad, create_graph=True))
     return [next(gradients) if tensor.requires_grad else None for tensor in (v, logits)]

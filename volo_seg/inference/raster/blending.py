@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from volo_seg.inference.raster.window_store import WindowStore
-from volo_seg.models.resize.logit_rows import Averaged, Cropped, Rows
-from volo_seg.models.segmentors.windows import Size, WindowGrid
+from volo_seg.models.resize.logit_source import AveragedLogits, CroppedLogits, LogitSource
+from volo_seg.windows import Size, WindowGrid
 
 TILE = 256
 """Sides of blocks are multiples of it (pixels), but at the right and lower border of the image."""
@@ -34,7 +34,7 @@ class Blend:
 
     Args:
         grid: Where the windows lie.
-        weights: Their kind; see :class:`volo_seg.models.segmentors.windows.InferenceConfig`.
+        weights: Their kind; see :class:`volo_seg.windows.InferenceConfig`.
         store: Where maps wait for their neighbours.
         resized: Gives a map at the size of a window.
         budget: Bytes that computing one row of a block may take (one tile wide it is at least).
@@ -46,11 +46,11 @@ class Blend:
         *,
         weights: str,
         store: WindowStore,
-        resized: Callable[[Rows, Size], Rows],
+        resized: Callable[[LogitSource, Size], LogitSource],
         budget: int,
     ) -> None:
         self.grid, self.weights, self.store, self.resized, self.budget = grid, weights, store, resized, budget
-        self.windows: dict[Size, Rows] = {}
+        self.windows: dict[Size, LogitSource] = {}
         self.emitted = 0
         self.columns = 0
 
@@ -58,7 +58,7 @@ class Blend:
         """Take the window at (``top``, ``left``) with its ``logits`` (C, h, w)."""
         self.windows[top, left] = self.store.put(logits)
 
-    def finished(self, until: int) -> Iterator[tuple[Area, Rows | None]]:
+    def finished(self, until: int) -> Iterator[tuple[Area, LogitSource | None]]:
         """Blocks above row ``until``, to which nothing is to come, with their logits; None where no window lies."""
         height, width = self.grid.image
         until = until if until >= height else until // TILE * TILE
@@ -82,7 +82,7 @@ class Blend:
             self.columns = TILE * max(1, min(room // (TILE * pixel), -(-WIDEST * width // TILE)))
         return self.columns or TILE
 
-    def _source(self, area: Area) -> Rows | None:
+    def _source(self, area: Area) -> LogitSource | None:
         """The logits of ``area``."""
         height, width = self.grid.size
         bottom, right = area.top + area.height, area.left + area.width
@@ -98,5 +98,7 @@ class Blend:
         windows = [
             (top - first, left - start, self.resized(rows, self.grid.size)) for (top, left), rows in near.items()
         ]
-        mean = Averaged(windows, (end - first, last - start), weights=self.weights)
-        return Cropped(mean, top=area.top - first, bottom=bottom - first, left=area.left - start, right=right - start)
+        mean = AveragedLogits(windows, (end - first, last - start), weights=self.weights)
+        return CroppedLogits(
+            mean, top=area.top - first, bottom=bottom - first, left=area.left - start, right=right - start
+        )

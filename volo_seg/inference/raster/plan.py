@@ -11,7 +11,7 @@ from volo_seg.errors import UserError
 from volo_seg.inference.raster.blending import TILE
 from volo_seg.io import check_writable
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor
-from volo_seg.models.segmentors.windows import InferenceConfig, Size, WindowGrid
+from volo_seg.windows import InferenceConfig, Size, WindowGrid
 
 KINDS = ('labels', 'confidence')
 SUFFIXES = ('.tif', '.tiff')
@@ -45,7 +45,9 @@ def window_config(
     if stride is None and not sliding:
         stride = max(1, crop[0] * 3 // 4), max(1, crop[1] * 3 // 4)
     asked = {'crop_size': crop, 'stride': stride, 'window_weights': weights, 'batch_windows': batch}
-    return InferenceConfig.of({**given, 'mode': 'slide', **{k: v for k, v in asked.items() if v is not None}})
+    return InferenceConfig.from_test_cfg(
+        {**given, 'mode': 'slide', **{k: v for k, v in asked.items() if v is not None}}
+    )
 
 
 def target_paths(target: Path, kinds: Sequence[str], *, source: Path, overwrite: bool) -> dict[str, Path]:

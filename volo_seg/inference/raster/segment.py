@@ -21,8 +21,8 @@ from volo_seg.inference.raster.plan import MEMORY, PIXEL, quarter_of, target_pat
 from volo_seg.inference.raster.source import RasterSource, import_rasterio
 from volo_seg.inference.raster.target import BlockWriter, RasterTarget
 from volo_seg.inference.raster.window_store import WindowStore
-from volo_seg.models.resize.logit_rows import Rows, labels_and_confidence, labels_of
-from volo_seg.models.segmentors.windows import MOST_WINDOWS, InferenceConfig, Size, WindowGrid
+from volo_seg.models.resize.logit_source import LogitSource, compute_labels, compute_labels_and_confidence
+from volo_seg.windows import MAX_WINDOWS, InferenceConfig, Size, WindowGrid
 
 
 class Network(Protocol):
@@ -65,7 +65,7 @@ def segment_raster(
         crop_size: (height, width) of a window in pixels; by default ``test_cfg.crop_size`` of a sliding config, else
             the size of training crops.
         stride: (down, across) from window to window; by default that of a sliding config, else 3/4 of ``crop_size``.
-        weights: See ``window_weights`` of :class:`~volo_seg.models.segmentors.windows.InferenceConfig`; the config's by
+        weights: See ``window_weights`` of :class:`~volo_seg.windows.InferenceConfig`; the config's by
             default.
         batch_windows: Windows that go through the network together, or ``'auto'``; by default the config's.
         memory: MiB for pixels, logits and caches together, beside what the network itself takes for its windows.
@@ -83,7 +83,7 @@ def segment_raster(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         reader, masks = (enter(RasterSource(source, bands=bands, value_range=value_range)) for _ in range(2))
-        grid = WindowGrid.over(reader.size, config)
+        grid = WindowGrid(reader.size, crop_size=config.crop_size, stride=config.stride)
         share = quarter_of(memory, grid, classes=len(predictor.classes))
         enter(import_rasterio().Env(GDAL_CACHEMAX=share))
         targets = {kind: enter(_open_target(kind, path, reader, predictor)) for kind, path in paths.items()}
@@ -108,13 +108,13 @@ def _blocks(
     *,
     budget: int,
     progress: Callable[[int, int], None],
-) -> Generator[tuple[Area, Rows | None], None, None]:
+) -> Generator[tuple[Area, LogitSource | None], None, None]:
     """Send the windows through the network; blocks of the image, each as soon as its last window is there."""
-    blend = Blend(grid, weights=config.window_weights, store=store, resized=model.resized, budget=budget // 2)
+    blend = Blend(grid, weights=config.window_weights, store=store, resized=model.resize_logits, budget=budget // 2)
     windows = read_windows(reader, grid, model, budget=budget)
     meta = {'ori_shape': grid.size, 'img_shape': grid.size, 'pad_shape': grid.size}
     with contextlib.closing(windows):
-        for (top, left), logits in model.through_windows(windows, [meta], config):
+        for (top, left), logits in model.forward_windows(windows, [meta], config):
             yield from blend.finished(top)
             blend.add(top, left, logits[0])
             progress(_number(grid, top, left), len(grid))
@@ -132,7 +132,7 @@ def read_windows(
             return None
         return spot, _normalised(model, np.ascontiguousarray(pixels))
 
-    ahead = max(1, min(budget // (PIXEL * grid.size[0] * grid.size[1]), 2 * MOST_WINDOWS))
+    ahead = max(1, min(budget // (PIXEL * grid.size[0] * grid.size[1]), 2 * MAX_WINDOWS))
     pool = ThreadPoolExecutor(1, thread_name_prefix='volo-seg-read')
     coming: deque[Future[tuple[Size, Tensor] | None]] = deque()
     try:
@@ -159,15 +159,15 @@ def _normalised(model: Any, pixels: np.ndarray) -> Tensor:
 
 
 def _scores(
-    rows: Rows | None, model: Any, *, confidence: bool, budget: int
+    rows: LogitSource | None, model: Any, *, confidence: bool, budget: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Labels of a block, and their probability in percent if it is asked for."""
     if rows is None:
         return None, None
     threshold = model.decode_head.threshold if rows.channels == 1 else None
     if not confidence:
-        return labels_of(rows, budget=budget, threshold=threshold)[0].cpu().numpy(), None
-    labels, shares = labels_and_confidence(rows, budget=budget, threshold=threshold)
+        return compute_labels(rows, budget=budget, threshold=threshold)[0].cpu().numpy(), None
+    labels, shares = compute_labels_and_confidence(rows, budget=budget, threshold=threshold)
     # no window at all lies over some pixels without a value: their share is 0 / 0
     return labels.cpu().numpy(), (100 * shares).nan_to_num_().round_().cpu().numpy()
 
@@ -192,4 +192,4 @@ def _open_target(kind: str, path: Path, reader: RasterSource, network: Network) 
 
 def _number(grid: WindowGrid, top: int, left: int) -> int:
     """How many windows are done with that at (``top``, ``left``)."""
-    return bisect.bisect_left(grid.downs, top) * len(grid.acrosses) + bisect.bisect_right(grid.acrosses, left)
+    return bisect.bisect_left(grid.tops, top) * len(grid.lefts) + bisect.bisect_right(grid.lefts, left)

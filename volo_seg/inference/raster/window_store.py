@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from volo_seg.errors import UserError
-from volo_seg.models.resize.logit_rows import Held, Rows
+from volo_seg.models.resize.logit_source import LogitSource, TensorLogits
 
 
 class WindowStore:
@@ -37,29 +37,29 @@ class WindowStore:
         if self._file is not None:
             self._file.close()
 
-    def put(self, logits: Tensor) -> Rows:
+    def put(self, logits: Tensor) -> LogitSource:
         """Keep ``logits``; all maps of a store have one shape.
 
         Raises:
             UserError: The disk has no room.
         """
-        dtype = Held(logits).dtype
+        dtype = TensorLogits(logits).dtype
         # a copy of its own: the map may be a part of a batch, which would stay with it
         rows = logits.permute(1, 2, 0).to(dtype, copy=True, memory_format=torch.contiguous_format)
-        held = Held(rows.permute(2, 0, 1))
+        held = TensorLogits(rows.permute(2, 0, 1))
         if self.in_memory + held.nbytes <= self.budget:
             self.in_memory += held.nbytes
             return held
         return self._write(held)
 
-    def drop(self, rows: Rows) -> None:
+    def drop(self, rows: LogitSource) -> None:
         """Forget a map that :meth:`put` returned."""
-        if isinstance(rows, OnDisk):
+        if isinstance(rows, FileLogits):
             self._free.append(rows.place)
         else:
             self.in_memory -= rows.nbytes
 
-    def _write(self, held: Held) -> Rows:
+    def _write(self, held: TensorLogits) -> LogitSource:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
@@ -73,13 +73,13 @@ class WindowStore:
                 'memory'
             ) from error
         self.on_disk = max(self.on_disk, place + held.nbytes)
-        return OnDisk(held, self._file, place)
+        return FileLogits(held, self._file, place)
 
 
-class OnDisk(Rows):
+class FileLogits(LogitSource):
     """A map in ``file``, from byte ``place`` on, of which only the rows that are asked for are read."""
 
-    def __init__(self, model: Rows, file: IO[bytes], place: int) -> None:
+    def __init__(self, model: LogitSource, file: IO[bytes], place: int) -> None:
         super().__init__(model.size, model.channels, model.dtype, model.device)
         self.file, self.place = file, place
 

@@ -8,28 +8,28 @@ from typing import Any
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from volo_seg.models.resize.logit_rows import Rows, chunks, whole_map
+from volo_seg.models.resize.logit_source import LogitSource, full_logits, row_chunks
 
 
-class LogitsOnDemand(PixelData):
+class LazyLogits(PixelData):
     """Stands where a result keeps its logits; ``data`` (C, H, W) is computed at each look, and not kept.
 
     Turning a result into a dictionary, as evaluators do, computes nothing: the entry is a dictionary whose ``'data'``
     is computed when it is asked for, and which is empty to whoever only lists or stores it.
     """
 
-    def __init__(self, source: Rows, *, budget: int, sigmoid: bool) -> None:
+    def __init__(self, source: LogitSource, *, budget: int, sigmoid: bool) -> None:
         super().__init__()
         self.__dict__.update(_source=source, _budget=budget, _sigmoid=sigmoid)
 
     @property
     def data(self) -> Tensor:
-        logits = whole_map(self._source, budget=self._budget)
+        logits = full_logits(self._source, budget=self._budget)
         return logits.sigmoid() if self._sigmoid else logits
 
     def rows(self) -> Iterator[tuple[int, int, Tensor]]:
         """(first row, row behind the last, their logits (rows, W, C)), a few rows at a time; no sigmoid is applied."""
-        for start, stop in chunks(self._source, self._budget):
+        for start, stop in row_chunks(self._source, self._budget):
             yield start, stop, self._source.rows(start, stop)
 
     @property
@@ -54,7 +54,7 @@ class LogitsOnDemand(PixelData):
 
 
 class _OnDemand(dict):
-    def __init__(self, owner: LogitsOnDemand) -> None:
+    def __init__(self, owner: LazyLogits) -> None:
         super().__init__()
         self._owner = owner
 

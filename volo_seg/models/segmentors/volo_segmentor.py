@@ -1,8 +1,8 @@
-"""Encoder and decoder, with sliding windows in batches and labels in chunks."""
+"""Encoder and decoder, with sliding windows in batches and labels in chunks of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,19 +16,19 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from volo_seg.errors import UserError
-from volo_seg.models.resize.logit_rows import (
-    Averaged,
-    Cropped,
-    Flipped,
-    Held,
-    Resized,
-    Rows,
-    WindowSum,
-    labels_of,
-    whole_map,
+from volo_seg.models.resize.logit_source import (
+    AveragedLogits,
+    CroppedLogits,
+    FlippedLogits,
+    LogitSource,
+    ResizedLogits,
+    TensorLogits,
+    WindowAccumulator,
+    compute_labels,
+    full_logits,
 )
-from volo_seg.models.segmentors.lazy_logits import LogitsOnDemand
-from volo_seg.models.segmentors.windows import InferenceConfig, Size, WindowGrid, measured_on_gpu, windows_that_fit
+from volo_seg.models.segmentors.lazy_logits import LazyLogits
+from volo_seg.windows import MAX_WINDOWS, InferenceConfig, Size, WindowGrid
 
 Config = dict[str, Any]
 
@@ -39,7 +39,7 @@ class VOLOSegmentor(EncoderDecoder):
 
     The head's small map is enlarged, averaged over windows, cropped, flipped and enlarged again in chunks of rows that
     end in labels, so the map of all classes at image size never exists. Windows go through the network in batches.
-    ``test_cfg`` is read by :class:`~volo_seg.models.segmentors.windows.InferenceConfig`: ``mode``, ``crop_size`` and
+    ``test_cfg`` is read by :class:`~volo_seg.windows.InferenceConfig`: ``mode``, ``crop_size`` and
     ``stride`` as in MMSegmentation, and ``window_weights``, ``batch_windows``, ``logits_budget`` and ``keep_logits``.
     ``seg_logits`` of a result are computed whenever they are looked at, by test-time augmentation too. Logits of less
     than 32 bits are enlarged in float32.
@@ -60,7 +60,7 @@ class VOLOSegmentor(EncoderDecoder):
         pretrained: str | None = None,
         init_cfg: Config | list[Config] | None = None,
     ) -> None:
-        InferenceConfig.of(test_cfg)
+        InferenceConfig.from_test_cfg(test_cfg)
         super().__init__(
             backbone, decode_head, neck, auxiliary_head, train_cfg, test_cfg, data_preprocessor, pretrained, init_cfg
         )
@@ -71,7 +71,7 @@ class VOLOSegmentor(EncoderDecoder):
         Without ``data_samples``, at the size of ``inputs``.
         """
         metas = [s.metainfo for s in data_samples] if data_samples is not None else _plain_metas(inputs)
-        config = InferenceConfig.of(self.test_cfg)
+        config = InferenceConfig.from_test_cfg(self.test_cfg)
         slide = config.mode == 'slide'
         sources = self._slide(inputs, metas, config) if slide else self._whole(inputs, metas)
         if data_samples is None:
@@ -84,24 +84,24 @@ class VOLOSegmentor(EncoderDecoder):
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits (B, classes, H, W) averaged over windows, at the size of ``inputs``."""
-        config = InferenceConfig.of({**(self.test_cfg or {}), 'mode': 'slide'})
+        config = InferenceConfig.from_test_cfg({**(self.test_cfg or {}), 'mode': 'slide'})
         sources = self._slide(inputs, batch_img_metas, config)
-        return torch.stack([whole_map(s, budget=config.budget) for s in sources])
+        return torch.stack([full_logits(s, budget=config.budget) for s in sources])
 
-    def _whole(self, inputs: Tensor, metas: list[dict]) -> list[Rows]:
+    def _whole(self, inputs: Tensor, metas: list[dict]) -> list[LogitSource]:
         if not self._resizes_alone:
-            return [Held(logits) for logits in self.encode_decode(inputs, metas)]
+            return [TensorLogits(logits) for logits in self.encode_decode(inputs, metas)]
         return self._enlarged(self._forward(inputs), _whole_size(metas[0]))
 
-    def _slide(self, inputs: Tensor, metas: list[dict], config: InferenceConfig) -> list[Rows]:
+    def _slide(self, inputs: Tensor, metas: list[dict], config: InferenceConfig) -> list[LogitSource]:
         """Mean over windows; small maps are kept, maps of window size are summed up in place."""
-        grid = WindowGrid.over((inputs.shape[2], inputs.shape[3]), config)
+        grid = WindowGrid((inputs.shape[2], inputs.shape[3]), crop_size=config.crop_size, stride=config.stride)
         cut = (((y, x), inputs[:, :, y : y + grid.size[0], x : x + grid.size[1]]) for y, x in grid)
-        kept: list[tuple[int, int, list[Rows]]] = []
+        kept: list[tuple[int, int, list[LogitSource]]] = []
         total = None
-        for (top, left), logits in self.through_windows(cut, metas, config):
+        for (top, left), logits in self.forward_windows(cut, metas, config):
             if total is None and logits[0, 0].numel() * len(grid) >= grid.image[0] * grid.image[1]:
-                total = WindowSum(logits, grid, config.window_weights)
+                total = WindowAccumulator(logits, grid, config.window_weights)
             if total is None:
                 kept.append((top, left, self._enlarged(logits, grid.size)))
             else:
@@ -109,18 +109,18 @@ class VOLOSegmentor(EncoderDecoder):
                     logits = F.interpolate(logits, grid.size, mode='bilinear', align_corners=self.align_corners)
                 total.add(top, left, logits)
         if total is not None:
-            return [Held(logits) for logits in total.mean()]
+            return [TensorLogits(logits) for logits in total.mean()]
         per_image = ([(top, left, rows[i]) for top, left, rows in kept] for i in range(len(inputs)))
-        return [Averaged(windows, grid.image, weights=config.window_weights) for windows in per_image]
+        return [AveragedLogits(windows, grid.image, weights=config.window_weights) for windows in per_image]
 
-    def through_windows(
+    def forward_windows(
         self, windows: Iterable[tuple[Size, Tensor]], metas: list[dict], config: InferenceConfig
     ) -> Iterator[tuple[Size, Tensor]]:
         """Each window's (top, left) and logits (B, classes, h, w), several windows a pass.
 
         ``windows`` are (top, left) and normalised pixels (B, 3, H, W), all of one size; as many are taken at a time as
         go through the network together. The logits are the head's own map if it would only be resized (to be enlarged
-        by :meth:`resized`), else a map of the windows' size.
+        by :meth:`resize_logits`), else a map of the windows' size.
         """
         waiting = iter(windows)
         together = 1 if config.batch_windows == 'auto' else int(config.batch_windows)
@@ -129,8 +129,8 @@ class VOLOSegmentor(EncoderDecoder):
             images = len(batch[0][1])
             crops = torch.cat([pixels for _, pixels in batch])
             if measure and crops.is_cuda:
-                logits, used = measured_on_gpu(lambda: self._window_logits(crops, metas), crops.device)  # noqa: B023
-                together, measure = windows_that_fit(used, crops.device), False
+                logits, used = run_with_peak_memory(lambda: self._window_logits(crops, metas), crops.device)  # noqa: B023
+                together, measure = max_windows_in_memory(used, crops.device), False
             else:
                 logits = self._window_logits(crops, metas)
             yield from zip((spot for spot, _ in batch), logits.split(images), strict=True)
@@ -152,22 +152,22 @@ class VOLOSegmentor(EncoderDecoder):
             and type(self).encode_decode is EncoderDecoder.encode_decode
         )
 
-    def _enlarged(self, logits: Tensor, size: Size) -> list[Rows]:
+    def _enlarged(self, logits: Tensor, size: Size) -> list[LogitSource]:
         """Each image of ``logits`` (B, classes, h, w) at ``size``."""
         logits = logits.contiguous(memory_format=torch.channels_last)
-        return [self.resized(Held(image), size) for image in logits]
+        return [self.resize_logits(TensorLogits(image), size) for image in logits]
 
-    def resized(self, source: Rows, size: Size) -> Rows:
+    def resize_logits(self, source: LogitSource, size: Size) -> LogitSource:
         """``source`` at ``size``, as the decode head would enlarge it."""
-        return source if source.size == size else Resized(source, size, align_corners=self.align_corners)
+        return source if source.size == size else ResizedLogits(source, size, align_corners=self.align_corners)
 
-    def _at_original_size(self, source: Rows, meta: dict) -> Rows:
+    def _at_original_size(self, source: LogitSource, meta: dict) -> LogitSource:
         """Without padding, flipped back, at ``ori_shape``."""
         padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
         left, right, top, bottom = (int(pixels) for pixels in padding)
         height, width = source.size
         if any((left, right, top, bottom)):
-            source = Cropped(source, top=top, bottom=height - bottom, left=left, right=width - right)
+            source = CroppedLogits(source, top=top, bottom=height - bottom, left=left, right=width - right)
         if meta.get('flip'):
             direction = meta.get('flip_direction')
             if direction not in ('horizontal', 'vertical'):
@@ -175,17 +175,17 @@ class VOLOSegmentor(EncoderDecoder):
                     f'flip_direction={direction!r} of {meta.get("img_path", "an image")} cannot be undone when '
                     "testing; flip 'horizontal' or 'vertical'"
                 )
-            source = Flipped(source, horizontal=direction == 'horizontal')
-        return self.resized(source, tuple(meta['ori_shape'][:2]))
+            source = FlippedLogits(source, horizontal=direction == 'horizontal')
+        return self.resize_logits(source, tuple(meta['ori_shape'][:2]))
 
-    def _fill(self, sample: SegDataSample, source: Rows, config: InferenceConfig) -> None:
+    def _fill(self, sample: SegDataSample, source: LogitSource, config: InferenceConfig) -> None:
         """Put labels and logits into ``sample``."""
         binary = source.channels == 1
         if config.keep_logits:
-            source = Held(whole_map(source, budget=config.budget))
+            source = TensorLogits(full_logits(source, budget=config.budget))
         threshold = self.decode_head.threshold if binary else None
-        labels = labels_of(source, budget=config.budget, threshold=threshold)
-        logits: PixelData = LogitsOnDemand(source, budget=config.budget, sigmoid=binary)
+        labels = compute_labels(source, budget=config.budget, threshold=threshold)
+        logits: PixelData = LazyLogits(source, budget=config.budget, sigmoid=binary)
         if config.keep_logits:
             logits = logits.new()
         sample.set_data({'seg_logits': logits, 'pred_sem_seg': PixelData(data=labels)})
@@ -201,3 +201,18 @@ def _whole_size(meta: dict) -> Size:
     plain = isinstance(meta['img_shape'], torch.Size)
     height, width = (meta['img_shape'] if plain else meta.get('pad_shape', meta['img_shape']))[:2]
     return height, width
+
+
+def max_windows_in_memory(bytes_per_window: int, device: torch.device) -> int:
+    """Number of windows that fit into half of the free memory of a GPU, in 1..``MAX_WINDOWS``."""
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, min(MAX_WINDOWS, free // 2 // max(bytes_per_window, 1)))
+
+
+def run_with_peak_memory(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
+    """The result of ``run()`` and the peak of the bytes that it allocated on the GPU ``device``."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = run()
+    return result, torch.cuda.max_memory_allocated(device) - before

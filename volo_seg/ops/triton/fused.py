@@ -8,7 +8,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from volo_seg.ops.torch_impl import plain_gradients
+from volo_seg.ops.torch_impl import differentiable_gradients
 from volo_seg.ops.window import Window
 
 __all__ = ['FUSED_DTYPES', 'FUSED_KERNELS', 'HAS_TRITON', 'outlook_attention_fused']
@@ -86,7 +86,7 @@ def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor
     numbers: list = ctx.numbers  # type: ignore[attr-defined]
     unused = (None,) * len(numbers)
     if torch.is_grad_enabled():
-        return *plain_gradients(v, logits, grad, Window(*numbers)), *unused
+        return *differentiable_gradients(v, logits, grad, Window(*numbers)), *unused
     return *_backward(grad, v, logits, sums, *numbers), *unused
 
 

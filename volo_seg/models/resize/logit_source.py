@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volo_seg.models.segmentors.windows import WindowGrid, window_profile
+from volo_seg.windows import WindowGrid, window_profile
 
 CPU_CHUNK = 4 * 2**20
-"""Bytes of a chunk of rows on a CPU: chunks that stay in its cache are several times faster than larger ones."""
+"""Bytes of a chunk of rows on a CPU: row_chunks that stay in its cache are several times faster than larger ones."""
 
 
-class Rows(ABC):
+class LogitSource(ABC):
     """A map of logits: ``size`` (H, W), ``channels``, ``dtype`` and ``device`` of its rows."""
 
     def __init__(self, size: tuple[int, int], channels: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -27,7 +27,7 @@ class Rows(ABC):
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` as (stop - start, W, channels)."""
+        """LogitSource ``start`` to ``stop`` as (stop - start, W, channels)."""
 
     @abstractmethod
     def footprint(self, count: int) -> int:
@@ -42,7 +42,7 @@ class Rows(ABC):
         return int(count * self.size[1] * self.channels * self.dtype.itemsize)
 
 
-class Held(Rows):
+class TensorLogits(LogitSource):
     """A map (C, H, W) in memory."""
 
     def __init__(self, logits: Tensor) -> None:
@@ -58,10 +58,10 @@ class Held(Rows):
         return 0 if ready else 2 * self._bytes(count)
 
 
-class Cropped(Rows):
+class CroppedLogits(LogitSource):
     """The pixels ``top`` <= y < ``bottom``, ``left`` <= x < ``right`` of ``source``."""
 
-    def __init__(self, source: Rows, *, top: int, bottom: int, left: int, right: int) -> None:
+    def __init__(self, source: LogitSource, *, top: int, bottom: int, left: int, right: int) -> None:
         super().__init__((bottom - top, right - left), source.channels, source.dtype, source.device)
         self.source, self.top, self.left = source, top, left
 
@@ -72,10 +72,10 @@ class Cropped(Rows):
         return self.source.footprint(count)
 
 
-class Flipped(Rows):
+class FlippedLogits(LogitSource):
     """``source`` mirrored, left and right if ``horizontal``, else top and bottom."""
 
-    def __init__(self, source: Rows, *, horizontal: bool) -> None:
+    def __init__(self, source: LogitSource, *, horizontal: bool) -> None:
         super().__init__(source.size, source.channels, source.dtype, source.device)
         self.source, self.horizontal = source, horizontal
 
@@ -88,10 +88,10 @@ class Flipped(Rows):
         return self.source.footprint(count) + self._bytes(count)
 
 
-class Resized(Rows):
+class ResizedLogits(LogitSource):
     """``source`` at another ``size``, bilinear as in ``F.interpolate``: first rows, then columns."""
 
-    def __init__(self, source: Rows, size: tuple[int, int], *, align_corners: bool) -> None:
+    def __init__(self, source: LogitSource, size: tuple[int, int], *, align_corners: bool) -> None:
         super().__init__(size, source.channels, source.dtype, source.device)
         self.source, self.align_corners = source, align_corners
 
@@ -129,14 +129,14 @@ class Resized(Rows):
         return self.source.footprint(below) + 3 * count * per_row + self._bytes(count)
 
 
-class Averaged(Rows):
+class AveragedLogits(LogitSource):
     """The mean of windows of one size that cover an image of ``size``; each is (top, left, its logits).
 
-    ``weights`` is the kind of the mean; see :class:`volo_seg.models.segmentors.windows.InferenceConfig`.
+    ``weights`` is the kind of the mean; see :class:`volo_seg.windows.InferenceConfig`.
     """
 
     def __init__(
-        self, windows: Sequence[tuple[int, int, Rows]], size: tuple[int, int], *, weights: str = 'uniform'
+        self, windows: Sequence[tuple[int, int, LogitSource]], size: tuple[int, int], *, weights: str = 'uniform'
     ) -> None:
         model = windows[0][2]
         super().__init__(size, model.channels, model.dtype, model.device)
@@ -144,8 +144,8 @@ class Averaged(Rows):
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         self.profiles = profiles(weights, model.size, like=like)
         self.plain = weights == 'uniform'
-        self.down = cover({top for top, _, _ in windows}, self.profiles[0], size[0])
-        self.across = cover({left for _, left, _ in windows}, self.profiles[1], size[1])
+        self.down = window_coverage({top for top, _, _ in windows}, self.profiles[0], size[0])
+        self.across = window_coverage({left for _, left, _ in windows}, self.profiles[1], size[1])
 
     def rows(self, start: int, stop: int) -> Tensor:
         total = torch.zeros(stop - start, self.size[1], self.channels, dtype=self.dtype, device=self.device)
@@ -168,7 +168,7 @@ class Averaged(Rows):
         return self._bytes(count) + weights + window.footprint(min(count, window.size[0]))
 
 
-class WindowSum:
+class WindowAccumulator:
     """Maps (B, C, h, w) of windows, summed up in place to their mean at image size; the first map gives the form."""
 
     def __init__(self, model: Tensor, grid: WindowGrid, weights: str) -> None:
@@ -187,17 +187,18 @@ class WindowSum:
 
     def mean(self) -> Tensor:
         """The mean of all windows (B, C, H, W), in the place of the sum."""
-        down = cover(set(self.grid.downs), self.profiles[0], self.grid.image[0])
-        self.total /= down[:, None] * cover(set(self.grid.acrosses), self.profiles[1], self.grid.image[1])
+        down = window_coverage(set(self.grid.tops), self.profiles[0], self.grid.image[0])
+        self.total /= down[:, None] * window_coverage(set(self.grid.lefts), self.profiles[1], self.grid.image[1])
         return self.total
 
 
 def profiles(kind: str, size: tuple[int, int], *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What a pixel of a window of ``size`` counts: (down, across), whose product is its weight."""
-    return window_profile(kind, size[0]).to(like), window_profile(kind, size[1]).to(like)
+    """Weights along the height and along the width of a window of ``size``; a pixel's weight is their product."""
+    down, across = (torch.tensor(window_profile(kind, side), dtype=torch.float64).to(like) for side in size)
+    return down, across
 
 
-def cover(starts: set[int], profile: Tensor, total: int) -> Tensor:
+def window_coverage(starts: set[int], profile: Tensor, total: int) -> Tensor:
     """The sum of copies of ``profile``, beginning at ``starts``, at each of ``total`` pixels."""
     weight = profile.new_zeros(total)
     for start in sorted(starts):
@@ -205,7 +206,7 @@ def cover(starts: set[int], profile: Tensor, total: int) -> Tensor:
     return weight
 
 
-def chunks(source: Rows, budget: int) -> Iterator[tuple[int, int]]:
+def row_chunks(source: LogitSource, budget: int) -> Iterator[tuple[int, int]]:
     """Stretches [start, stop) of rows whose computation stays below ``budget`` bytes, one row at least."""
     budget = min(budget, CPU_CHUNK) if source.device.type == 'cpu' else budget
     once = source.footprint(1)
@@ -216,28 +217,30 @@ def chunks(source: Rows, budget: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + count, height)
 
 
-def labels_of(source: Rows, *, budget: int, threshold: float | None = None) -> Tensor:
+def compute_labels(source: LogitSource, *, budget: int, threshold: float | None = None) -> Tensor:
     """Labels (1, H, W): the class of the highest logit, int64; with a ``threshold``, its excess as 0.0 and 1.0."""
     dtype = torch.int64 if threshold is None else source.dtype
     labels = torch.empty(1, *source.size, dtype=dtype, device=source.device)
-    for start, stop in chunks(source, budget):
+    for start, stop in row_chunks(source, budget):
         part = source.rows(start, stop)
         labels[0, start:stop] = _argmax(part) if threshold is None else part[..., 0].sigmoid() > threshold
     return labels
 
 
-def labels_and_confidence(source: Rows, *, budget: int, threshold: float | None = None) -> tuple[Tensor, Tensor]:
+def compute_labels_and_confidence(
+    source: LogitSource, *, budget: int, threshold: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Labels (H, W), int64, and the probability of each pixel's label (H, W)."""
     labels = torch.empty(source.size, dtype=torch.int64, device=source.device)
     confidence = torch.empty(source.size, dtype=source.dtype, device=source.device)
-    for start, stop in chunks(source, budget // 2):
+    for start, stop in row_chunks(source, budget // 2):
         rows = source.rows(start, stop)
         labels[start:stop] = _argmax(rows) if threshold is None else rows[..., 0].sigmoid() > threshold
-        confidence[start:stop] = confidence_of(rows, labels[start:stop])
+        confidence[start:stop] = label_confidence(rows, labels[start:stop])
     return labels, confidence
 
 
-def confidence_of(rows: Tensor, labels: Tensor) -> Tensor:
+def label_confidence(rows: Tensor, labels: Tensor) -> Tensor:
     """The probability of each pixel's label; ``rows`` (…, classes) are logits, with one channel those of label 1."""
     if rows.shape[-1] > 1:
         return (rows - rows.amax(-1, keepdim=True)).exp_().sum(-1).reciprocal_()
@@ -251,9 +254,9 @@ def _argmax(rows: Tensor) -> Tensor:
     return rows.argmax(-1)
 
 
-def whole_map(source: Rows, *, budget: int) -> Tensor:
+def full_logits(source: LogitSource, *, budget: int) -> Tensor:
     """All of ``source`` as one tensor (C, H, W)."""
     whole = torch.empty(source.channels, *source.size, dtype=source.dtype, device=source.device)
-    for start, stop in chunks(source, budget):
+    for start, stop in row_chunks(source, budget):
         whole[:, start:stop] = source.rows(start, stop).permute(2, 0, 1)
     return whole
