@@ -57,9 +57,11 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
     packages=find_packages(include=['volo_seg', 'volo_seg.*']),
-    package_data={'volo_seg.app': ['viewer.*'], 'volo_seg.export': ['*.j2']},
+    package_data={'volo_seg.app': ['viewer.*'], 'volo_seg.export': ['*.j2'], 'volo_seg.reports': ['*.j2']},
     install_requires=[
         'torch>=2.6',
+        'jinja2>=3.1',
+        'matplotlib>=3.9',
         'onedl-mmengine>=0.10.12,<0.11',
         'onedl-mmcv>=2.3.6,<2.4',
         'onedl-mmsegmentation>=1.4.2,<1.5',

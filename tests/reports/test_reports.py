@@ -1,9 +1,16 @@
-"""Reading runs and drawing them: joined logs, plots, sheets, scores image by image, one page that is only text."""
+"""Reports: joined logs, plots, scores of single images, and the page, also about tampered work dirs."""
 
+import base64
 import csv
 import io
 import json
 import math
+import os
+import random
+import re
+import shutil
+import stat
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,10 +27,11 @@ from volo_seg.errors import UserError
 from volo_seg.evaluation.confusion_matrix import confusion
 from volo_seg.evaluation.per_image import ImageScores, score_image
 from volo_seg.evaluation.tally import Tally
-from volo_seg.reports.charts import confusion_chart, histogram, line_chart, nice_ticks
+from volo_seg.reports.evaluation import most_confused, read_sheets
 from volo_seg.reports.page import build_page
-from volo_seg.reports.results import most_confused, read_sheets
-from volo_seg.reports.runs import labels_of, read_run, smooth, table
+from volo_seg.reports.plots import FORMATS, curve_svg, draw_curves, histogram_svg, smooth
+from volo_seg.reports.runs import Run, read_run, run_labels, run_table
+from volo_seg.reports.work_dir import WorkDir
 from volo_seg.visualization import draw_sheet, make_row
 
 few = settings(max_examples=30, deadline=None)
@@ -97,7 +105,7 @@ def test_hierarchical_names_and_odd_lines_are_read(tmp_path):
     found = read_run(tmp_path)
     assert found.curve('loss')[0] == [1, 2] and math.isnan(found.curve('loss')[1][1])
     assert found.curve('IoU/a') == ([1], [5.0]) and found.damaged == 3
-    assert 'nan' not in table([found])
+    assert 'nan' not in run_table([found])
 
 
 def test_folders_without_logs(tmp_path):
@@ -114,9 +122,9 @@ def test_labels_tell_runs_apart(tmp_path):
     for name in ('a/work', 'b/work', 'c'):
         session(tmp_path / name, '20260101_000000', [train_line(1)])
     found = [read_run(tmp_path / name) for name in ('a/work', 'b/work', 'c')]
-    assert labels_of(found[1:]) == ['work', 'c']
-    assert labels_of(found[:2]) == ['a/work', 'b/work']
-    assert labels_of([found[2], found[2]]) == ['1: c', '2: c']
+    assert run_labels(found[1:]) == ['work', 'c']
+    assert run_labels(found[:2]) == ['a/work', 'b/work']
+    assert run_labels([found[2], found[2]]) == ['1: c', '2: c']
 
 
 @few
@@ -133,7 +141,7 @@ def test_analyze_logs_prints_and_plots(work, tmp_path, capsys):
     out = tmp_path / 'plot.png'
     assert run('analyze_logs', [str(work), str(other), '--out', str(out)]) == 0
     text = capsys.readouterr().out
-    assert '1 damaged line(s) left out' in text
+    assert '1 damaged line(s) of the logs are left out' in text
     rows = [line.split() for line in text.splitlines()]
     assert ['work', '60', '0.5000', '0.1667', '0.4083', '30.00', '60'] in rows
     assert ['other', '20', '0.5000', '0.5000', '0.7500', '-', '-'] in rows
@@ -149,7 +157,7 @@ def test_analyze_logs_prints_and_plots(work, tmp_path, capsys):
     ('words', 'message'),
     [
         (['--out', 'plot.gif'], "--out 'plot.gif' must end in .png, .svg, .pdf"),
-        (['--out', 'there.png'], "'there.png' is there already; add --overwrite"),
+        (['--out', 'there.png'], "'there.png' exists; add --overwrite"),
         (['--keys', 'mDice'], "--keys 'mDice' was not logged; these were: loss, lr, time"),
         (['nowhere'], "'nowhere' does not exist"),
     ],
@@ -162,29 +170,40 @@ def test_analyze_logs_refuses(words, message, work, tmp_path, monkeypatch, capsy
     assert Path('there.png').read_text() == 'mine' and not Path('plot.gif').exists()
 
 
-# charts
+# plots
 
 
-@few
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_ticks_are_few_and_cover(low, span):
-    ticks = nice_ticks(low, low + span)
-    assert ticks[0] <= low + 1e-6 * span + 1e-9 * abs(low) and ticks[-1] >= low + span - 1e-6 * span - 1e-9 * abs(low)
-    assert 2 <= len(ticks) <= 8 and ticks == sorted(set(ticks))
+def test_curves_leave_out_what_is_no_number():
+    values = [1.0, math.nan, 2.0, math.inf, 3.0]
+    run = Run(Path(), val=[{'step': step, 'mIoU': value} for step, value in enumerate(values, start=1)])
+    svg = curve_svg(run, 'mIoU')
+    assert not re.search('nan|inf', svg, re.I) and svg.count('<use') == 3
+    assert svg == curve_svg(run, 'mIoU')
+    assert svg.count('--series') > 0 and '#' not in svg.replace('href="#mIoU-', '')  # no colour but the page's own
+    for values in ([0.0], [1e-320], [1e30, -1e30], [math.nan], [], [5.0] * 3000, list(range(100_000))):
+        drawn = curve_svg(Run(Path(), train=[{'step': i, 'loss': v} for i, v in enumerate(values)]), 'loss')
+        assert drawn.startswith('<svg viewBox') and len(drawn) < 100_000
 
 
-def test_charts_survive_what_is_no_number():
-    chart = line_chart('loss', [1, 2, 3, 4, 5], [1.0, math.nan, 2.0, math.inf, 3.0], dots=True)
-    assert 'nan' not in chart and 'inf' not in chart and chart.count('<circle') == 3
-    assert line_chart('loss', [1], [math.nan]) == ''
-    assert line_chart('loss', [0], [0.0])
-    assert histogram('x', [0.0, 100.0, 55.0]).count('class="column"') == 3
-    chart = confusion_chart(['a', 'b'], [[3, 1], [0, 0]])
-    assert '>75<' in chart and '>25<' in chart and chart.count('class="none"') == 2
+def test_histograms_count_images():
+    svg = histogram_svg([0.0, 100.0, 55.0, 56.0], name='x')
+    assert svg.count('fill: var(--series)') == 20 and '>2<' in svg and '>2.5<' not in svg
+
+
+def test_ids_of_figures_differ():
+    run = Run(Path(), val=[{'step': 1, 'a': 1.0, 'b': 2.0}])
+    ids = [re.findall(r'id="([^"]+)"', curve_svg(run, key)) for key in ('a', 'b')]
+    assert ids[0] and not {*ids[0]} & {*ids[1]}
+
+
+def test_files_are_the_same_each_time(work):
+    runs = [read_run(work)]
+    for format in FORMATS:
+        assert draw_curves(runs, ['loss', 'mIoU'], format=format) == draw_curves(runs, ['loss', 'mIoU'], format=format)
 
 
 def test_most_confused_pairs():
-    assert most_confused('abc', [[5, 2, 0], [3, 1, 0], [0, 9, 0]], most=2) == [('c', 'b', 9, 1.0), ('b', 'a', 3, 0.75)]
+    assert most_confused('abc', [[5, 2, 0], [3, 1, 0], [0, 9, 0]], limit=2) == [('c', 'b', 9, 1.0), ('b', 'a', 3, 0.75)]
 
 
 # scores image by image
@@ -310,8 +329,31 @@ def test_page_shows_everything_and_names_are_only_text(evaluated_work, tmp_path)
     policy = [attributes['content'] for tag, attributes in reader.tags if 'http-equiv' in attributes]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert 'after iteration 120' in text and 'url(' not in page and '@import' not in page
-    closed = {tag for tag, _ in reader.tags} - {'meta', 'img', 'path', 'br'}
+    closed = {tag for tag, _ in reader.tags} - {'meta', 'img', 'path', 'use', 'br'}
     assert all(page.count(f'</{tag}>') == sum(found == tag for found, _ in reader.tags) for tag in closed)
+
+
+def test_page_is_the_same_each_time_and_has_unique_ids(evaluated_work):
+    page = build_page(evaluated_work)
+    assert page == build_page(evaluated_work)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert ids and len(ids) == len(set(ids))
+    assert '#a0b0c' not in page and all(f'{name}:' in page for name in re.findall(r'var\((--[a-z]+)\)', page))
+
+
+def test_page_shows_the_confusion_of_each_class(work):
+    evaluated([sample(1)], out_dir=str(work / 'test'))
+    path = work / 'test' / 'metrics.json'
+    content = json.loads(path.read_text())
+    content |= {'classes': content['classes'][:2], 'confusion_matrix': [[3, 1], [0, 0]]}
+    path.write_text(json.dumps(content))
+    page = build_page(work)
+    assert '>75</td>' in page and '>25</td>' in page and page.count('<td class="none">') == 2
+    assert f'title="{NAMES[0]} taken for {NAMES[1]}: 25.0 % (1 pixels)"' in page
+    names = [{**content['classes'][0], 'class': str(i)} for i in range(41)]
+    path.write_text(json.dumps({**content, 'classes': names, 'confusion_matrix': [[1] * 41] * 41}))
+    page = build_page(work)
+    assert page.count('alt="confusion matrix" src="data:image/png;base64,') == 1 and '<td class="wrong' not in page
 
 
 def test_page_of_a_test_alone_and_of_a_training_alone(tmp_path, work):
@@ -348,8 +390,8 @@ def test_damaged_files_cost_their_part_only(evaluated_work):
 
 
 def test_sheets_are_chosen_evenly_with_the_last(evaluated_work):
-    assert [step for step, _ in read_sheets(evaluated_work, most=4)] == [10, 50, 80, 120]
-    assert [step for step, _ in read_sheets(evaluated_work, most=50)] == list(range(10, 130, 10))
+    assert [step for step, _ in read_sheets(WorkDir(evaluated_work), limit=4)] == [10, 50, 80, 120]
+    assert [step for step, _ in read_sheets(WorkDir(evaluated_work), limit=50)] == list(range(10, 130, 10))
 
 
 def test_report_command(evaluated_work, tmp_path, capsys):
@@ -359,7 +401,7 @@ def test_report_command(evaluated_work, tmp_path, capsys):
     assert run('report', [str(evaluated_work), '--out', str(page)]) == 0  # its own is replaced
     page.write_text('<html>mine</html>')
     assert run('report', [str(evaluated_work)]) == 2
-    assert 'is there already and is no report of ours' in capsys.readouterr().err
+    assert 'exists and was not written by volo-seg report' in capsys.readouterr().err
     assert page.read_text() == '<html>mine</html>'
     for folder, message in ((tmp_path / 'nowhere', 'is not a folder'), (tmp_path, 'holds neither logs nor metrics')):
         assert run('report', [str(folder)]) == 2
@@ -367,3 +409,213 @@ def test_report_command(evaluated_work, tmp_path, capsys):
     (tmp_path / 'file').touch()
     assert run('report', [str(evaluated_work), '--out', str(tmp_path / 'file' / 'x.html')]) == 2
     assert 'cannot be written' in capsys.readouterr().err
+
+
+# tampered work dirs
+
+HARMLESS = {
+    *(
+        'html',
+        'head',
+        'meta',
+        'title',
+        'style',
+        'body',
+        'main',
+        'header',
+        'section',
+        'h1',
+        'h2',
+        'h3',
+        'p',
+        'div',
+        'span',
+    ),
+    *('b', 'i', 'small', 'figure', 'figcaption', 'svg', 'g', 'path', 'text', 'defs', 'use', 'table', 'thead', 'tbody'),
+    *('tr', 'th', 'td', 'details', 'summary', 'img', 'ul', 'li'),
+}
+SECRET = b'\xff\xd8\xffsecret of another folder'
+ODD = [
+    *(
+        None,
+        True,
+        -1,
+        0,
+        2**63,
+        10**400,
+        -1e308,
+        float('nan'),
+        float('inf'),
+        1e-320,
+        '',
+        'x' * 10_000,
+        EVIL,
+        '\0\n\u202e',
+    ),
+    *('\ud800', '../../../secret.jpg', '/etc/passwd', [], {}, [None], [[[]]], [{}], {'a': {'b': {'c': {'d': EVIL}}}}),
+    *([0] * 50_000, {str(i): i for i in range(5000)}, [[1] * 5] * 5, [{'class': {}}] * 3, [EVIL] * 300),
+]
+BROKEN = [
+    *(b'', b'{', b'[]', b'null', b'\xff\xfe{}', b'\0' * 100, b'{"step": 1e999, "loss": NaN}\n', b'nan', b'1' * 5000),
+    *(b'[' * 100_000, b'{"a":' * 100_000, b'{"a":' * 900 + b'1' + b'}' * 900, b'mIoU\nnan\ninf\n1e400\n\0\n-5\n'),
+    *(
+        b'a,mIoU\n' + b'"' * 200_000,
+        b'\xff\xd8\xff<script>',
+        EVIL.encode() * 100,
+        b'{"written_by": "volo-seg", "classes": 5}',
+    ),
+]
+
+
+def entries(value):
+    """(container, key) of all entries of nested dicts and lists; of a list the first two."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value[:2]):
+        yield value, key
+        if isinstance(item, (dict, list)):
+            yield from entries(item)
+
+
+def mutate_json(chance, path):
+    lines = path.read_text().splitlines() if path.name == 'scalars.json' else [path.read_text()]
+    for index in chance.sample(range(len(lines)), 1 + len(lines) // 3):
+        content = json.loads(lines[index]) if lines[index].endswith('}') else {'step': 1}
+        for container, key in chance.sample(found := list(entries(content)), min(3, len(found))):
+            container[key] = chance.choice(ODD)
+        lines[index] = json.dumps(content)
+    path.write_text('\n'.join(lines))
+
+
+def replace_file(chance, path):
+    path.write_bytes(chance.choice(BROKEN))
+
+
+def cut_file(chance, path):
+    content = bytearray(path.read_bytes())
+    for _ in range(5):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    path.write_bytes(content[: chance.randrange(len(content))])
+
+
+def replace_by_kind(chance, path):
+    """A fifo, a folder, a socket-like device, or a link: outwards, to itself, to nothing, to an endless device."""
+    path.unlink()
+    kind = chance.choice(['fifo', 'folder', 'secret', 'itself', 'nothing', 'zero', 'etc'])
+    if kind == 'fifo':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    else:
+        targets = {'secret': '../../../secret.jpg', 'itself': path.name, 'nothing': 'gone', 'zero': '/dev/zero'}
+        path.symlink_to(targets.get(kind, '/etc'))
+
+
+def replace_folder(chance, path):
+    """The folder of the file is a link to one outside of the work dir, with a copy of what was there."""
+    outside = path.parents[3] / f'outside{chance.randrange(10**9)}'
+    shutil.move(path.parent, outside)
+    for file in outside.rglob('*.jpg'):
+        file.write_bytes(SECRET)
+    path.parent.symlink_to(outside)
+
+
+def protect_file(chance, path):
+    path.chmod(0)
+
+
+def make_huge(chance, path):
+    with open(path, 'r+b') as file:
+        file.truncate(2**33)  # takes no space on the disk
+
+
+MUTATIONS = (mutate_json, replace_file, cut_file, replace_by_kind, replace_folder, protect_file, make_huge)
+CASES = 72
+
+
+@pytest.mark.parametrize('part', range(4))
+def test_tampered_work_dirs_cost_a_part_and_never_a_traceback(part, evaluated_work, tmp_path, capsys):
+    """Seeded mutations of the files of a work dir: the command writes a harmless page or says one sentence."""
+    outcomes, names = set(), set()
+    for number in range(part * CASES // 4, (part + 1) * CASES // 4):
+        chance = random.Random(number)
+        work = tmp_path / f'case{number}' / 'folder' / 'work'
+        shutil.copytree(evaluated_work, work)
+        (work.parents[1] / 'secret.jpg').write_bytes(SECRET)
+        (work.parent / 'secret.jpg').write_bytes(SECRET)
+        for mutation in [MUTATIONS[number % len(MUTATIONS)], *chance.choices(MUTATIONS, k=chance.randrange(3))]:
+            files = [file for file in sorted(work.rglob('*')) if stat.S_ISREG(file.lstat().st_mode)]
+            kinds = sorted({file.name for file in files})
+            if mutation is mutate_json:
+                kinds = [name for name in kinds if name in ('run.json', 'metrics.json', 'scalars.json')]
+            elif mutation is replace_folder:
+                kinds = [
+                    name for name in kinds if len(next(f for f in files if f.name == name).relative_to(work).parts) > 2
+                ]
+            name = chance.choice(kinds or ['none'])
+            for file in [file for file in files if file.name == name and file.exists()][:2]:
+                try:
+                    mutation(chance, file)
+                except ValueError:  # a second mutation of a damaged file
+                    replace_file(chance, file)
+                names.add((mutation.__name__, name))
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            status = run('report', [str(work)])
+        told = capsys.readouterr()
+        outcomes.add(status)
+        if status == 0:
+            page = (work / 'report.html').read_text()
+            tags = {tag for tag, _ in Reader(page).tags}
+            assert tags <= HARMLESS, tags - HARMLESS
+            assert not any(k.startswith('on') or k == 'href' for _, found in Reader(page).tags for k in found)
+            assert base64.b64encode(SECRET).decode() not in page and 'root:' not in page
+            assert 'nan' not in ''.join(re.findall('<path[^>]*>', page)) and len(page) < 30 * 2**20
+        else:
+            assert status == 2 and told.err.startswith('error: ') and told.err.count('\n') == 1, told.err
+        shutil.rmtree(work.parents[1], ignore_errors=True)
+    assert 0 in outcomes and len(names) >= 12
+
+
+def test_files_of_every_odd_kind_are_named(evaluated_work):
+    """Each kind of unusable file leaves a sentence at the end of the page."""
+    folder, session_folder = evaluated_work / '20260103_000000', evaluated_work / '20260102_000000'
+    outside = evaluated_work.parent / 'secret.jpg'
+    outside.write_bytes(SECRET)
+    (folder / 'worst' / '01.jpg').unlink()
+    (folder / 'worst' / '01.jpg').symlink_to(outside)
+    (folder / 'worst' / '02.jpg').write_bytes(b'GIF89a')
+    (session_folder / 'val_sheets' / 'iter_120.jpg').unlink()
+    os.mkfifo(session_folder / 'val_sheets' / 'iter_120.jpg')
+    (session_folder / 'run.json').write_bytes(b'[' * 100_000)
+    (folder / 'run.json').write_text('[]')
+    (folder / 'per_image.csv').unlink()
+    (folder / 'per_image.csv').symlink_to('per_image.csv')
+    (evaluated_work / '20260101_000000' / 'vis_data' / 'scalars.json').unlink()
+    (evaluated_work / '20260101_000000' / 'vis_data' / 'scalars.json').mkdir()
+    text = ' '.join(Reader(build_page(evaluated_work)).words)
+    for sentence in (
+        'worst/01.jpg lies outside of the work dir and is left out.',
+        'worst/02.jpg is not an image of the expected format and is left out.',
+        'iter_120.jpg is not a regular file and is left out.',
+        '20260102_000000/run.json is not valid JSON and is left out.',
+        '20260103_000000/run.json does not hold a JSON object and is left out.',
+        'per_image.csv cannot be read',
+        '20260101_000000/vis_data/scalars.json is not a regular file and is left out.',
+    ):
+        assert sentence in text, sentence
+    assert 'after iteration 90' in text and 'Curves' in text
+
+
+def test_analyze_logs_of_odd_files(tmp_path, capsys):
+    os.mkfifo(tmp_path / 'scalars.json')
+    (tmp_path / 'deep').mkdir()
+    (tmp_path / 'deep' / 'scalars.json').write_bytes(b'[' * 100_000)
+    for path in (tmp_path, tmp_path / 'scalars.json', tmp_path / 'deep'):
+        assert run('analyze_logs', [str(path)]) == 2
+        assert capsys.readouterr().err.count('\n') == 1
+    line = (
+        json.dumps({'lr': 10**400, 'loss': 1e308, 'step': 1, 'a$_{b': 2.0}) + '\n' + json.dumps({'loss': 2, 'step': 2})
+    )
+    session(tmp_path / '_odd $x^{', '20260101_000000', [], tail=line)
+    words = [str(tmp_path / '_odd $x^{'), str(tmp_path / '_odd $x^{'), '--keys', 'a$_{b', 'loss', 'lr']
+    assert run('analyze_logs', [*words, '--out', str(tmp_path / 'plot.png')]) == 0
+    assert cv2.imread(str(tmp_path / 'plot.png')).std() > 1

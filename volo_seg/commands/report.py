@@ -14,21 +14,21 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg report``."""
     parser = argparse.ArgumentParser(prog='volo-seg report', description=__doc__)
     parser.add_argument('work_dir', metavar='WORK_DIR', help='work dir of volo-seg train and volo-seg test')
-    parser.add_argument('--out', metavar='FILE', help='where the page goes (default WORK_DIR/report.html)')
+    parser.add_argument('--out', metavar='FILE', help='the HTML file to write (default WORK_DIR/report.html)')
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read and write; see ``volo-seg report --help``."""
+    """Write the page; see ``volo-seg report --help``."""
     args = build_parser().parse_args(argv)
-    from volo_seg.reports.page import build_page, is_ours
+    from volo_seg.reports.page import build_page, is_report
 
     work_dir = Path(args.work_dir)
     out = Path(args.out) if args.out else work_dir / 'report.html'
-    if out.exists() and not is_ours(out):
-        raise UserError(f'{str(out)!r} is there already and is no report of ours; name another file by --out')
+    if out.exists() and not is_report(out):
+        raise UserError(f'{str(out)!r} exists and was not written by volo-seg report; name another file with --out')
     check_writable(out.parent)
     page = build_page(work_dir).encode('utf-8', 'replace')
     atomic_write(out, page)
-    print(f'report: {out} ({len(page) / 2**20:.1f} MiB, opens in any browser)')
+    print(f'report: {out} ({len(page) / 2**20:.1f} MiB)'.encode('utf-8', 'replace').decode())
     return 0

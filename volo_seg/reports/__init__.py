@@ -1,1 +1,1 @@
-"""Reading what a run left behind, and drawing it: sheets of images, plots, one page. Without torch."""
+"""The logs, scores and images of a run as a table, as plots and as one HTML page. Imports no torch."""

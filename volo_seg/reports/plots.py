@@ -1,58 +1,65 @@
-"""Curves of one or several runs, by matplotlib."""
+"""Plots by matplotlib: curves of one or several runs as a file, curves and histograms as inline SVG."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.reports.runs import Run, labels_of, smooth
+from volo_seg.reports.runs import Run, run_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FORMATS = ('png', 'svg', 'pdf')
-COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#3ca951', '#ff8ab7', '#a463f2', '#97bbf5', '#9c6b4e', '#9498a0')
-DPI = 130
-
-
-def draw_curves(runs: Sequence[Run], keys: Sequence[str], *, format: str = 'png') -> bytes:
-    """A picture with one field a key, all runs in it; raw values faint, their running mean strong.
-
-    Raises:
-        UserError: no run has logged one of the keys; those that there are are named.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    check_keys(runs, keys)
-    columns = 1 if len(keys) == 1 else 2 if len(keys) in (2, 4) else 3
-    lines = -(-len(keys) // columns)
-    figure = Figure(figsize=(max(7, 4.6 * columns), 0.5 + 3.4 * lines), dpi=DPI, layout='constrained')
-    FigureCanvasAgg(figure)
-    fields = figure.subplots(lines, columns, squeeze=False).reshape(-1)
-    labels = labels_of(runs)
-    for axes, key in zip(fields, keys, strict=False):
-        _draw(axes, runs, key)
-    for axes in fields[len(keys) :]:
-        axes.set_axis_off()
-    handles = [axes_line for axes_line in fields[0].get_lines() if not axes_line.get_label().startswith('_')]
-    if len(runs) > 1 and handles:
-        figure.legend(handles, labels, loc='outside lower center', ncols=min(len(runs), 3), fontsize=8, frameon=False)
-    else:
-        figure.suptitle(labels[0].replace('$', r'\$'), fontsize=10)
-    stream = io.BytesIO()
-    figure.savefig(stream, format=format)
-    return stream.getvalue()
+FORMATS = ('png', 'svg', 'pdf')
+_COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#3ca951', '#ff8ab7', '#a463f2', '#9c6b4e', '#9498a0')
+_MAX_POINTS = 1000
+# in an SVG for the page, these colours stand for the variables of its style sheet, which has a light and a dark set
+_VARIABLES = {'#a0b0c1': '--soft', '#a0b0c2': '--rule', '#a0b0c3': '--series', '#a0b0c4': '--card'}
+_SOFT, _RULE, _SERIES, _CARD = _VARIABLES
+_STYLE = {
+    'text.parse_math': False,  # a name may hold a dollar sign
+    'svg.hashsalt': 'volo-seg',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'grid.linewidth': 0.5,
+    'lines.linewidth': 1.6,
+    'axes.titlesize': 10,
+    'axes.titlelocation': 'left',
+    'axes.labelsize': 8,
+    'xtick.labelsize': 8,
+    'ytick.labelsize': 8,
+}
+_PAGE_STYLE = {
+    'svg.fonttype': 'none',
+    'figure.facecolor': 'none',
+    'axes.spines.left': False,
+    'axes.spines.bottom': False,
+    'grid.color': _RULE,
+    'grid.linewidth': 1,
+    'lines.linewidth': 2,
+    'text.color': _SOFT,
+    'xtick.labelcolor': _SOFT,
+    'ytick.labelcolor': _SOFT,
+    'xtick.labelsize': 11,
+    'ytick.labelsize': 11,
+    'xtick.bottom': False,
+    'ytick.left': False,
+}
 
 
 def check_keys(runs: Sequence[Run], keys: Sequence[str]) -> None:
     """Check that each key was logged by at least one run.
 
     Raises:
-        UserError: one was not.
+        UserError: A key was not logged; the message lists those that were.
     """
     known = dict.fromkeys(key for run in runs for key in run.keys())  # noqa: SIM118
     for key in keys:
@@ -60,23 +67,135 @@ def check_keys(runs: Sequence[Run], keys: Sequence[str]) -> None:
             raise UserError(f'--keys {key!r} was not logged; these were: {", ".join(known)}')
 
 
-def _draw(axes: Axes, runs: Sequence[Run], key: str) -> None:
+def draw_curves(runs: Sequence[Run], keys: Sequence[str], *, format: str = 'png') -> bytes:
+    """A picture with one plot per key and all runs in each; noisy values are pale, their running mean is strong.
+
+    Raises:
+        UserError: No run has logged one of the keys.
+    """
+    from matplotlib.figure import Figure
+
+    check_keys(runs, keys)
+    columns = 1 if len(keys) == 1 else 2 if len(keys) in (2, 4) else 3
+    lines = -(-len(keys) // columns)
+    with _style({}, _COLOURS):
+        figure = Figure(figsize=(max(7, 4.6 * columns), 0.5 + 3.4 * lines), dpi=130, layout='constrained')
+        fields = figure.subplots(lines, columns, squeeze=False).reshape(-1)
+        for axes, key in zip(fields, keys, strict=False):
+            plot_curves(axes, runs, key)
+            axes.set_title(key)
+            axes.grid()
+            axes.set_xlabel('iteration')
+        for axes in fields[len(keys) :]:
+            axes.set_axis_off()
+        labels = run_labels(runs)
+        if len(runs) > 1:
+            handles = [fields[0].plot([], color=f'C{index}')[0] for index in range(len(runs))]
+            columns = min(len(runs), 3)
+            figure.legend(handles, labels, loc='outside lower center', ncols=columns, fontsize=8, frameon=False)
+        else:
+            figure.suptitle(labels[0], fontsize=10)
+        return _save(figure, format)
+
+
+def curve_svg(run: Run, key: str) -> str:
+    """The curve of ``key`` as an SVG element."""
+    return _page_svg(key, lambda axes: plot_curves(axes, [run], key))
+
+
+def histogram_svg(values: Sequence[float], *, name: str) -> str:
+    """A histogram of percentages, in 20 bins, as an SVG element."""
+
+    def draw(axes: Axes) -> None:
+        axes.hist(values, bins=20, range=(0, 100), rwidth=0.9, clip_on=False)
+        axes.set_xlim(0, 100)
+        _set_y_ticks(axes, 0, axes.get_ylim()[1] / 1.05, integer=True)
+
+    return _page_svg(name, draw)
+
+
+def plot_curves(axes: Axes, runs: Sequence[Run], key: str) -> None:
+    """Plot ``key`` of each run over the iterations. Few points of a score are marked, many points are smoothed."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    finite: list[float] = []
+    last = 1.0
     for index, run in enumerate(runs):
         steps, values = run.curve(key)
-        colour = COLOURS[index % len(COLOURS)]
+        finite += [value for value in values if math.isfinite(value)]
+        last = max([last, *steps])
         smoothed = smooth(values)
+        shown = sorted({*range(0, len(values), -(-len(values) // _MAX_POINTS) or 1), *range(len(values))[-1:]})
+        line: dict[str, Any] = dict(color=f'C{index % len(_COLOURS)}', clip_on=False)
         if smoothed != values:
-            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3, label='_raw')
-        few = len(steps) <= 30 and key not in ('lr', 'base_lr', 'loss')
-        label = f'run {index}'
-        axes.plot(
-            steps, smoothed, color=colour, linewidth=1.6, marker='o' if few else None, markersize=3.5, label=label
-        )
-    axes.set_title(key, fontsize=10, loc='left')
-    axes.set_xlabel('iteration', fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.grid(linewidth=0.4, alpha=0.6)
-    axes.spines[['top', 'right']].set_visible(False)
-    drawn = [value for run in runs for value in run.curve(key)[1] if math.isfinite(value)]
-    if drawn and min(drawn) >= 0:
-        axes.set_ylim(bottom=0)
+            axes.plot([steps[i] for i in shown], [values[i] for i in shown], linewidth=0.7, alpha=0.35, **line)
+        if len(steps) <= 30 and key not in ('lr', 'base_lr', 'loss'):
+            line |= dict(marker='o', markersize=6, markeredgewidth=1.6, markerfacecolor=axes.get_facecolor())
+        axes.plot([steps[i] for i in shown], [smoothed[i] for i in shown], **line)
+    axes.set_xlim(0, last)
+    _set_y_ticks(axes, min([0.0, *finite]), max([0.0, *finite]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+
+
+def _set_y_ticks(axes: Axes, low: float, high: float, *, integer: bool = False) -> None:
+    """Round ticks from at or below ``low`` to at or above ``high``, which are the limits of the axis, too."""
+    from matplotlib.ticker import MaxNLocator
+
+    locator = MaxNLocator(4, integer=integer, min_n_ticks=1, steps=(1, 2, 2.5, 5, 10))
+    ticks = locator.tick_values(low, high if high > low else low + 1)
+    axes.set_yticks(ticks)
+    axes.set_ylim(ticks[0], ticks[-1])
+    axes.yaxis.set_major_formatter('{x:.4g}')
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Running means over a fiftieth of the values; values that are not finite are left out of the means."""
+    half = len(values) // 100
+    if half == 0:
+        return list(values)
+    array = np.asarray(values, float)
+    known = np.isfinite(array)
+    window = np.ones(2 * half + 1)
+    counts = np.convolve(known, window, 'same')
+    sums = np.convolve(np.where(known, array, 0), window, 'same')
+    return np.where(counts > 0, sums / np.maximum(counts, 1), math.nan).tolist()
+
+
+def _page_svg(name: str, draw: Any) -> str:
+    from matplotlib.figure import Figure
+
+    with _style(_PAGE_STYLE, (_SERIES,)):
+        figure = Figure(figsize=(380 / 72, 220 / 72), layout='constrained')
+        axes = figure.subplots()
+        axes.set_facecolor(_CARD)
+        axes.grid(axis='y', clip_on=False)
+        axes.set_axisbelow(True)
+        draw(axes)
+        axes.patch.set_visible(False)
+        svg = _save(figure, 'svg').decode()
+    # the head and a style element that would apply to the whole page end with the first definitions
+    svg = svg[svg.index('</defs>') + len('</defs>') : svg.rindex('</svg>')]
+    svg = re.sub(r'<g id="[^"]*"', '<g', svg)
+    svg = re.sub(r'<g/>|font-family: [^;"]*; | transform="rotate\(-0[^"]*"', '', svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f'var({variable})')
+    return f'<svg viewBox="0 0 380 220" role="img" aria-label="{name}">{svg}</svg>'
+
+
+def _style(style: dict[str, Any], colours: Sequence[str]) -> AbstractContextManager[None]:
+    """Matplotlib's defaults, whatever the user's matplotlibrc says, with ``style`` on top."""
+    import matplotlib.style
+    from cycler import cycler
+
+    context: Any = matplotlib.style.context(['default', _STYLE, style, {'axes.prop_cycle': cycler(color=colours)}])
+    return context
+
+
+def _save(figure: Figure, format: str) -> bytes:
+    """The figure as a file that is the same each time."""
+    empty = {'png': {}, 'svg': dict.fromkeys(('Date', 'Creator', 'Format', 'Type')), 'pdf': {'CreationDate': None}}
+    stream = io.BytesIO()
+    figure.savefig(stream, format=format, metadata=empty[format])
+    return stream.getvalue()

@@ -1,19 +1,21 @@
-"""What a run has logged: MMEngine's ``scalars.json``, joined over the sessions of a run that was resumed."""
+"""The values that a run has logged: MMEngine's ``scalars.json``, joined over the sessions of a resumed run."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from volo_seg.errors import UserError
+from volo_seg.reports.work_dir import MAX_NUMBER, WorkDir, number, text
 
 NAME = 'scalars.json'
 _STAMP = re.compile(r'\d{8}_\d{6}')
+_MAX_LOG_BYTES = 256 * 2**20
+_MAX_STEP = 1e12
 
 Record = dict[str, float]
 Curve = tuple[list[float], list[float]]
@@ -21,27 +23,30 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass
 class Run:
-    """The scalars of one run in the order of iterations, keys without ``train/`` and ``val/``."""
+    """The scalars of one run in the order of iterations, keys without ``train/`` and ``val/``.
+
+    Attributes:
+        folder: The work dir or log folder.
+        train: Records of training, one per logged iteration.
+        val: Records of validation.
+        sessions: How often training was started.
+        damaged: Lines that could not be read; a process killed while it writes leaves one.
+    """
 
     folder: Path
     train: list[Record] = field(default_factory=list)
     val: list[Record] = field(default_factory=list)
     sessions: int = 0
     damaged: int = 0
-    """Lines that could not be read, as a kill in the middle of writing leaves them."""
-
-    @property
-    def name(self) -> str:
-        return self.folder.resolve().name
 
     def keys(self) -> list[str]:
-        """What can be drawn, losses and rates first, then scores."""
+        """The keys that can be plotted: training first, then scores, then scores of single classes."""
         train = {key for record in self.train for key in record} - {'step', 'iter', 'epoch'}
         val = {key for record in self.val for key in record} - {'step', 'iter', 'time', 'data_time'} - train
         return sorted(train) + sorted(val, key=lambda key: (key.startswith('IoU/'), key))
 
     def curve(self, key: str) -> Curve:
-        """Iterations and values of ``key``, from training if it is logged there, else from the validations."""
+        """Iterations and values of ``key``: those of training if it is logged there, else those of validation."""
         for records in (self.train, self.val):
             points = [(record['step'], record[key]) for record in records if key in record]
             if points:
@@ -49,13 +54,13 @@ class Run:
         return [], []
 
     def best(self, key: str = 'mIoU') -> tuple[float, float] | None:
-        """The highest value of ``key`` and its iteration."""
+        """The highest value of ``key`` and its iteration; the first of equal ones."""
         steps, values = self.curve(key)
         known = [(value, step) for value, step in zip(values, steps, strict=True) if math.isfinite(value)]
         return max(known, key=lambda pair: (pair[0], -pair[1]), default=None)
 
     def step_time(self) -> float | None:
-        """Mean seconds of an iteration."""
+        """Mean seconds per iteration."""
         values = [value for value in self.curve('time')[1] if math.isfinite(value)] if self.train else []
         return sum(values) / len(values) if values else None
 
@@ -63,124 +68,110 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """Read the logs below ``path``: a work dir, one of its log folders, or a ``scalars.json``.
 
-    A later session replaces what an earlier one logged from the later one's first iteration on.
-
     Raises:
-        UserError: there is no such folder, or it holds no log of a training.
+        UserError: ``path`` does not exist, or holds no readable log of a training.
     """
     path = Path(path)
-    files = log_files(path)
+    if not path.exists():
+        raise UserError(f'{str(path)!r} does not exist; name a work dir of volo-seg train')
+    work_dir = WorkDir(path if path.is_dir() else path.resolve().parent)
+    files = log_files(work_dir) if path.is_dir() else [path.resolve()]
     if not files:
-        missing = 'does not exist' if not path.exists() else f'holds no log of a training (*/vis_data/{NAME})'
-        raise UserError(f'{str(path)!r} {missing}; name a work dir of volo-seg train')
-    run = Run(path if path.is_dir() else path.parent)
-    for file in files:
-        train, val, damaged = _read(file)
-        run.damaged += damaged
-        if not train and not val:
-            continue
-        run.sessions += 1
-        first = min(record['step'] for record in [*train, *val])
-        run.train = [record for record in run.train if record['step'] < first] + train
-        run.val = [record for record in run.val if record['step'] < first] + val
-    if not run.train and not run.val:
+        raise UserError(
+            f'{str(path)!r} holds no log of a training (*/vis_data/{NAME}); name a work dir of volo-seg train'
+        )
+    run = join_logs(work_dir, files)
+    if work_dir.notes:
+        raise UserError(f'the logs of {str(path)!r} cannot be read: {work_dir.notes[0]}')
+    if not run.sessions:
         raise UserError(f'the logs of {str(path)!r} hold no value yet; let it train a little longer')
+    run.folder = path if path.is_dir() else path.parent
     return run
 
 
-def log_files(path: Path) -> list[Path]:
-    """The ``scalars.json`` files that belong to ``path``, oldest first."""
-    if path.is_file():
-        return [path]
-    own = [file for file in (path / 'vis_data' / NAME, path / NAME) if file.is_file()]
-    return own[:1] or sorted(path.glob(f'*/vis_data/{NAME}'), key=_age)
+def log_files(work_dir: WorkDir) -> list[Path]:
+    """The ``scalars.json`` files of a work dir or log folder, the oldest session first."""
+    own = work_dir.find(f'vis_data/{NAME}') or work_dir.find(NAME)
+    # find() sorts by time; folders of MMEngine are named by their time
+    return own or sorted(work_dir.find(f'*/vis_data/{NAME}'), key=_stamp)
 
 
-def _age(file: Path) -> tuple[str, float]:
-    name = file.parent.parent.name
-    return (name if _STAMP.fullmatch(name) else '', file.stat().st_mtime)
+def join_logs(work_dir: WorkDir, files: Sequence[Path]) -> Run:
+    """The run that ``files`` log, oldest session first.
+
+    A later session replaces what earlier ones logged from its own first iteration on. Within a session, the last of
+    several records of one iteration counts.
+    """
+    run = Run(work_dir.root)
+    for file in files:
+        train: dict[float, Record] = {}
+        val: dict[float, Record] = {}
+        content = work_dir.read(file, limit=_MAX_LOG_BYTES) or b''
+        for line in filter(str.strip, content.decode('utf-8', 'replace').splitlines()):
+            record = _record(line)
+            if record is None:
+                run.damaged += 1
+                continue
+            is_val = any(key.startswith('val/') for key in record) or not ({'lr', 'loss', 'train/lr'} & record.keys())
+            plain = {key.removeprefix('train/').removeprefix('val/'): value for key, value in record.items()}
+            (val if is_val else train)[record['step']] = plain
+        if train or val:
+            run.sessions += 1
+            first = min([*train, *val])
+            for records, added in ((run.train, train), (run.val, val)):
+                records[:] = [record for record in records if record['step'] < first]
+                records += [added[step] for step in sorted(added)]
+    return run
 
 
-def _read(file: Path) -> tuple[list[Record], list[Record], int]:
-    """Records of training and of validation, and the number of damaged lines; repeated iterations: the last wins."""
-    train: dict[float, Record] = {}
-    val: dict[float, Record] = {}
-    damaged = 0
-    try:
-        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
-    except OSError as error:
-        raise UserError(f'{str(file)!r} cannot be read ({error.strerror}); check the path') from error
-    for line in filter(str.strip, lines):
-        record = _record(line)
-        if record is None:
-            damaged += 1
-            continue
-        is_val = any(key.startswith('val/') for key in record) or not ({'lr', 'loss', 'train/lr'} & record.keys())
-        plain = {key.removeprefix('train/').removeprefix('val/'): value for key, value in record.items()}
-        (val if is_val else train)[record['step']] = plain
-    return [train[step] for step in sorted(train)], [val[step] for step in sorted(val)], damaged
-
-
-def _record(line: str) -> Record | None:
-    try:
-        content: Any = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(content, dict) or not isinstance(content.get('step'), (int, float)):
-        return None
-    return {key: value for key, value in content.items() if isinstance(value, (int, float))}
-
-
-def labels_of(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, as short as tells them apart."""
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run: as many last parts of its path as are needed to tell the runs apart."""
     parts = [run.folder.resolve().parts for run in runs]
     for length in range(1, max((len(part) for part in parts), default=1) + 1):
-        names = ['/'.join(part[-length:]) for part in parts]
+        names = [text('/'.join(part[-length:])) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [f'{index + 1}: {run.name}' for index, run in enumerate(runs)]
+    return [f'{index + 1}: {text(run.folder.resolve().name)}' for index, run in enumerate(runs)]
 
 
-def smooth(values: Sequence[float]) -> list[float]:
-    """Means over a window of a fiftieth of the curve; what is no number is left out."""
-    half = len(values) // 100
-    if half == 0:
-        return list(values)
-    means = []
-    for index in range(len(values)):
-        near = [value for value in values[max(0, index - half) : index + half + 1] if math.isfinite(value)]
-        means.append(sum(near) / len(near) if near else math.nan)
-    return means
-
-
-def table(runs: Sequence[Run]) -> str:
-    """One line a run: iterations, seconds an iteration, least and mean loss, best mIoU."""
+def run_table(runs: Sequence[Run]) -> str:
+    """One line per run: iterations, seconds per iteration, smallest and mean loss, best mIoU and its iteration."""
     rows = [('run', 'iterations', 's/iteration', 'min loss', 'mean loss', 'best mIoU', 'at')]
-    for run, label in zip(runs, labels_of(runs), strict=True):
+    for run, label in zip(runs, run_labels(runs), strict=True):
         steps, losses = run.curve('loss')
         finite = [value for value in losses if math.isfinite(value)]
-        best = run.best()
+        best, seconds = run.best(), run.step_time()
         rows.append(
             (
                 label,
                 f'{max(steps):.0f}' if steps else '-',
-                _figure(run.step_time()),
-                _figure(min(finite, default=None)),
-                _figure(sum(finite) / len(finite) if finite else None),
+                '-' if seconds is None else f'{seconds:.4f}',
+                f'{min(finite):.4f}' if finite else '-',
+                f'{sum(finite) / len(finite):.4f}' if finite else '-',
                 '-' if best is None else f'{best[0]:.2f}',
                 '-' if best is None else f'{best[1]:.0f}',
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return '\n'.join(_line(row, widths) for row in rows)
-
-
-def _figure(value: float | None) -> str:
-    return '-' if value is None else f'{value:.4f}'
-
-
-def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
-    first, *rest = (
-        cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
     )
-    return '  '.join([first, *rest])
+
+
+def _stamp(file: Path) -> str:
+    name = file.parent.parent.name
+    return name if _STAMP.fullmatch(name) else ''
+
+
+def _record(line: str) -> Record | None:
+    """The numbers of a line of the log; a number that is not finite or beyond 1e30 is NaN. None if damaged."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = number(content.get('step')) if isinstance(content, dict) else None
+    if step is None or not 0 <= step <= _MAX_STEP:
+        return None
+    numbers = {text(key): value for key, value in content.items() if isinstance(value, (int, float))}
+    return {key: value if abs(value) <= MAX_NUMBER else math.nan for key, value in numbers.items()} | {'step': step}
