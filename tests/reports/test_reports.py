@@ -135,6 +135,7 @@ def test_smoothing_stays_within_the_values(values):
     assert min(values) - 1e-9 <= min(means) and max(means) <= max(values) + 1e-9
 
 
+@pytest.mark.filterwarnings('error::UserWarning')
 def test_analyze_logs_prints_and_plots(work, tmp_path, capsys):
     other = tmp_path / 'other'
     session(other, '20260101_000000', [train_line(s) for s in (10, 20)])
@@ -595,11 +596,11 @@ def test_files_of_every_odd_kind_are_named(evaluated_work):
     for sentence in (
         'worst/01.jpg lies outside of the work dir and is left out.',
         'worst/02.jpg is not an image of the expected format and is left out.',
-        'iter_120.jpg is not a regular file and is left out.',
+        'iter_120.jpg cannot be read (it is a pipe, socket or device, not a file) and is left out.',
         '20260102_000000/run.json is not valid JSON and is left out.',
         '20260103_000000/run.json does not hold a JSON object and is left out.',
         'per_image.csv cannot be read',
-        '20260101_000000/vis_data/scalars.json is not a regular file and is left out.',
+        '20260101_000000/vis_data/scalars.json cannot be read (it is a folder, not a file) and is left out.',
     ):
         assert sentence in text, sentence
     assert 'after iteration 90' in text and 'Curves' in text

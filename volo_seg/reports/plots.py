@@ -30,6 +30,7 @@ _STYLE = {
     'axes.spines.top': False,
     'axes.spines.right': False,
     'grid.linewidth': 0.5,
+    'grid.alpha': 0.6,
     'lines.linewidth': 1.6,
     'axes.titlesize': 10,
     'axes.titlelocation': 'left',
@@ -44,6 +45,7 @@ _PAGE_STYLE = {
     'axes.spines.bottom': False,
     'grid.color': _RULE,
     'grid.linewidth': 1,
+    'grid.alpha': 1,
     'lines.linewidth': 2,
     'text.color': _SOFT,
     'xtick.labelcolor': _SOFT,
@@ -74,6 +76,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], *, format: str = 'png'
         UserError: No run has logged one of the keys.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     check_keys(runs, keys)
     columns = 1 if len(keys) == 1 else 2 if len(keys) in (2, 4) else 3
@@ -90,7 +93,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], *, format: str = 'png'
             axes.set_axis_off()
         labels = run_labels(runs)
         if len(runs) > 1:
-            handles = [fields[0].plot([], color=f'C{index}')[0] for index in range(len(runs))]
+            handles = [Line2D([], [], color=f'C{index}') for index in range(len(runs))]
             columns = min(len(runs), 3)
             figure.legend(handles, labels, loc='outside lower center', ncols=columns, fontsize=8, frameon=False)
         else:
@@ -122,11 +125,14 @@ def plot_curves(axes: Axes, runs: Sequence[Run], key: str) -> None:
     last = 1.0
     for index, run in enumerate(runs):
         steps, values = run.curve(key)
-        finite += [value for value in values if math.isfinite(value)]
+        known = [value for value in values if math.isfinite(value)]
+        if not known:  # the layout takes the extent of an empty line for the whole figure
+            continue
+        finite += known
         last = max([last, *steps])
         smoothed = smooth(values)
         shown = sorted({*range(0, len(values), -(-len(values) // _MAX_POINTS) or 1), *range(len(values))[-1:]})
-        line: dict[str, Any] = dict(color=f'C{index % len(_COLOURS)}', clip_on=False)
+        line: dict[str, Any] = dict(color=f'C{index}', clip_on=False)
         if smoothed != values:
             axes.plot([steps[i] for i in shown], [values[i] for i in shown], linewidth=0.7, alpha=0.35, **line)
         if len(steps) <= 30 and key not in ('lr', 'base_lr', 'loss'):

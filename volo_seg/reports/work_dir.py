@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
+
+from volo_seg.io import check_regular
 
 MAX_NUMBER = 1e30
 """Numbers beyond this are treated as missing: they are no score, loss or rate, and plots overflow."""
@@ -78,24 +78,16 @@ class WorkDir:
         """The content of ``path``.
 
         Raises:
-            OSError, RuntimeError: It cannot be opened.
+            OSError, RuntimeError: It cannot be opened, or is not a regular file.
             ValueError: It may not be read; the message is a predicate.
         """
         real = path.resolve(strict=True)
         if not real.is_relative_to(self.root):
             raise ValueError('lies outside of the work dir')
-        # without O_NONBLOCK, opening a fifo waits for a writer
-        descriptor = os.open(real, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOFOLLOW', 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError('is not a regular file')
-            if status.st_size > limit:
-                raise ValueError(f'has more than {limit // 2**20} MiB')
-            with open(descriptor, 'rb', closefd=False) as file:
-                return file.read(limit)
-        finally:
-            os.close(descriptor)
+        if check_regular(real).st_size > limit:
+            raise ValueError(f'has more than {limit // 2**20} MiB')
+        with open(real, 'rb') as file:
+            return file.read(limit)
 
 
 def _modified(path: Path) -> int:
