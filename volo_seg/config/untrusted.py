@@ -1,66 +1,101 @@
-"""Configs that came along with weights: only what describes a network is taken over, and only from known classes.
+"""Configs that came along with weights: only what prediction needs is taken over, and only what is on a list.
 
 MMEngine builds whatever a config names: ``type='subprocess.Popen'`` runs a program, ``custom_imports`` imports any
-module, ``init_cfg`` opens any file. So a config that the user did not choose goes through here.
+module, ``init_cfg`` reads any file, and a loss unpickles what its ``class_weight`` names. So a config that the user did
+not choose goes through the allow-list of :mod:`.untrusted_parts`, and its network is built under :func:`refuse_access`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import reprlib
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from volo_seg.config.validation import find_type
+from volo_seg.config.untrusted_parts import LABEL_STEPS, MODEL, STEP, Refused
 from volo_seg.errors import UserError
-
-TRUSTED = (
-    'volo_seg',
-    'torch.nn',
-    'mmcv.cnn',
-    'mmcv.transforms',
-    'mmseg.datasets.transforms',
-    'mmseg.models.backbones',
-    'mmseg.models.data_preprocessor',
-    'mmseg.models.decode_heads',
-    'mmseg.models.losses',
-    'mmseg.models.necks',
-    'mmseg.models.segmentors.encoder_decoder',
-    'mmseg.structures.sampler',
-    'mmengine.utils.dl_utils.parrots_wrapper',
-)
-"""Modules whose registered classes compute and do nothing else."""
-DISTRUSTED = ('mmseg.models.backbones.vpd',)
-"""The exception: it instantiates what its own arguments name."""
-READING = ('init_cfg', 'pretrained')
-"""Keys that make a network read a file; weights come with the config, so they are left out."""
 
 Node = Mapping[str, Any]
 
+FIX = 'if you trust it, give its config file yourself'
+LONGEST_PIPELINE = 16
+REFUSED_EVENTS = (
+    '_thread.',
+    'ctypes.dlopen',
+    'ftplib.',
+    'glob.',
+    'http.',
+    'mmap.',
+    'os.',
+    'pickle.find_class',
+    'pty.',
+    'shutil.',
+    'smtplib.',
+    'socket.',
+    'sqlite3.',
+    'subprocess.',
+    'tempfile.',
+    'urllib.',
+    'webbrowser.',
+    'winreg.',
+)
+"""Audit events, or the beginnings of their names, that building a network has no use for."""
+IMPORTING_EVENTS = ('os.listdir', 'os.scandir')
+"""What Python's import system does to look for a module."""
+PACKAGES = frozenset(
+    ('cv2', 'jinja2', 'markupsafe', 'mmcv', 'mmengine', 'mmseg', 'mpmath', 'networkx', 'numpy', 'PIL', 'sympy')
+    + ('torch', 'triton', 'typing_extensions', 'volo_seg')
+)
+"""What torch and the parts on the list may still import when they are built, besides the standard library."""
+CODE_SUFFIXES = ('.py', '.pyc')
 
-def described_network(content: Node, *, name: str) -> Config:
+
+def _code_places() -> tuple[str, ...]:
+    """Beginnings of the paths of the code of ``PACKAGES`` and of the standard library."""
+    specs = [spec for spec in map(find_spec, PACKAGES) if spec is not None]
+    folders = [location for spec in specs for location in spec.submodule_search_locations or ()]
+    folders += [sysconfig.get_path('stdlib'), sys.pycache_prefix or '']
+    files = [spec.origin for spec in specs if spec.origin and not spec.submodule_search_locations]
+    return tuple([os.path.join(folder, '') for folder in folders if folder] + files)
+
+
+CODE_PLACES = _code_places()
+
+
+def safe_model_config(content: Node, *, name: str) -> Config:
     """The model and the test pipeline of ``content``, a config of the file ``name`` as a dict of plain values.
 
-    Every ``type`` must be a registered name of a known class; files to read, hooks and imports are left out.
+    What only training needs is left out: losses, samplers, weights to start from, the loading of labels.
 
     Raises:
-        UserError: A part is missing, or a type is none of those.
+        UserError: A part is missing, or a class, an argument or a value is not on the list.
     """
     model = _part(content, 'model', name=name)
-    loader = _part(content, 'test_dataloader', name=name)
-    dataset = _part(loader, 'dataset', name=name)
-    pipeline = dataset.get('pipeline')
-    if not isinstance(pipeline, Sequence) or isinstance(pipeline, str):
+    pipeline = _part(_part(content, 'test_dataloader', name=name), 'dataset', name=name).get('pipeline')
+    if not isinstance(pipeline, (list, tuple)) or not 0 < len(pipeline) <= LONGEST_PIPELINE:
         raise UserError(f'the config in {name} has no test_dataloader.dataset.pipeline: give the config file as well')
-    model, pipeline = _without_files(model), list(_without_files(pipeline))
-    for place, kind in [*_types(model, 'model'), *_types(pipeline, 'pipeline')]:
-        _check(place, kind, name=name)
-    network = {
-        'default_scope': 'mmseg',
-        'model': model,
-        'test_dataloader': {'dataset': {'type': 'BaseSegDataset', 'pipeline': pipeline}},
-    }
-    return Config(network)
+    try:
+        model = MODEL(model, 'model')
+        steps = [
+            STEP(step, f'test_dataloader.dataset.pipeline.{index}')
+            for index, step in enumerate(pipeline)
+            if not (isinstance(step, Mapping) and step.get('type') in LABEL_STEPS)
+        ]
+    except Refused as refused:
+        raise UserError(
+            f'the config in {name} asks for {refused.place}={shown(refused.value)}, which is not {refused.wanted}, '
+            f'and is refused: {FIX}'
+        ) from refused
+    dataset = {'type': 'BaseSegDataset', 'pipeline': steps}
+    return Config({'default_scope': 'mmseg', 'model': model, 'test_dataloader': {'dataset': dataset}})
 
 
 def _part(content: Any, key: str, *, name: str) -> Node:
@@ -70,35 +105,112 @@ def _part(content: Any, key: str, *, name: str) -> Node:
     return part
 
 
-def _without_files(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _without_files(value) for key, value in node.items() if key not in READING}
-    if isinstance(node, (list, tuple)):
-        return type(node)(_without_files(value) for value in node)
-    return node
+def shown(value: Any) -> str:
+    """``value`` for a message: at most 60 characters, in one line."""
+    try:
+        text = ascii(value) if isinstance(value, str) else _short.repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits
+        text = f'a {type(value).__name__}'
+    return text if len(text) <= 60 else f'{text[:57]}...'
 
 
-def _types(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """(dotted place, type) at and below ``node``; another scope counts as a type of its own, to be refused."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key in ('type', '_scope_'):
-                yield f'{place}.{key}', value
-            yield from _types(value, f'{place}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            yield from _types(value, f'{place}.{index}')
+_short = reprlib.Repr()
+_short.maxlevel = 2
 
 
-def _check(place: str, kind: Any, *, name: str) -> None:
-    known = isinstance(kind, str) and '.' not in kind and not place.endswith('._scope_') and find_type(kind)
-    module = getattr(known, '__module__', '') if known else ''
-    if not _below(module, TRUSTED) or _below(module, DISTRUSTED):
-        raise UserError(
-            f'the config in {name} asks for {place}={kind!r}, which is no network part that is known here, and is '
-            'refused: if you trust it, give its config file yourself'
-        )
+class _Thread(threading.local):
+    """The guard of the current thread: None outside of :func:`refuse_access`, else what was refused so far."""
+
+    tried: list[str] | None = None
 
 
-def _below(module: str, roots: Sequence[str]) -> bool:
-    return any(module == root or module.startswith(f'{root}.') for root in roots)
+_thread = _Thread()
+_install = threading.Lock()
+_installed = False
+
+
+@contextmanager
+def refuse_access(name: str, *, most_parameters: int) -> Iterator[None]:
+    """Build a network or a pipeline of the config in ``name`` without any access to files, network and processes.
+
+    The second line of defence behind the allow-list: in the current thread, whatever Python reports to audit hooks as
+    opening a file, a connection or a process, unpickling a class or importing a package of someone else raises, and so
+    does a network of more than ``most_parameters``. Python's own import of known packages goes on.
+
+    Raises:
+        UserError: Something was refused, also if the code that tried it caught the error, or the build failed.
+    """
+    _install_hook()
+    thread, counted = threading.get_ident(), 0
+
+    def count(module: Any, key: str, parameter: Any) -> None:
+        nonlocal counted
+        if threading.get_ident() == thread and parameter is not None:
+            counted += parameter.numel()
+            if counted > most_parameters:
+                raise UserError(
+                    f'the config in {name} describes a network of more than {most_parameters} parameters, which is '
+                    'more than its weights have: use the config it was trained with'
+                )
+
+    counting = register_module_parameter_registration_hook(count)
+    tried = _thread.tried = []
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    except Exception as error:
+        if not tried:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f'the config in {name} cannot be built ({reason_of(error)}): give the config it was trained with'
+            ) from error
+    finally:
+        _thread.tried = None
+        sys.dont_write_bytecode = writes_bytecode
+        counting.remove()
+    if tried:
+        raise UserError(f'the config in {name} makes its network {tried[0]} when it is built, which is refused: {FIX}')
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of ``error``, shortened, or its type."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0][:160]}' if lines else type(error).__name__
+
+
+def _install_hook() -> None:
+    """Install the audit hook once a process: Python cannot take it out again."""
+    global _installed
+    with _install:
+        if not _installed:
+            sys.addaudithook(_audit)
+            _installed = True
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    tried = _thread.tried
+    if tried is None:
+        return
+    if event == 'open':
+        refused = not _is_code(*arguments)
+    elif event == 'import':
+        package = str(arguments[0]).partition('.')[0]
+        refused = package not in sys.stdlib_module_names and package not in PACKAGES
+    else:
+        refused = event.startswith(REFUSED_EVENTS) and event not in IMPORTING_EVENTS
+    if refused:
+        what = ', '.join(map(shown, arguments[:2]))
+        tried.append(f'call {event}({what})')
+        raise UserError(f'{tried[-1]} is refused')
+
+
+def _is_code(path: Any, mode: Any, flags: int) -> bool:
+    """Whether Python reads one of its own source or bytecode files, to import it or to quote it in a warning."""
+    return (
+        isinstance(path, str)
+        and path.endswith(CODE_SUFFIXES)
+        and mode in ('r', 'rb')
+        and '..' not in path
+        and path.startswith(CODE_PLACES)
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike, fspath
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from volo_seg.checkpoints import load_file
 from volo_seg.config.load import load_config, parse_options
 from volo_seg.config.text import config_text_of, parse_config_text
-from volo_seg.config.untrusted import described_network
+from volo_seg.config.untrusted import reason_of, safe_model_config
 from volo_seg.errors import UserError
 from volo_seg.inference.base import BasePredictor, Scores
 from volo_seg.inference.network import Network, build_network
@@ -87,7 +88,7 @@ class Predictor(BasePredictor):
         name = fspath(checkpoint)
         content = load_file(checkpoint)
         carried = parse_config_text(config_text_of(content, name=name), name=name)
-        network = build_network(described_network(carried, name=name), content, name=name)
+        network = build_network(safe_model_config(carried, name=name), content, name=name, trusted=False)
         return cls.__new__(cls)._set_up(network, picked, batch_size, confidence, probabilities)
 
     @classmethod
@@ -111,8 +112,10 @@ class Predictor(BasePredictor):
         picked = pick_device(device)
         found = read_pretrained(find_pretrained(fspath(folder), revision=revision))
         described = {'classes': found.classes, 'palette': found.palette}
-        config = described_network(found.config, name=str(found.folder))
-        network = build_network(config, load_file(found.weights), name=str(found.weights), described=described)
+        config = safe_model_config(found.config, name=str(found.folder))
+        network = build_network(
+            config, load_file(found.weights), name=str(found.folder), described=described, trusted=False
+        )
         return cls.__new__(cls)._set_up(network, picked, batch_size, confidence, probabilities)
 
     @classmethod
@@ -138,18 +141,35 @@ class Predictor(BasePredictor):
         self.device = device
         self.model = network.model.to(device)
         self.pipeline = network.pipeline
+        self.described_by = network.described_by
         return self
 
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        """Turn what a config that came along with the weights gets wrong at an image into a ``UserError``."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if self.described_by is None or _is_lack_of_memory(error):
+                raise
+            raise UserError(
+                f'the network that the config in {self.described_by} describes fails on an image '
+                f'({reason_of(error)}): give the config it was trained with'
+            ) from error
+
     def _prepare(self, image: np.ndarray) -> tuple[Hashable, Any]:
-        packed = self.pipeline({'img': image})
-        meta = packed['data_samples'].metainfo
+        with self._one_sentence():
+            packed = self.pipeline({'img': image})
+            meta = packed['data_samples'].metainfo
         key = tuple(tuple(meta.get(word) or ()) for word in ('img_shape', 'pad_shape'))
         return (tuple(packed['inputs'].shape), *key), packed
 
     def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Scores]:
         packed = {key: [item[key] for item in batch] for key in ('inputs', 'data_samples')}
         try:
-            with torch.inference_mode():
+            with self._one_sentence(), torch.inference_mode():
                 samples = self.model.test_step(packed)  # type: ignore[operator]
                 return [
                     scores_of(sample, classes=len(self.classes), confidence=confidence, probabilities=probabilities)
