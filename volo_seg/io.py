@@ -146,6 +146,20 @@ def read_regular(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
+def read_lines(path: str | Path, *, most_bytes: int = 2**20) -> list[str]:
+    """The lines of a list that someone wrote: of a regular UTF-8 file, without blanks around them and empty ones.
+
+    Raises:
+        OSError: See :func:`check_regular`; or the file is larger than ``most_bytes``.
+        UnicodeDecodeError: It is no text.
+    """
+    size = check_regular(path).st_size
+    if size > most_bytes:
+        raise OSError(errno.EFBIG, f'it has {size:,} bytes, more than {most_bytes:,}', str(path))
+    lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
+    return [line for line in map(str.strip, lines) if line]
+
+
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path``, which is removed afterwards; wait for another process or thread.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.errors import UserError
-from volo_seg.io import check_regular
+from volo_seg.io import read_lines
 
 if TYPE_CHECKING:
     import re
@@ -160,13 +160,12 @@ def read_classes(path: Path) -> list[str]:
         UserError: The file cannot be read or holds no name.
     """
     try:
-        check_regular(path)
-        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+        names = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'--classes-file {path} cannot be read ({error}); give a text file') from error
-    if not any(names):
+    if not names:
         raise UserError(f'--classes-file {path} is empty; write one class name a line')
-    return [name for name in names if name]
+    return names
 
 
 def watched(pairs: Sequence[Pair]) -> Sequence[Pair]:

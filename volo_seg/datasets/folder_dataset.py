@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ from volo_seg.datasets.masks import Colour, ColourTable
 from volo_seg.datasets.pairs import Pairing, pair_folders
 from volo_seg.datasets.transforms.loading import with_own_loading
 from volo_seg.errors import UserError
+from volo_seg.io import read_lines
 from volo_seg.visualization import default_palette
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+MOST_CHARACTERS = 256
+"""Of a line of classes.txt."""
 
 
 @DATASETS.register_module()
@@ -136,15 +142,22 @@ def read_classes(classes: Sequence[str] | str | None, data_root: str) -> tuple[l
     colours = None
     if classes is None or isinstance(classes, str):
         path = Path(classes) if classes else Path(data_root, 'classes.txt')
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f'class names are missing: write one a line into {str(path)!r}, or give classes=[…]')
-        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+        try:
+            lines = read_lines(path)
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, 'strerror', None) or 'it is no UTF-8 text'
+            raise UserError(f'class names in {str(path)!r} cannot be read ({why}): write one a line') from error
+        long = [line for line in lines if len(line) > MOST_CHARACTERS]
+        if long:
+            raise UserError(f'class name {long[0][:40]!r}… in {str(path)!r} has {len(long[0])} characters: shorten it')
         classes, colours = _split_colours(lines, path)
     names = [str(name) for name in classes]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice or not names:
         problem = f'names {twice[0]!r} twice' if twice else 'is empty'
-        raise UserError(f'classes={names} {problem}; give each class one name')
+        raise UserError(f'classes={str(names)[:200]} {problem}; give each class one name')
     return names, colours
 
 

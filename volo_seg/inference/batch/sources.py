@@ -14,9 +14,12 @@ from pathlib import Path, PurePath
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
 from volo_seg.inference.output_formats import KINDS
+from volo_seg.io import read_lines
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 LISTS = ('.txt',)
+MOST_BYTES = 2**28
+"""Of a list of images."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,11 @@ def read_list(path: Path) -> Iterator[Found]:
         UserError: It is no text.
     """
     try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
+        lines = read_lines(path, most_bytes=MOST_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'list {str(path)!r} cannot be read as text, one path a line ({error})') from error
-    for line in (line.strip() for line in lines):
-        if line and not line.startswith('#'):
+    for line in lines:
+        if not line.startswith('#'):
             file = Path(line)
             if not file.exists() and (path.parent / file).exists():
                 file = path.parent / file
