@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def write_labels(path: Path, labels: Labels) -> None:
     if path.exists() and not _is_ours(path):
         raise UserError(f'{path} exists and was not written by {MARK}; name another output folder')
     atomic_write(path, encode_labels(labels))
+
+
+def ranges(values: Iterable[int]) -> str:
+    """Label values as text, runs joined: ``0..33, 255``."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ', '.join(str(first) if first == last else f'{first}..{last}' for first, last in runs)
 
 
 def _is_ours(path: Path) -> bool:

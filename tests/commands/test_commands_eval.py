@@ -12,7 +12,8 @@ from PIL import Image
 
 from volo_seg.commands import run
 from volo_seg.datasets.cityscapes_labels import id_to_train_id, train_id_to_id
-from volo_seg.evaluation.folders import map_labels, ranges, shift_table
+from volo_seg.evaluation.folders import map_labels, shift_table
+from volo_seg.label_png import ranges
 
 ROOT = Path(__file__).parents[2]
 FRAMES = ('ulm_000000_000019', 'ulm_000001_000019')
@@ -212,6 +213,8 @@ def test_wrong_files_give_one_sentence(tmp_path, folders, capsys):
 
 def test_tables_of_values():
     assert ranges([3, 0, 1, 2, 255]) == '0..3, 255'
+    assert ranges([0, 1, 2, 5, 255]) == '0..2, 5, 255'
+    assert ranges([]) == ''
     table = shift_table(3, ignore_index=255)
     assert map_labels(np.array([[0, 1, 3, 255]]), table, where='x').tolist() == [[255, 0, 2, 255]]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from volo_seg.commands import run
-from volo_seg.commands.eval import read_classes as read_classes_file
 from volo_seg.datasets.folder_dataset import read_classes
+from volo_seg.datasets.masks import read_class_list
 from volo_seg.errors import UserError
 from volo_seg.inference.batch.sources import read_list
 
@@ -129,7 +129,7 @@ def test_lists_of_any_kind(tmp_path, kind):
         path.write_bytes({'large': b'name\n' * 2**20, 'bytes': b'\xff\xfe\x00', 'line': b'a 1 ' * 10**5}[kind])
     reads = [lambda: read_classes(None, str(tmp_path)), lambda: read_classes(str(path), '.')]
     if kind != 'line':
-        reads.append(lambda: read_classes_file(path))
+        reads.append(lambda: read_class_list(path))
     if kind not in ('line', 'large'):
         reads.append(lambda: list(read_list(path)))
     for read in reads:

@@ -15,7 +15,7 @@ from PIL import Image
 from volo_seg.commands import run
 from volo_seg.config.load import load_config, set_data_root
 from volo_seg.datasets.inspection.check import check_splits, evenly, quick_check
-from volo_seg.datasets.inspection.findings import WARNINGS, ranges
+from volo_seg.datasets.inspection.findings import WARNINGS
 from volo_seg.datasets.inspection.frequencies import class_weights, count_classes
 from volo_seg.datasets.inspection.observation import Observation
 from volo_seg.errors import UserError
@@ -403,11 +403,6 @@ def test_evenly_spread(total, count):
     assert len(chosen) == min(total, count) == len(set(chosen))
     if total and count > 1:
         assert (chosen[0], chosen[-1]) == (items[0], items[-1])
-
-
-def test_ranges():
-    assert ranges([0, 1, 2, 5, 255]) == '0..2, 5, 255'
-    assert ranges([]) == ''
 
 
 def test_warnings_are_no_errors():

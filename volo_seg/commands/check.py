@@ -136,8 +136,8 @@ def watched(observations: Iterable[Observation], total: int, name: str) -> Itera
 
 def split_line(checked: Checked) -> str:
     """Counts of a split, and its label values."""
-    from volo_seg.datasets.inspection.findings import ranges
     from volo_seg.datasets.inspection.frequencies import count_classes
+    from volo_seg.label_png import ranges
 
     split, pairing = checked.split, checked.split.pairing
     values = sorted({value for seen in checked.observations for value in seen.values})

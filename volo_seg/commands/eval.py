@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.errors import UserError
-from volo_seg.io import read_lines
 
 if TYPE_CHECKING:
     import re
@@ -119,11 +118,12 @@ def rule_of(args: argparse.Namespace) -> Rule:
 
 def own_rule(args: argparse.Namespace) -> Rule:
     """Labels are class numbers, or class numbers + 1 with ``--reduce-zero-label``."""
+    from volo_seg.datasets.masks import read_class_list
     from volo_seg.evaluation.folders import shift_table
 
     if args.pred_ids is not None:
         raise UserError('--pred-ids belongs to --dataset; other predictions are numbered as their labels are')
-    classes = tuple(args.classes or read_classes(args.classes_file))
+    classes = tuple(args.classes or read_class_list(args.classes_file)[0])
     ignore = 255 if args.ignore_index is None else args.ignore_index
     table = shift_table(len(classes), ignore_index=ignore) if args.reduce_zero_label else None
     return Rule(classes, ignore, args.gt_suffix or '.png', table, table)
@@ -151,21 +151,6 @@ def ade20k_rule(args: argparse.Namespace) -> Rule:
     table = shift_table(150, ignore_index=255)
     prediction = None if args.pred_ids == 'train' else table
     return Rule(tuple(get_classes('ade20k')), 255, args.gt_suffix or '.png', table, prediction)
-
-
-def read_classes(path: Path) -> list[str]:
-    """Class names, one a line; empty lines do not count.
-
-    Raises:
-        UserError: The file cannot be read or holds no name.
-    """
-    try:
-        names = read_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'--classes-file {path} cannot be read ({error}); give a text file') from error
-    if not names:
-        raise UserError(f'--classes-file {path} is empty; write one class name a line')
-    return names
 
 
 def watched(pairs: Sequence[Pair]) -> Sequence[Pair]:

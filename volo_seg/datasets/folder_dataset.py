@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +10,13 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from volo_seg.datasets.masks import Colour, ColourTable
+from volo_seg.datasets.masks import Colour, ColourTable, read_class_list
 from volo_seg.datasets.pairs import Pairing, pair_folders
 from volo_seg.datasets.transforms.loading import with_own_loading
 from volo_seg.errors import UserError
-from volo_seg.io import read_lines
 from volo_seg.visualization import default_palette
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-
-
-MOST_CHARACTERS = 256
-"""Of a line of classes.txt."""
 
 
 @DATASETS.register_module()
@@ -134,42 +128,21 @@ class FolderDataset(BaseSegDataset):
 def read_classes(classes: Sequence[str] | str | None, data_root: str) -> tuple[list[str], list[Colour] | None]:
     """Class names, and their colours where given: a list of names, or a file, else ``<data_root>/classes.txt``.
 
-    A file has one class a line: ``name``, or ``name R G B``.
-
     Raises:
-        UserError: Nothing of that is there, a name stands twice, or only some lines have colours.
+        UserError: Nothing of that is there, or a name stands twice.
     """
     colours = None
     if classes is None or isinstance(classes, str):
         path = Path(classes) if classes else Path(data_root, 'classes.txt')
         if not path.exists():
             raise UserError(f'class names are missing: write one a line into {str(path)!r}, or give classes=[…]')
-        try:
-            lines = read_lines(path)
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, 'strerror', None) or 'it is no UTF-8 text'
-            raise UserError(f'class names in {str(path)!r} cannot be read ({why}): write one a line') from error
-        long = [line for line in lines if len(line) > MOST_CHARACTERS]
-        if long:
-            raise UserError(f'class name {long[0][:40]!r}… in {str(path)!r} has {len(long[0])} characters: shorten it')
-        classes, colours = _split_colours(lines, path)
+        classes, colours = read_class_list(path)
     names = [str(name) for name in classes]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice or not names:
         problem = f'names {twice[0]!r} twice' if twice else 'is empty'
         raise UserError(f'classes={str(names)[:200]} {problem}; give each class one name')
     return names, colours
-
-
-def _split_colours(lines: Sequence[str], path: Path) -> tuple[list[str], list[Colour] | None]:
-    coloured = re.compile(r'(.+?)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)')
-    matches = [coloured.fullmatch(line) for line in lines]
-    found = [match for match in matches if match]
-    if not found:
-        return list(lines), None
-    if len(found) < len(lines):
-        raise UserError(f'{str(path)!r}: line {lines[matches.index(None)]!r} has no colour; write `name R G B`')
-    return [match[1] for match in found], [(int(match[2]), int(match[3]), int(match[4])) for match in found]
 
 
 def colour_table(

@@ -15,7 +15,7 @@ from volo_seg.errors import UserError
 from volo_seg.evaluation.boundary import boundary_counts
 from volo_seg.evaluation.confusion_matrix import confusion, listed
 from volo_seg.evaluation.tally import Tally
-from volo_seg.label_png import Labels, read_labels
+from volo_seg.label_png import Labels, ranges, read_labels
 
 CITYSCAPES_FRAME = re.compile(r'^(.+?_\d{6}_\d{6})')
 Table = Mapping[int, int]
@@ -138,17 +138,6 @@ def score_folders(
 def shift_table(num_classes: int, *, ignore_index: int) -> dict[int, int]:
     """The table of labels that count from 1: 0 means none, 1..C become 0..C-1, ``ignore_index`` stays."""
     return {ignore_index: ignore_index, 0: ignore_index} | {i + 1: i for i in range(num_classes)}
-
-
-def ranges(values: Iterable[int]) -> str:
-    """Whole numbers as text, runs joined: ``0..33, 255``."""
-    runs: list[list[int]] = []
-    for value in sorted(values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ', '.join(str(first) if first == last else f'{first}..{last}' for first, last in runs)
 
 
 def _read(path: Path, table: Table | None) -> Labels:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from volo_seg.datasets.inspection.observation import Observation
 from volo_seg.datasets.inspection.splits import Split
+from volo_seg.label_png import ranges
 
 WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate')
 
@@ -188,14 +189,3 @@ def _how_to_map(split: Split, white: int) -> str:
     if split.kind == 'FolderDataset':
         return f'with label_map={{{white}: 1}} in the data set'
     return 'by rewriting the label images'
-
-
-def ranges(values: Sequence[int]) -> str:
-    """Sorted whole numbers as text, runs joined: ``0..11, 255``."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ', '.join(str(first) if first == last else f'{first}..{last}' for first, last in runs)

@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from volo_seg.evaluation.folders import ranges
 from volo_seg.evaluation.submission.archive import ServerRule, frame_of
 from volo_seg.imageio import ImageError, open_image
 from volo_seg.io import check_regular
-from volo_seg.label_png import Labels, labels_of, load_label_image
+from volo_seg.label_png import Labels, labels_of, load_label_image, ranges
 
 _MOST_PNG_BYTES = 200 * 1000**2
 _JUNK = ('__MACOSX', '.DS_Store', 'Thumbs.db')
