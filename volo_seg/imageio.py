@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import mmap
 import os
 import zlib
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import BinaryIO, cast
 import cv2
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_regular
@@ -34,13 +33,14 @@ MAX_PIXELS = 2**27
 MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr', 'I;16', 'I;16B', 'I;16L', 'I;16N')
 """Pixel modes of Pillow that are accepted: 1, 8 or 16 bits per channel."""
 _MAX_SUBIMAGES = 64  # reduced copies and masks in a TIFF; a file with more counts as one with several pages
-_BLOCK = 2**20  # bytes read or inflated at a time
+_BLOCK = 2**20  # bytes read at a time
+_DEFLATE = (8, 32946)  # compression tags of a TIFF
 # the classes are called directly: Image.open has a limit on pixels of its own, and opens some JPEG files as MPO
 _PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b'\xff\xd8\xff', JpegImagePlugin.JpegImageFile),
     (b'\x89PNG\r\n\x1a\n', PngImagePlugin.PngImageFile),
     (b'BM', BmpImagePlugin.BmpImageFile),
-    *((magic, TiffImageFile) for magic in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')),
+    *((magic, TiffImageFile) for magic in (b'II*\0', b'MM\0*', b'II+\0')),
     (b'RIFF', WebPImagePlugin.WebPImageFile),
 )
 _OTHER_FORMATS = (
@@ -49,6 +49,7 @@ _OTHER_FORMATS = (
     (b'8BPS', 'a Photoshop file'),
     (b'\0\0\0\x0cjP', 'a JPEG 2000 file'),
     (b'\xff\x4f\xff\x51', 'a JPEG 2000 file'),
+    (b'MM\0+', 'a BigTIFF in big-endian order'),
     (b'PK', 'an archive'),
     (b'\x1f\x8b', 'an archive'),
     (b'<', 'a text file (SVG, XML or a web page)'),
@@ -99,7 +100,7 @@ def decode_image(data: bytes, *, name: str, max_pixels: int | None = None) -> np
     name = f'image {name!r}'
     image = open_image(io.BytesIO(data), name=name, max_pixels=max_pixels)
     _check_image(image, len(data), name, max_pixels)
-    check_data(image, data, name=name)
+    check_data(image, name=name)
     if isinstance(image, TiffImageFile):
         return _pil_pixels(image, name)
     try:
@@ -140,34 +141,63 @@ def open_image(file: BinaryIO, *, name: str, max_pixels: int | None = None) -> I
     return image
 
 
-def check_data(image: ImageFile.ImageFile, data: bytes | mmap.mmap, *, name: str) -> None:
-    """Check what the format of ``image``, opened and not decoded, lets check without decoding pixels.
+def check_data(image: ImageFile.ImageFile, *, name: str) -> None:
+    """Check what the format of an image opened by :func:`open_image` lets check without decoding pixels.
 
     PNG: the checksum of every chunk. JPEG: the end marker. TIFF: that all strips or tiles are there, and the checksum
-    of those compressed with deflate. ``data`` is the content of the file.
+    of those compressed with deflate.
 
     Raises:
         ImageError: The file is damaged or cut off.
     """
     with pillow_errors(f'{name} is damaged or cut off'):
+        file = cast(BinaryIO, image.fp)
         if isinstance(image, PngImagePlugin.PngImageFile):
             image.verify()
         elif isinstance(image, JpegImagePlugin.JpegImageFile):
             # Pillow stops at the start of the compressed data, in which 0xFF is followed by 0 or a restart marker
-            if data.find(b'\xff\xd9', cast(BinaryIO, image.fp).tell()) < 0:
-                raise OSError('image file is truncated: it has no end marker')
+            last = b''
+            while b'\xff\xd9' not in last:
+                block = file.read(_BLOCK)
+                if not block:
+                    raise OSError('image file is truncated: it has no end marker')
+                last = last[-1:] + block
         elif isinstance(image, TiffImageFile):
-            _check_tiff(image, data)
+            _check_tiff(image.tag_v2, file)
 
 
-def load_image(image: ImageFile.ImageFile, data: bytes, *, name: str) -> None:
-    """Decode ``image``, which :func:`open_image` opened from ``data``, with Pillow, in place.
+def check_raster(path: Path, *, name: str) -> None:
+    """Check what GDAL leaves unchecked in a file of any size: PNG and JPEG as :func:`check_data`, TIFF with deflate.
+
+    Reads the whole file. Files of other formats are not opened.
+
+    Raises:
+        ImageError: The file is damaged or cut off.
+    """
+    with path.open('rb') as file:
+        start = file.read(16)
+        plugin = next((plugin for magic, plugin in _PLUGINS if start.startswith(magic)), None)
+        with pillow_errors(f'{name} is damaged or cut off'):
+            if plugin is TiffImageFile:
+                # only the tags: Pillow knows fewer kinds of pixels than GDAL
+                tags = ImageFileDirectory_v2(start if start[2] == 43 else start[:8])
+                file.seek(tags.next)
+                tags.load(file)
+                if tags.get(259) in _DEFLATE:
+                    _check_tiff(tags, file)
+            elif plugin in (PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile):
+                file.seek(0)
+                check_data(plugin(file), name=name)
+
+
+def load_image(image: ImageFile.ImageFile, *, name: str) -> None:
+    """Decode an image opened by :func:`open_image` with Pillow, in place.
 
     Raises:
         ImageError: The file is damaged or cut off.
     """
     if not isinstance(image, PngImagePlugin.PngImageFile):  # its pixels have a checksum that Pillow compares
-        check_data(image, data, name=name)
+        check_data(image, name=name)
     with pillow_errors(f'{name} is damaged or cut off'):
         image.load()
 
@@ -286,8 +316,7 @@ def _webp_size(start: bytes) -> tuple[int, int]:
     raise ValueError('it holds no WebP image')
 
 
-def _check_tiff(image: TiffImageFile, data: bytes | mmap.mmap) -> None:
-    tags = image.tag_v2
+def _check_tiff(tags: ImageFileDirectory_v2, file: BinaryIO) -> None:
     width, height, compression = tags[256], tags[257], tags.get(259, 1)
     tiled = 324 in tags
     offsets, lengths = (tags[324], tags[325]) if tiled else (tags[273], tags.get(279, ()))
@@ -302,23 +331,34 @@ def _check_tiff(image: TiffImageFile, data: bytes | mmap.mmap) -> None:
     if tags.get(262) == 6 and compression != 7:
         # for such files, libtiff returns zeros in place of damaged data
         raise OSError('it stores colours as YCbCr without JPEG; convert it to RGB')
-    if compression in (8, 32946):
+    if compression in _DEFLATE:
         # generous: bits are counted as bytes
         limit = cell_width * cell_height * tags.get(277, 1) * max(tags.get(258, (1,)))
         for offset, length in list(zip(offsets, lengths, strict=True))[:count]:
-            _check_deflate(data[offset : offset + length], limit)
+            if length:  # none: GDAL leaves out empty tiles
+                _check_deflate(file, offset, length, limit=limit)
 
 
-def _check_deflate(data: bytes, limit: int) -> None:
-    """Inflate ``data``, at most ``limit`` bytes of it, and compare the checksum; libtiff may stop before it."""
-    inflate = zlib.decompressobj()
-    total = 0
-    while not inflate.eof:
-        block = inflate.decompress(data, _BLOCK)
-        data = inflate.unconsumed_tail
-        total += len(block)
-        if total > limit or not (block or inflate.eof):
-            raise OSError('compressed data does not end where its pixels end')
+def _check_deflate(file: BinaryIO, offset: int, length: int, *, limit: int) -> None:
+    """Inflate ``length`` bytes, up to ``limit`` bytes of pixels, for the checksum at the end.
+
+    libtiff stops as soon as it has all pixels, and then does not compare the checksum.
+    """
+    file.seek(offset)
+    inflate, total = zlib.decompressobj(), 0
+    while length > 0 and not inflate.eof:
+        data = file.read(min(length, _BLOCK))
+        length -= _BLOCK
+        if not data:
+            break
+        while data and not inflate.eof:
+            total += len(inflate.decompress(data, 16 * _BLOCK))
+            data = inflate.unconsumed_tail
+            if total > limit:
+                raise OSError('compressed data holds more than its pixels')
+    inflate.flush()
+    if not inflate.eof:
+        raise OSError('compressed data is cut off')
 
 
 def _upper_bits(image: np.ndarray) -> np.ndarray:

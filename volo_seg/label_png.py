@@ -51,7 +51,7 @@ def load_label_image(content: bytes, *, name: str) -> ImageFile.ImageFile:
     try:
         image = open_image(io.BytesIO(content), name=name)
         several = has_several_images(image, name=name)
-        load_image(image, content, name=name)
+        load_image(image, name=name)
     except ImageError as error:
         reason = 'it is damaged or not an image' if error.kind == 'format' else error.reason
         raise ImageError(

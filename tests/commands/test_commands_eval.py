@@ -1,9 +1,11 @@
 """``volo-seg eval`` and ``volo-seg submit``: folders of label images in, scores or an archive out."""
 
 import json
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,14 @@ def eval_json(tmp_path, *words):
     out.unlink(missing_ok=True)
     assert run('eval', [*map(str, words), '--json', str(out)]) == 0
     return json.loads(out.read_text())
+
+
+def png_chunks(*chunks, size=(4, 2)):
+    """An 8-bit grey PNG with other ``chunks``, (type, content), before its pixels."""
+    header, pixels = struct.pack('>IIBBBBB', *size, 8, 0, 0, 0, 0), zlib.compress(bytes(10))
+    parts = [(b'IHDR', header), *chunks, (b'IDAT', pixels), (b'IEND', b'')]
+    packed = b''.join(struct.pack(f'>I4s{len(d)}sI', len(d), kind, d, zlib.crc32(kind + d)) for kind, d in parts)
+    return b'\x89PNG\r\n\x1a\n' + packed
 
 
 @pytest.fixture
@@ -209,6 +219,25 @@ def test_wrong_files_give_one_sentence(tmp_path, folders, capsys):
     (tmp_path / 'mine.json').write_text('{}')
     refuse_eval(capsys, [*folders, *classes, '--json', tmp_path / 'mine.json'], 'mine.json exists and was not')
     assert (tmp_path / 'mine.json').read_text() == '{}'
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'part'),
+    [
+        ('pHYs', png_chunks((b'pHYs', b'123')), 'pHYs'),
+        ('text', png_chunks((b'zTXt', b'a\0\0' + zlib.compress(bytes(2**26)))), 'too large'),
+        ('profile', png_chunks((b'iCCP', b'a\0\0' + zlib.compress(bytes(2**27)))), 'too large'),
+        ('size', png_chunks(size=(60000, 60000)), 'has 60000 x 60000 pixels, more than the limit'),
+        ('postscript', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 2\n%%EndComments\n', 'not an image'),
+    ],
+)
+def test_damaged_label_files_give_one_sentence(folders, capsys, name, content, part):
+    for folder in folders:
+        path = folder / 'a/1.png'
+        before = path.read_bytes()
+        path.write_bytes(content)
+        refuse_eval(capsys, [*folders, '--classes', 'sky', 'ground'], f'{path} cannot be read as an image (', part)
+        path.write_bytes(before)
 
 
 def test_tables_of_values():
@@ -399,6 +428,30 @@ def test_validator_compares_with_the_images(tmp_path, test_set, capsys):
     assert f'error: {FRAMES[1]}: no prediction for this image' in out
     assert f'error: {other}: there is no such image' in out
     assert 'a.zip: 2 errors, 0 warnings for the server of Cityscapes' in out
+
+
+def test_validator_of_damaged_members(tmp_path, test_set, capsys):
+    """Members that do not inflate, hostile PNG files, and a test image that cannot be read."""
+    archive, name = tmp_path / 'a.zip', f'{FRAMES[0]}.png'
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, random.integers(0, 4, 4000, dtype=np.uint8).tobytes())
+        raw = bytearray(archive.read_bytes())
+        at = int(random.integers(0, 900))
+        raw[at : at + 8] = random.bytes(8)
+        archive.write_bytes(raw)
+        assert submit('--validate', archive, '--dataset', 'cityscapes') == 1
+        assert 'error: ' in capsys.readouterr().out
+    for content in (png_chunks((b'pHYs', b'123')), png_chunks(size=(60000, 60000))):
+        zipped(archive, [(name, content)])
+        assert submit('--validate', archive, '--dataset', 'cityscapes') == 1
+        assert f'error: {name}: cannot be read as an image (' in capsys.readouterr().out
+    zipped(archive, [(name, png(GOOD))])
+    image = next(path for path in test_set[1].rglob('*') if path.name.startswith(FRAMES[0]))
+    image.write_bytes(b'hello')
+    assert submit('--validate', archive, '--dataset', 'cityscapes', '--images', test_set[1]) == 1
+    assert f'error: {image}: the test image cannot be read (' in capsys.readouterr().out
 
 
 def test_validator_of_what_is_no_archive_or_broken(tmp_path, capsys):

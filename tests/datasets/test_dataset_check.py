@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -102,6 +103,34 @@ def flipped_bit(root):
     content[60] ^= 4
     path.write_bytes(content)
     return 'error', [f"cannot read '{path}'", 'copy the file again']
+
+
+def damaged_tiff(root):
+    path = root / 'images/train/c.tif'
+    Image.open(path.with_suffix('.jpg')).resize((96, 64)).save(path, compression='tiff_lzw')
+    path.with_suffix('.jpg').unlink()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 :] = bytes(len(content) - len(content) // 3 - 300) + content[-300:]
+    path.write_bytes(content)
+    return 'error', [f"cannot read '{path}'", 'copy the file again']
+
+
+def huge_image(root):
+    path = root / 'images/train/c.png'
+    cv2.imwrite(str(path), cv2.imread(str(path.with_suffix('.jpg'))))
+    path.with_suffix('.jpg').unlink()
+    content = bytearray(path.read_bytes())
+    content[16:24] = (60000).to_bytes(4, 'big') * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    path.write_bytes(content)
+    return 'error', [f"image '{path}' is not checked: it has 60000 x 60000 pixels, more than the limit"]
+
+
+def postscript_image(root):
+    """Never opened by Pillow's EPS plugin, which starts Ghostscript."""
+    path = root / 'images/train/c.jpg'
+    path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EndComments\n')
+    return 'error', [f"cannot read '{path}': it is damaged or not an image"]
 
 
 def empty_image(root):
@@ -219,7 +248,7 @@ BROKEN = (
     *(missing_label, missing_image, truncated_image, truncated_png, flipped_bit, empty_image, no_image),
     *(damaged_label, other_size, rgb_mask, rgba_mask, float_mask, sixteen_bit, binary, out_of_range),
     *(counts_from_one, never_seen, wholly_ignored, duplicate, share_a_name, turned, upside_down),
-    *(no_files, no_folder),
+    *(no_files, no_folder, damaged_tiff, huge_image, postscript_image),
 )
 
 

@@ -325,6 +325,23 @@ def test_a_raster_that_is_cut_off(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
 
 
+def test_damage_that_gdal_does_not_notice(tmp_path):
+    """The checksum of deflate, and PNG files that are cut off, of which GDAL returns zeros."""
+    random = np.random.default_rng(0).integers(0, 256, (3, 96, 96), dtype=np.uint8)
+    smooth = np.repeat(random, 4, axis=2)
+    source = write(tmp_path / 'in.tif', smooth, compress='deflate')
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2] ^= 8
+    source.write_bytes(content)
+    with pytest.raises(UserError, match=r"in.tif' is damaged or cut off"):
+        segment_raster(toy(), source, tmp_path / 'out.tif')
+    picture_file = write(tmp_path / 'in.png', smooth, driver='PNG')
+    picture_file.write_bytes(picture_file.read_bytes()[:20_000])
+    with pytest.raises(UserError, match=r"in.png' is damaged or cut off"):
+        segment_raster(toy(), picture_file, tmp_path / 'out.tif')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.png', 'in.tif']
+
+
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits the size of files')
 @pytest.mark.parametrize('bytes_left', [200, 2000, 4000])
 def test_a_full_disk(tmp_path, bytes_left):

@@ -77,13 +77,17 @@ def _inspect_image(seen: Observation, look: Look) -> tuple[Size | None, int]:
     except OSError as error:
         _add(seen, 'unreadable', seen.image, _unreadable(seen.image, _reason(error)))
     except ImageError as error:
-        unknown = error.kind == 'format'
-        # OpenCV, which training uses, reads more formats and larger images
-        size = _opencv_size(seen.image) if unknown or error.kind == 'size' else None
-        if size is not None:
-            return size, 1
-        reason = 'it is damaged or not an image' if unknown else error.reason
-        _add(seen, 'unreadable', seen.image, _unreadable(seen.image, reason))
+        reason = error.reason
+        if error.kind == 'format':
+            # OpenCV, which training uses, reads more formats
+            size = _opencv_size(seen.image)
+            if size is not None:
+                return size, 1
+            reason = 'it is damaged or not an image'
+        sentence = _unreadable(seen.image, reason)
+        if error.kind == 'size':
+            sentence = f'image {seen.image!r} is not checked: {reason}'
+        _add(seen, 'unreadable', seen.image, sentence)
     return None, 1
 
 
@@ -96,9 +100,9 @@ def _open_image(content: bytes, *, decode: bool) -> tuple[Size, int]:
             # one eighth of the size: reads every byte, and skips most arithmetic
             image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
     if decode and image.format == 'PNG':
-        check_data(image, content, name='image')  # a PNG has checksums: no need to inflate it
+        check_data(image, name='image')  # a PNG has checksums: no need to inflate it
     elif decode:
-        load_image(image, content, name='image')
+        load_image(image, name='image')
     return (size[::-1] if orientation in (5, 6, 7, 8) else size), orientation
 
 

@@ -16,6 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from volo_seg.errors import UserError
+from volo_seg.imageio import check_raster
 from volo_seg.inference.raster.blending import Area, Blend
 from volo_seg.inference.raster.plan import MEMORY, PIXEL, quarter_of, target_paths, window_config
 from volo_seg.inference.raster.source import RasterSource, import_rasterio
@@ -83,6 +84,7 @@ def segment_raster(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         reader, masks = (enter(RasterSource(source, bands=bands, value_range=value_range)) for _ in range(2))
+        check_raster(Path(source), name=f'raster {str(source)!r}')
         grid = WindowGrid(reader.size, crop_size=config.crop_size, stride=config.stride)
         share = quarter_of(memory, grid, classes=len(predictor.classes))
         enter(import_rasterio().Env(GDAL_CACHEMAX=share))

@@ -1,11 +1,13 @@
-"""Images come in one way: by their content, within one limit, and with one sentence if they do not."""
+"""Image and label files: formats, limits, and damage, which is refused in one sentence."""
 
 import io
 import os
+import resource
 import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 
 import cv2
@@ -16,10 +18,22 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from volo_seg import imageio as images
+from volo_seg.datasets.inspection.observation import Look, inspect_pair
+from volo_seg.datasets.masks import decode_mask
 from volo_seg.errors import UserError
-from volo_seg.imageio import MAX_PIXELS, check_size, decode_image, read_image
+from volo_seg.imageio import (
+    MAX_PIXELS,
+    ImageError,
+    check_raster,
+    check_size,
+    decode_image,
+    has_several_images,
+    open_image,
+    read_image,
+)
+from volo_seg.label_png import encode_labels, labels_of, load_label_image, read_labels
 
-pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL.TiffImagePlugin')
+pytestmark = pytest.mark.filterwarnings(r'ignore::UserWarning:PIL\..*')
 SETTINGS = settings(max_examples=60, deadline=None, database=None)
 
 
@@ -399,3 +413,209 @@ def test_reading_needs_no_torch():
         'assert not found, found\n'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+NOISE = Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 96, 3), dtype=np.uint8).repeat(2, 0))
+STRIPS = {'strip_size': 96 * 3 * 16}
+
+
+def tiled(compression):
+    """A TIFF of 32 x 32 tiles, as GDAL writes it."""
+    rasterio = pytest.importorskip('rasterio')
+    options = {'tiled': True, 'blockxsize': 32, 'blockysize': 32, 'interleave': 'pixel', 'compress': compression}
+    with rasterio.io.MemoryFile() as memory:
+        with memory.open(driver='GTiff', width=96, height=128, count=3, dtype='uint8', **options) as file:
+            file.write(np.moveaxis(np.asarray(NOISE), -1, 0))
+        return memory.read()
+
+
+# how many of 40 damaged copies are refused, at least: a checksum reveals all, other compression only what it can
+DAMAGED_TIFF = {
+    'lzw': (lambda: encoded(NOISE, 'TIFF', compression='tiff_lzw', **STRIPS), 24),
+    'deflate': (lambda: encoded(NOISE, 'TIFF', compression='tiff_adobe_deflate', **STRIPS), 40),
+    'packbits': (lambda: encoded(NOISE, 'TIFF', compression='packbits'), 0),
+    'jpeg': (lambda: encoded(NOISE, 'TIFF', compression='jpeg', **STRIPS), 0),
+    'tiled lzw': (lambda: tiled('lzw'), 24),
+    'tiled deflate': (lambda: tiled('deflate'), 40),
+    'tiled jpeg': (lambda: tiled('jpeg'), 0),
+}
+
+
+def damaged_copies(data, how):
+    """40 copies of a file with damage in its middle half: bytes changed or zeroed, cut there, or zero from there on."""
+    random = np.random.default_rng(3)
+    for _ in range(40):
+        copy, at = bytearray(data), int(random.integers(len(data) // 4, 3 * len(data) // 4))
+        if how == 'changed':
+            copy[at : at + 8] = bytes(value ^ int(random.integers(1, 256)) for value in copy[at : at + 8])
+        elif how == 'zeroed':
+            copy[at : at + 200] = bytes(200)
+        elif how == 'cut':
+            del copy[at:]
+        else:
+            copy[at:] = bytes(len(copy) - at)
+        yield bytes(copy)
+
+
+@pytest.mark.parametrize('how', ['changed', 'cut', 'zero to the end'])
+@pytest.mark.parametrize('kind', DAMAGED_TIFF)
+def test_damaged_tiff(kind, how, tmp_path):
+    """Never decoded as far as it goes; the check of rasters, with GDAL, refuses the same files."""
+    rasterio = pytest.importorskip('rasterio')
+    make, least = DAMAGED_TIFF[kind]
+    data, path, refused = make(), tmp_path / 'x.tif', 0
+    assert decode_image(data, name='x').shape == (128, 96, 3)
+    for copy in damaged_copies(data, how):
+        path.write_bytes(copy)
+        told = told_or_read(read_image, path)
+        refused += isinstance(told, str)
+        try:
+            check_raster(path, name='x.tif')
+            with rasterio.open(path) as file:
+                file.read()
+            assert not isinstance(told, str), told
+        except (ImageError, rasterio.errors.RasterioError):
+            assert isinstance(told, str) and 'x.tif' in told
+    assert refused >= (least if how == 'changed' else 40)
+
+
+@pytest.mark.parametrize('how', ['changed', 'zeroed', 'cut', 'zero to the end'])
+def test_damaged_png(how, tmp_path):
+    data = encoded(NOISE, 'PNG')
+    for copy in damaged_copies(data, how):
+        (tmp_path / 'x.png').write_bytes(copy)
+        with pytest.raises(UserError, match=r'x.png. is damaged or cut off'):
+            read_image(tmp_path / 'x.png')
+        with pytest.raises(ImageError, match='is damaged or cut off'):
+            check_raster(tmp_path / 'x.png', name='x.png')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'hows'), [('JPEG', ('cut', 'zero to the end')), ('WEBP', ('cut',)), ('BMP', ('cut',)), ('TIFF', ('cut',))]
+)
+def test_files_without_their_end(kind, hows):
+    """A JPEG needs its end marker: OpenCV gives grey rows for the rest of a file that ends in zeros."""
+    data = encoded(NOISE, kind)
+    for how in hows:
+        for copy in damaged_copies(data, how):
+            with pytest.raises(UserError):
+                decode_image(copy, name='x')
+
+
+def tiff(*tags, data=bytes(64)):
+    """A TIFF whose pixels start at byte 8; ``tags`` are (number, value), sorted by number."""
+    body = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags) + bytes(4)
+    return b'II*\0' + struct.pack('<I', 8 + len(data)) + data + struct.pack('<H', len(tags)) + body
+
+
+GREY_8 = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
+PIXELS = chunk(b'IDAT', zlib.compress((b'\0' + b'\7' * 27) * 4))
+HOSTILE = {
+    'short pHYs.png': (png(9, 4, chunk(b'pHYs', b'123'), PIXELS), 'pHYs'),
+    'text.png': (png(9, 4, chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(2**26))), PIXELS), 'too large'),
+    'text behind.png': (png(9, 4, PIXELS, chunk(b'iTXt', b'a\0\1\0\0\0' + zlib.compress(bytes(2**26)))), ''),
+    'no pixels.png': (png(9, 4), 'damaged'),
+    'big.png': (png(60000, 60000, PIXELS), '60000 x 60000 pixels'),
+    'postscript.png': (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 4\n%%EndComments\n', 'no image of a known kind'),
+    'tiles.tif': (tiff(*({**GREY_8, 322: 65536, 323: 65536, 324: 8, 325: 64}.items())), 'tiles of 65536 x 65536'),
+    'strips.tif': (tiff(*({**GREY_8, 278: 2}.items())), '1 of 4 strips'),
+    'no rows.tif': (tiff(*({**GREY_8, 278: 0}.items())), 'damaged'),
+    'ycbcr.tif': (encoded(NOISE.convert('YCbCr'), 'TIFF', compression='tiff_lzw'), 'convert it to RGB'),
+    'big endian.tif': (b'MM\0+' + bytes(60), 'a BigTIFF in big-endian order'),
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_hostile_files(name, tmp_path):
+    """Refused in one sentence by the readers of images and labels, or (text behind the pixels) not looked at."""
+    data, reason = HOSTILE[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    for told in (told_or_read(read_image, path), told_or_read(decode_mask, data, where=name)):
+        assert not reason or (isinstance(told, str) and name in told and '\n' not in told), told
+    assert reason in told_or_read(read_image, path) if reason else read_image(path).shape == (4, 9, 3)
+    assert name in told_or_read(read_labels, path)
+    seen = inspect_pair((str(path), str(path)), Look())
+    assert {kind for kind, *_ in seen.problems} <= {'unreadable', 'mode', 'size'} and seen.problems
+
+
+LABELS = np.random.default_rng(4).integers(0, 20, (24, 40), dtype=np.uint8)
+
+
+def test_label_formats(tmp_path):
+    palette = Image.fromarray(LABELS)
+    palette.putpalette(bytes(range(256)) * 3)
+    for kind, image in (
+        ('PNG', Image.fromarray(LABELS)),
+        ('PNG', palette),
+        ('BMP', Image.fromarray(LABELS)),
+        ('TIFF', Image.fromarray(LABELS)),
+        ('TIFF', Image.fromarray(LABELS.astype(np.uint16))),
+        ('PNG', Image.fromarray(LABELS.astype(np.int32))),
+    ):
+        content = encoded(image, kind)
+        np.testing.assert_array_equal(labels_of(load_label_image(content, name='x'), name='x'), LABELS)
+        np.testing.assert_array_equal(decode_mask(content, where='x'), LABELS)
+    deep = encode_labels(LABELS.astype(np.uint16))
+    assert Image.open(io.BytesIO(deep)).mode == 'I;16' and Image.open(io.BytesIO(deep)).info['Software'] == 'volo-seg'
+    assert Image.open(io.BytesIO(encode_labels(LABELS.astype(np.int64)))).mode == 'L'
+    pages = encoded(Image.fromarray(LABELS), 'TIFF', save_all=True, append_images=[Image.fromarray(LABELS)])
+    (tmp_path / 'pages.tif').write_bytes(pages)
+    with pytest.raises(UserError, match=r'pages.tif cannot be read as a label map \(it holds several images\)'):
+        read_labels(tmp_path / 'pages.tif')
+
+
+def mutations(data, count, random):
+    """Copies of a file with seeded damage of every sort; most of it near the start, where the header is."""
+    for _ in range(count):
+        copy = bytearray(data)
+        for _ in range(int(random.integers(1, 4))):
+            end = len(copy) if random.random() < 0.4 else min(len(copy), 160)
+            at, how = int(random.integers(0, max(1, end))), int(random.integers(0, 6))
+            if how == 0:
+                copy[at : at + 1] = bytes([int(random.integers(256))])
+            elif how == 1:
+                copy[at : at + 4] = random.choice([b'\xff\xff\xff\xff', b'\0\0\0\0', b'\x7f\xff\xff\xff', b'\0\0\1\0'])
+            elif how == 2:
+                copy[at : at + 16] = random.bytes(16)
+            elif how == 3:
+                del copy[at : at + int(random.integers(1, 40))]
+            elif how == 4:
+                copy[at:at] = copy[at : at + int(random.integers(1, 40))]
+            else:
+                del copy[int(random.integers(at, len(copy) + 1)) :]
+        yield bytes(copy)
+
+
+@pytest.mark.parametrize('name', [*SPECTRA, *LOSSY, 'labels.png', 'labels.tif', 'packbits.tif', 'deflate.tif'])
+def test_mutated_files(name, tmp_path, monkeypatch):
+    """40 damaged copies of each format through every reader: a correct array or one sentence, at once."""
+    monkeypatch.setenv('VOLO_SEG_MAX_PIXELS', str(10**6))
+    own = {
+        'labels.png': lambda: encode_labels(LABELS),
+        'labels.tif': lambda: encoded(Image.fromarray(LABELS), 'TIFF', compression='tiff_adobe_deflate'),
+        'packbits.tif': lambda: encoded(RGB, 'TIFF', compression='packbits'),
+        'deflate.tif': lambda: encoded(RGB, 'TIFF', compression='tiff_adobe_deflate'),
+    }
+    data = own[name]() if name in own else {**SPECTRA, **LOSSY}[name][0]
+    whole = decode_image(data, name='x')
+    memory, path = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, tmp_path / name
+    for copy in mutations(data, 40, np.random.default_rng(len(name))):
+        start = time.perf_counter()
+        path.write_bytes(copy)
+        image = told_or_read(read_image, path)
+        header = told_or_read(lambda content: open_image(io.BytesIO(content), name='x'), copy)
+        if isinstance(image, str):
+            assert name in image and '\n' not in image.strip()
+        else:
+            assert image.dtype == np.uint8 and image.ndim == 3 and image.size <= 3 * 10**6
+            assert not isinstance(header, str) and not has_several_images(header, name='x')
+            if name.endswith('.png'):  # every byte but the last is under a checksum
+                np.testing.assert_array_equal(image, whole)
+        labels = told_or_read(read_labels, path)
+        assert isinstance(labels, str) or (labels.ndim == 2 and labels.dtype in (np.uint8, np.int32))
+        mask = told_or_read(decode_mask, copy, where=name)
+        assert isinstance(mask, str) or (mask.ndim == 2 and mask.dtype == np.uint8)
+        assert inspect_pair((str(path), str(path)), Look()).image == str(path)
+        assert time.perf_counter() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**18  # 256 MiB
