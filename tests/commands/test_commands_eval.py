@@ -222,16 +222,17 @@ def test_wrong_files_give_one_sentence(tmp_path, folders, capsys):
 
 
 @pytest.mark.parametrize(
-    ('name', 'content', 'part'),
+    ('content', 'part'),
     [
-        ('pHYs', png_chunks((b'pHYs', b'123')), 'pHYs'),
-        ('text', png_chunks((b'zTXt', b'a\0\0' + zlib.compress(bytes(2**26)))), 'too large'),
-        ('profile', png_chunks((b'iCCP', b'a\0\0' + zlib.compress(bytes(2**27)))), 'too large'),
-        ('size', png_chunks(size=(60000, 60000)), 'has 60000 x 60000 pixels, more than the limit'),
-        ('postscript', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 2\n%%EndComments\n', 'not an image'),
+        (png_chunks((b'pHYs', b'123')), 'pHYs'),
+        (png_chunks((b'zTXt', b'a\0\0' + zlib.compress(bytes(2**26)))), 'too large'),
+        (png_chunks((b'iCCP', b'a\0\0' + zlib.compress(bytes(2**27)))), 'too large'),
+        (png_chunks(size=(60000, 60000)), 'has 60000 x 60000 pixels, more than the limit'),
+        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 2\n%%EndComments\n', 'not an image'),
     ],
+    ids=['pHYs', 'text', 'profile', 'size', 'postscript'],
 )
-def test_damaged_label_files_give_one_sentence(folders, capsys, name, content, part):
+def test_damaged_label_files_give_one_sentence(folders, capsys, content, part):
     for folder in folders:
         path = folder / 'a/1.png'
         before = path.read_bytes()
