@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import re
+import resource
 import subprocess
 import sys
 import tarfile
@@ -811,6 +812,22 @@ def test_nothing_is_overwritten_unasked_nor_left_half_written(tmp_path, suffix, 
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     save_file({'a': torch.zeros(1)}, path, overwrite=True)
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize('size', [2**10, 2**16])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_full_disk_leaves_nothing(tmp_path, suffix, size):
+    path = tmp_path / f'x{suffix}'
+    save_file({'a': torch.ones(1)}, path)
+    good, before = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        # the first writes of a small limit are refused by the check before
+        told = refusal(save_file, {'a': torch.zeros(2**16)}, path, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.fullmatch(r"'.*' cannot be written \(.*File too large.*\); .*name another place", told)
+    assert path.read_bytes() == good and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_destinations_that_cannot_be(tmp_path):

@@ -1,6 +1,7 @@
 """The commands as a user runs them: the whole way on a small Toyscapes, then every mistake."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -309,3 +310,30 @@ def test_tools_are_the_same_commands(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: config 'nothing.py'")
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('export', 'x.py', 'none', '{file}/a.onnx'),
+        ('browse', 'x.py', '{file}/a'),
+        ('check', 'x.py', '--class-weights', 'inverse', '--weights-file', '{file}/a.json'),
+        ('benchmark', 'x.py', '--json', '{file}/a.json'),
+        ('publish', 'x.py', 'none.pth', '{file}/a'),
+        ('volo2mmseg', 'none.pth', '{file}/a.pth'),
+        ('report', '.', '--out', '{file}/a.html'),
+        ('analyze_logs', 'none', '--out', '{file}/a.png'),
+        ('submit', 'none', '{file}/a.zip', '--dataset', 'ade20k'),
+        ('eval', 'none', 'none', '--dataset', 'ade20k', '--out-dir', '{file}/a'),
+        ('infer', 'none.pth', 'none.png', '--out-dir', '{file}/a'),
+        ('raster', 'x.py', 'none.pth', 'none.tif', '{file}/a.tif'),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_destination_is_tried_first(words, tmp_path, capsys):
+    """Before anything that is named beside it, none of which is there."""
+    (tmp_path / 'file').touch()
+    assert run(words[0], [word.format(file=tmp_path / 'file') for word in words[1:]]) == 2
+    err = capsys.readouterr().err
+    assert re.search(r"^error: .*'.*/file(/a)?' cannot be written \(Not a directory\); ", err) and err.count('\n') == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

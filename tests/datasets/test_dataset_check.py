@@ -145,6 +145,26 @@ def no_image(root):
     return 'error', [f"cannot read '{path}': it is damaged or not an image"]
 
 
+def pipe_for_an_image(root):
+    path = root / 'images/train/c.jpg'
+    path.unlink()
+    os.mkfifo(path)
+    return 'error', [f"cannot read '{path}': it is a pipe, socket or device, not a file"]
+
+
+def device_for_a_label(root):
+    path = mask_of(root, 'a')
+    path.unlink()
+    path.symlink_to('/dev/zero')
+    return 'error', [f"cannot read '{path}': it is a pipe, socket or device, not a file"]
+
+
+def postscript(root):
+    path = root / 'images/train/c.jpg'
+    path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EndComments\n%%EOF\n')
+    return 'error', [f"cannot read '{path}': it is damaged or not an image"]
+
+
 def damaged_label(root):
     mask_of(root, 'a').write_bytes(mask_of(root, 'a').read_bytes()[:45])
     return 'error', [f"cannot read '{mask_of(root, 'a')}'", 'write the label image again']
@@ -246,6 +266,7 @@ def no_folder(root):
 
 BROKEN = (
     *(missing_label, missing_image, truncated_image, truncated_png, flipped_bit, empty_image, no_image),
+    *(pipe_for_an_image, device_for_a_label, postscript),
     *(damaged_label, other_size, rgb_mask, rgba_mask, float_mask, sixteen_bit, binary, out_of_range),
     *(counts_from_one, never_seen, wholly_ignored, duplicate, share_a_name, turned, upside_down),
     *(no_files, no_folder, damaged_tiff, huge_image, postscript_image),

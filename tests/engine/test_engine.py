@@ -1,5 +1,6 @@
 """The runner's parts: evaluation beside the network, config trees, files that cannot be read."""
 
+import os
 import threading
 
 import cv2
@@ -91,6 +92,21 @@ def test_why_unreadable(tmp_path):
     assert 'not a file' in why_unreadable(tmp_path)
     assert 'empty' in why_unreadable(tmp_path / 'empty.png')
     assert why_unreadable(tmp_path / 'cut.png')
+
+
+@pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
+def test_pipes_and_devices_are_never_opened(key, tmp_path):
+    good = tmp_path / 'good.png'
+    cv2.imwrite(str(good), np.zeros((4, 4, 3), np.uint8))
+    os.mkfifo(tmp_path / 'fifo.png')
+    (tmp_path / 'zero.png').symlink_to('/dev/zero')
+
+    def read(results):
+        raise AssertionError(f'{results} was read')
+
+    for name in ('fifo.png', 'zero.png'):
+        with pytest.raises(UserError, match=rf"cannot read '.*{name}': it is a pipe, socket or device, not a file"):
+            NamingPipeline(read)({'img_path': str(good), key: str(tmp_path / name)})
 
 
 def test_naming_pipeline_leaves_other_errors_alone(tmp_path):

@@ -73,6 +73,96 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_good_checkpoint(data, tm
     assert json.loads((work / 'run.json').read_text())['status'] == 'finished'
 
 
+def test_a_work_dir_has_one_training(data, tmp_path, capsys):
+    work, changes = tmp_path / 'work', dict(train_cfg__max_iters=10000, param_scheduler__1__end=10000)
+    changes |= dict(train_cfg__val_interval=20000, train_dataloader__num_workers=2)
+    process = start(data, work, '--no-check', **changes)
+    try:
+        wait_for(lambda: (work / 'last_checkpoint').exists(), process)
+        before = {path: path.read_bytes() for path in (work / 'tiny.py', work / 'run.json')}
+        assert run('train', tiny.words(data, work, '--no-check', train_cfg__max_iters=2)) == 2
+        err = capsys.readouterr().err
+        told = rf"error: work dir '{work}' is in use by process {process.pid} on .* since .*; wait for its end or give "
+        assert re.fullmatch(told + rf"another by --work-dir; if that process is gone, delete '{work}/.*lock'\n", err)
+        assert {path: path.read_bytes() for path in before} == before and len(list(work.glob('2*'))) == 1
+    finally:
+        process.kill()
+        process.wait()
+    # at once, while the data-loading processes of the killed run still live
+    reached = load_file(last_checkpoint(work))['meta']['iter']
+    changes['train_cfg__max_iters'] = reached + 1
+    assert run('train', tiny.words(data, work, '--no-check', '--resume', **changes)) == 0
+    assert last_checkpoint(work).name == f'iter_{reached + 1}.pth' and not (work / '.volo-seg.lock').exists()
+
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_half_written(content, file):
+    file.write(b'PK' * 1000)
+    file.flush()
+    kill()
+
+
+def replacing(name, *, then):
+    """``os.replace`` that kills this process before or after the second checkpoint gets to ``name``."""
+    real = os.replace
+
+    def replace(source, target):
+        second = os.path.basename(target) == name and os.path.exists(f'{os.path.dirname(target)}/iter_1.pth')
+        if second and (name == 'iter_2.pth' or os.path.exists(f'{os.path.dirname(target)}/iter_2.pth')):
+            if then:
+                real(source, target)
+            kill()
+        real(source, target)
+
+    return replace
+
+
+def half_of_second():
+    """``torch.save`` that kills this process in the middle of the second checkpoint."""
+    saves = iter((torch.save, kill_half_written))
+    return lambda content, file: next(saves)(content, file)
+
+
+KILLS = {
+    'half written': lambda patch: patch.setattr(torch, 'save', half_of_second()),
+    'before it is in place': lambda patch: patch.setattr(os, 'replace', replacing('iter_2.pth', then=False)),
+    'after it is in place': lambda patch: patch.setattr(os, 'replace', replacing('iter_2.pth', then=True)),
+    'before it is the last': lambda patch: patch.setattr(os, 'replace', replacing('last_checkpoint', then=False)),
+    'before the old one goes': lambda patch: patch.setattr(saving.SafeCheckpointHook, '_delete', kill),
+}
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(data, tmp_path_factory):
+    work = tmp_path_factory.mktemp('uninterrupted')
+    tiny.runner(data, work, **SHORT).train()
+    return load_file(work / 'iter_3.pth')
+
+
+SHORT = dict(train_cfg__max_iters=3, train_cfg__val_interval=100, default_hooks__checkpoint__max_keep_ckpts=1)
+
+
+@pytest.mark.parametrize('point', KILLS)
+def test_a_kill_at_any_point_of_a_save_loses_nothing(point, data, uninterrupted, tmp_path, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        try:
+            KILLS[point](monkeypatch)
+            tiny.runner(data, tmp_path, **SHORT).train()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert load_file(last_checkpoint(tmp_path))['meta']['iter'] in (1, 2)
+    tiny.runner(data, tmp_path, '--resume', **SHORT).train()
+    resumed = load_file(tmp_path / 'iter_3.pth')
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert not tiny.differences(resumed[key], uninterrupted[key])
+    assert not list(tmp_path.glob('.*'))
+
+
 class Signal(Hook):
     """Sends this process a signal in the third iteration, or in the first validation."""
 

@@ -1,6 +1,8 @@
 """A published folder is the model: the same labels, nothing executed, nothing of the machine that trained."""
 
 import json
+import re
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,6 +118,22 @@ def test_failure_leaves_nothing(trained, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         publish(CONFIG, trained.checkpoint, tmp_path / 'model')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('size', [2**13, 2**16])
+def test_a_full_disk_leaves_nothing(size, trained, tmp_path, capsys):
+    """Too small for config.json, and for the weights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / 'out').mkdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        status = run('publish', [CONFIG, str(trained.checkpoint), str(tmp_path / 'out' / 'model')])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    err = capsys.readouterr().err
+    assert status == 2, err
+    assert re.fullmatch(r"error: '.*' cannot be written \(.*File too large.*\); free some space.*\n", err)
+    assert not list((tmp_path / 'out').iterdir())
 
 
 def test_unwritable(trained, tmp_path):

@@ -79,7 +79,8 @@ class Signals:
     def _repeat(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Send the signal again where Python could not raise the exception: in a callback, or while freeing objects."""
         if isinstance(unraisable.exc_value, Interrupted) and self.asked is not None:
-            threading.Timer(0.01, signal.raise_signal, [self.asked]).start()
+            main = threading.main_thread().ident
+            threading.Timer(0.01, signal.pthread_kill, [main, self.asked]).start()
         else:
             self._hook(unraisable)
 
