@@ -377,7 +377,13 @@ def test_the_last_checkpoint_is_found_after_a_move_and_only_if_it_is_there(tmp_p
 
 
 def test_only_our_own_leftovers_are_removed(tmp_path):
-    for name in ('.iter_3.pth.part', '.best_mIoU_iter_3.pth.part', '.other.part', 'iter_3.pth'):
+    for name in (
+        '.iter_3.pth.part',
+        '.best_mIoU_iter_3.pth.0af.part',
+        '.last_checkpoint.1.part',
+        '.other.part',
+        'iter_3.pth',
+    ):
         (tmp_path / name).touch()
     remove_parts(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ['.other.part', 'iter_3.pth']

@@ -54,9 +54,9 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left of checkpoints that never became whole."""
-    for name in ('iter', 'epoch', 'best'):
-        for part in folder.glob(f'.{name}_*.pth*{PART}'):
+    """Remove what a killed process left of checkpoints and records that never became whole."""
+    for name in ('iter_*.pth', 'epoch_*.pth', 'best_*.pth', LAST, 'run.json'):
+        for part in folder.glob(f'.{name}*{PART}'):
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
