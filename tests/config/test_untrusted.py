@@ -562,6 +562,63 @@ def test_shown_attacks(attack, by_url, way, trap, tmp_path):
     trap.check()
 
 
+def _layer_types(config, source):
+    config['model']['decode_head']['norm_cfg'] = {'type': 'BN', 'eps': source}
+    config['model']['decode_head']['conv_cfg'] = {'type': 'DCNv2', 'im2col_step': source}
+
+
+def _keyed_block(config, source):
+    stages = copy.deepcopy(HR_STAGES)
+    stages['stage4']['block'] = source
+    config['model']['backbone'] = {'type': 'HRNet', 'extra': stages}
+
+
+def _nested_in_ignored_step(config, source):
+    steps = config['test_dataloader']['dataset']['pipeline']
+    steps[2] = {'type': 'LoadAnnotations', 'transforms': [{'type': 'LoadImageFromNpyFile', 'filename': source}]}
+    steps[3] = {'type': 'PackSegInputs', 'meta_keys': [source]}
+
+
+def _step_of_bytes(config, source):
+    config['test_dataloader']['dataset']['pipeline'].insert(1, {'type': 'Pad', 'size': (64, 64), 'pad_val': source})
+
+
+def _batch_augments_and_more(config, source):
+    config['model']['data_preprocessor'] |= {'batch_augments': [{'type': source}], 'size': (source, 64)}
+
+
+FURTHER = [_layer_types, _keyed_block, _nested_in_ignored_step, _step_of_bytes, _batch_augments_and_more]
+
+
+@pytest.mark.parametrize('attack', FURTHER, ids=lambda a: a.__name__.strip('_'))
+def test_further_ways_in_are_refused(attack, trap, tmp_path):
+    config = described()
+    weights = weights_of(config)
+    for number, source in enumerate((str(trap.file), trap.url, 'torch.hub.load', trap.url.encode())):
+        attack(config, source)
+        with pytest.raises(UserError, match='is refused'):
+            open_predictor(checkpoint(tmp_path / f'{number}.pth', config, weights), device='cpu')
+    trap.check()
+
+
+def test_keys_that_configs_resolve_are_values_here(trap, tmp_path, monkeypatch):
+    """``_base_``, environment variables and paths in braces, ``_delete_``: what Config.fromfile would follow."""
+    monkeypatch.setenv('SECRET', 'told')
+    config = described()
+    file = checkpoint(tmp_path / 'w.pth', config, weights_of(config))
+    content = torch.load(file, weights_only=True)
+    content['meta']['cfg'] += f'\n_base_ = {str(trap.file)!r}\ncustom_imports = dict(imports=["trap_module"])\n'
+    torch.save(content, file)
+    assert open_predictor(file, device='cpu')(IMAGE).labels.shape == IMAGE.shape[:2]
+    for text in ('{{$SECRET:x}}', '{{ fileDirname }}', '{{_base_.model}}'):
+        content['meta']['cfg'] += f'\nmodel = dict(type="EncoderDecoder", backbone=dict(type={text!r}))\n'
+        torch.save(content, file)
+        with pytest.raises(UserError, match='is refused') as caught:
+            open_predictor(file, device='cpu')
+        assert text in str(caught.value) and 'told' not in str(caught.value)
+    trap.check()
+
+
 # the second line of defence
 
 
@@ -588,6 +645,7 @@ ACCESS = {
     'mkdir': lambda trap: os.mkdir(trap.executed),
     'rename': lambda trap: os.rename(trap.file, trap.executed),
     'import': lambda trap: importlib.import_module('trap_module'),
+    'fork': lambda trap: os.fork() or os._exit(0),
     'library': lambda trap: ctypes.CDLL('libm.so.6'),
 }
 
