@@ -83,7 +83,7 @@ def part_path(path: Path, *, suffix: str = '') -> Path:
     return path.with_name(f'.{path.name[:50]}.{uuid.uuid4().hex[:16]}{PART}{suffix}')
 
 
-def check_writable(folder: str | Path, *, what: str = '', fix: str = 'name another place', size: int = 4096) -> None:
+def check_writable(folder: str | Path, *, what: str = '', fix: str = 'name another place', size: int = 1) -> None:
     """Write ``size`` bytes into ``folder``, or into the nearest folder above it that exists, and remove them again.
 
     Commands call this before the work whose results go there.

@@ -207,7 +207,7 @@ def test_full_disk_ends_the_run_with_one_sentence(networks, tmp_path, capsys):
     assert err.count('\n') == 1 and 'cannot be written (' in err
     assert networks[0].seen < 30, 'it went on for nothing'
     assert call('x.pth', images, '--out-dir', tmp_path / 'out/labels') == 2
-    assert "labels' cannot be made (File exists)" in capsys.readouterr().err
+    assert "labels' cannot be written (Not a directory); name another" in capsys.readouterr().err
 
 
 def test_link_that_leads_out_ends_the_run(networks, tmp_path, capsys):

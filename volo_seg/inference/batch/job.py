@@ -98,7 +98,7 @@ def plan_job(
 
 def _make_folder(name: str | Path) -> Path:
     try:
-        check_writable(name)
+        check_writable(name, what='output folder', fix='name another')
         Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'output folder {str(name)!r} cannot be made ({error.strerror}); name another') from error
