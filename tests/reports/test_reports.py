@@ -27,7 +27,7 @@ from volo_seg.errors import UserError
 from volo_seg.evaluation.confusion_matrix import confusion
 from volo_seg.evaluation.per_image import ImageScores, score_image
 from volo_seg.evaluation.tally import Tally
-from volo_seg.reports.evaluation import most_confused, read_sheets
+from volo_seg.reports.evaluation import ClassScore, Evaluation, most_confused, read_sheets
 from volo_seg.reports.page import build_page
 from volo_seg.reports.plots import FORMATS, curve_svg, draw_curves, histogram_svg, smooth
 from volo_seg.reports.runs import Run, read_run, run_labels, run_table
@@ -204,7 +204,9 @@ def test_files_are_the_same_each_time(work):
 
 
 def test_most_confused_pairs():
-    assert most_confused('abc', [[5, 2, 0], [3, 1, 0], [0, 9, 0]], limit=2) == [('c', 'b', 9, 1.0), ('b', 'a', 3, 0.75)]
+    classes = [ClassScore(name, False, None, None, None, 0) for name in 'abc']
+    found = Evaluation({}, classes=classes, matrix=[[5, 2, 0], [3, 1, 0], [0, 9, 0]])
+    assert most_confused(found, limit=2) == [('c', 'b', 9, 1.0), ('b', 'a', 3, 0.75)]
 
 
 # scores image by image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath, PurePosixPath
 from typing import Any
@@ -122,18 +121,16 @@ def read_sheets(work_dir: WorkDir, *, limit: int) -> list[tuple[int, bytes]]:
     return [(step, jpeg) for step, jpeg in sheets if jpeg is not None]
 
 
-def most_confused(
-    names: Sequence[str], matrix: Sequence[Sequence[int]], *, limit: int
-) -> list[tuple[str, str, int, float]]:
+def most_confused(evaluation: Evaluation, *, limit: int) -> list[tuple[str, str, int, float]]:
     """(true class, predicted class, pixels, share of the true class in [0, 1]), the most pixels first."""
+    names, matrix = [row.name for row in evaluation.classes], evaluation.matrix or []
     pairs = [
-        (pixels, row, column)
+        (-pixels, row, column)
         for row, counts in enumerate(matrix)
         for column, pixels in enumerate(counts)
         if row != column and pixels > 0
     ]
-    pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
-    return [(names[r], names[c], pixels, pixels / sum(matrix[r])) for pixels, r, c in pairs[:limit]]
+    return [(names[r], names[c], -pixels, -pixels / sum(matrix[r])) for pixels, r, c in sorted(pairs)[:limit]]
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

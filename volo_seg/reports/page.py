@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from volo_seg.reports.runs import Run, join_logs, log_files
 from volo_seg.reports.work_dir import WorkDir, text, tree
 
 GENERATOR = 'volo-seg report'
-_MAX_MATRIX_CLASSES = 40
 _MAX_SHEETS = 8
 _MAX_VALIDATIONS = 100
+_VALIDATION_KEYS = ('mIoU', 'mAcc', 'aAcc', 'mFscore')
 _CURVES = {'loss': 'loss', 'lr': 'learning rate', 'mIoU': 'validation mIoU'}
 _SCORES = {
     'mIoU': 'mIoU',
@@ -71,22 +70,15 @@ def build_page(path: Path) -> str:
         facts=[text(trained[key]) for key in ('config', 'started', 'status') if trained.get(key)],
         tiles=_score_tiles(evaluation) + (_run_tiles(run) if run else []),
         curves=[{**curve, 'svg': Markup(curve['svg'])} for curve in (_curves(run) if run else [])],
-        validations=_validations(run) if run else None,
+        validations=run.val[-_MAX_VALIDATIONS:] if run else [],
+        validation_keys=[key for key in _VALIDATION_KEYS if run and any(key in record for record in run.val)],
         evaluation=evaluation,
-        matrix=_matrix_cells(evaluation) if evaluation else None,
-        confused=_most_confused(evaluation) if evaluation else [],
+        confused=most_confused(evaluation, limit=10) if evaluation else [],
         histogram=Markup(histogram_svg(evaluation.image_ious, name='image-mIoU'))
         if evaluation and len(evaluation.image_ious) > 1
         else None,
         sheets=list(reversed(read_sheets(work_dir, limit=_MAX_SHEETS))),
-        records=[
-            (
-                {'train': 'Training', 'test': 'Test'}.get(str(record.get('kind')), 'Run'),
-                text(record.get('started') or ''),
-                tree(record),
-            )
-            for record in reversed(records)
-        ],
+        records=[tree(record) for record in reversed(records)],
         notes=work_dir.notes,
     )
 
@@ -123,7 +115,7 @@ def _run_tiles(run: Run) -> list[tuple[str, str, str]]:
         tiles.append(('seconds per iteration', f'{seconds:.3g}', ''))
     memory = [value for value in run.curve('memory')[1] if math.isfinite(value)]
     if memory:
-        tiles.append(('memory', f'{max(memory) / 1024:.1f} GiB', 'of the GPU, or of the process'))
+        tiles.append(('GPU memory', f'{max(memory) / 1024:.1f} GiB', ''))
     return tiles
 
 
@@ -136,31 +128,3 @@ def _curves(run: Run) -> list[dict[str, str]]:
             note = f'last {values[-1]:.4g}' if key == 'loss' else f'highest {max(finite):.4g}'
             curves.append({'title': title, 'note': note, 'svg': curve_svg(run, key)})
     return curves
-
-
-def _validations(run: Run) -> dict[str, Any] | None:
-    """The last validations as a table: its keys, and rows of iteration and values."""
-    keys = [key for key in ('mIoU', 'mAcc', 'aAcc', 'mFscore') if any(key in record for record in run.val)]
-    if not keys:
-        return None
-    records = run.val[-_MAX_VALIDATIONS:]
-    rows = [(f'{record["step"]:.0f}', [f'{record.get(key, math.nan):.2f}' for key in keys]) for record in records]
-    return {'keys': keys, 'rows': rows, 'left_out': len(run.val) - len(records)}
-
-
-def _matrix_cells(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, float | None, int]]]] | None:
-    """For each true class its name and a cell (predicted class, percent or None, pixels) for each predicted class."""
-    if evaluation.matrix is None or len(evaluation.classes) > _MAX_MATRIX_CLASSES:
-        return None
-    names = [row.name for row in evaluation.classes]
-    cells = []
-    for name, counts in zip(names, evaluation.matrix, strict=True):
-        total = sum(counts)
-        percent: Sequence[float | None] = [100 * pixels / total if total else None for pixels in counts]
-        cells.append((name, list(zip(names, percent, counts, strict=True))))
-    return cells
-
-
-def _most_confused(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
-    names = [row.name for row in evaluation.classes]
-    return [] if evaluation.matrix is None else most_confused(names, evaluation.matrix, limit=10)

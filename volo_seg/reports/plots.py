@@ -27,33 +27,24 @@ _SOFT, _RULE, _SERIES, _CARD = _VARIABLES
 _STYLE = {
     'text.parse_math': False,  # a name may hold a dollar sign
     'svg.hashsalt': 'volo-seg',
-    'axes.spines.top': False,
-    'axes.spines.right': False,
+    'axes.titlelocation': 'left',
+    'axes.titlesize': 10,
+    **dict.fromkeys(('axes.labelsize', 'xtick.labelsize', 'ytick.labelsize'), 8),
+    **dict.fromkeys(('axes.spines.top', 'axes.spines.right'), False),
     'grid.linewidth': 0.5,
     'grid.alpha': 0.6,
     'lines.linewidth': 1.6,
-    'axes.titlesize': 10,
-    'axes.titlelocation': 'left',
-    'axes.labelsize': 8,
-    'xtick.labelsize': 8,
-    'ytick.labelsize': 8,
 }
 _PAGE_STYLE = {
     'svg.fonttype': 'none',
     'figure.facecolor': 'none',
-    'axes.spines.left': False,
-    'axes.spines.bottom': False,
+    **dict.fromkeys(('axes.spines.left', 'axes.spines.bottom', 'xtick.bottom', 'ytick.left'), False),
+    **dict.fromkeys(('text.color', 'xtick.labelcolor', 'ytick.labelcolor'), _SOFT),
+    **dict.fromkeys(('xtick.labelsize', 'ytick.labelsize'), 11),
     'grid.color': _RULE,
     'grid.linewidth': 1,
     'grid.alpha': 1,
     'lines.linewidth': 2,
-    'text.color': _SOFT,
-    'xtick.labelcolor': _SOFT,
-    'ytick.labelcolor': _SOFT,
-    'xtick.labelsize': 11,
-    'ytick.labelsize': 11,
-    'xtick.bottom': False,
-    'ytick.left': False,
 }
 
 

@@ -39,7 +39,13 @@ class WorkDir:
             magic: What the content has to start with.
         """
         try:
-            content = self._read(path, limit)
+            real = path.resolve(strict=True)
+            if not real.is_relative_to(self.root):
+                raise ValueError('lies outside of the work dir')
+            if check_regular(real).st_size > limit:
+                raise ValueError(f'has more than {limit // 2**20} MiB')
+            with open(real, 'rb') as file:
+                content = file.read(limit)
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself, before Python 3.13
@@ -73,21 +79,6 @@ class WorkDir:
         except ValueError:
             name = path
         self.notes.append(f'{text(str(name))} {problem}')
-
-    def _read(self, path: Path, limit: int) -> bytes:
-        """The content of ``path``.
-
-        Raises:
-            OSError, RuntimeError: It cannot be opened, or is not a regular file.
-            ValueError: It may not be read; the message is a predicate.
-        """
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(self.root):
-            raise ValueError('lies outside of the work dir')
-        if check_regular(real).st_size > limit:
-            raise ValueError(f'has more than {limit // 2**20} MiB')
-        with open(real, 'rb') as file:
-            return file.read(limit)
 
 
 def _modified(path: Path) -> int:
