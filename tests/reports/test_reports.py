@@ -500,7 +500,7 @@ def cut_file(chance, path):
 
 
 def replace_by_kind(chance, path):
-    """A fifo, a folder, a socket-like device, or a link: outwards, to itself, to nothing, to an endless device."""
+    """A fifo, a folder, or a link: to a file or folder outside, to itself, to nothing, to an endless device."""
     path.unlink()
     kind = chance.choice(['fifo', 'folder', 'secret', 'itself', 'nothing', 'zero', 'etc'])
     if kind == 'fifo':
@@ -516,7 +516,7 @@ def replace_folder(chance, path):
     """The folder of the file is a link to one outside of the work dir, with a copy of what was there."""
     outside = path.parents[3] / f'outside{chance.randrange(10**9)}'
     shutil.move(path.parent, outside)
-    for file in outside.rglob('*.jpg'):
+    for file in filter(Path.is_file, outside.rglob('*.jpg')):
         file.write_bytes(SECRET)
     path.parent.symlink_to(outside)
 
