@@ -9,17 +9,16 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 EXTRAS = {
-    'app': ['gradio>=6.31,<7'],
     'cityscapes': ['cityscapesscripts>=2.3'],
     'geo': ['rasterio>=1.4'],
     'hub': ['huggingface_hub'],
     'mlflow': ['mlflow'],
     'onnx': ['onnx>=1.17', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
+    'serve': ['fastapi>=0.115', 'prometheus_client', 'python-multipart', 'uvicorn>=0.30'],
     'tensorboard': ['tensorboard'],
     'wandb': ['wandb'],
 }
 EXTRAS['test'] = [
-    *EXTRAS['app'],
     *EXTRAS['cityscapes'],
     *EXTRAS['geo'],
     'hypothesis',
@@ -29,6 +28,7 @@ EXTRAS['test'] = [
     'pytest',
     'ruff',
     'scikit-learn',
+    *EXTRAS['serve'],
     *EXTRAS['tensorboard'],
     'timm>=1.0.31',
     'triton>=3.7; platform_system == "Linux" and platform_machine == "x86_64"',
@@ -57,7 +57,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
     packages=find_packages(include=['volo_seg', 'volo_seg.*']),
-    package_data={'volo_seg.app': ['viewer.*'], 'volo_seg.export': ['*.j2'], 'volo_seg.reports': ['*.j2']},
+    package_data={'volo_seg.export': ['*.j2'], 'volo_seg.reports': ['*.j2'], 'volo_seg.serve': ['static/*']},
     install_requires=[
         'torch>=2.6',
         'jinja2>=3.1',

@@ -34,7 +34,7 @@ FORBIDDEN = {
         'volo_seg.commands',
     ),
     'volo_seg.inference': ('torch', 'mmengine', 'mmcv', 'mmseg', 'volo_seg.commands'),
-    'volo_seg.app': ('torch', 'mmengine', 'mmcv', 'mmseg', 'gradio', 'volo_seg.commands'),
+    'volo_seg.serve': ('torch', 'mmengine', 'mmcv', 'mmseg', 'fastapi', 'uvicorn', 'volo_seg.commands'),
     'volo_seg.export': ('torch', 'onnx', 'onnxruntime', 'volo_seg.commands'),
     'volo_seg.commands': ('torch', 'mmengine', 'mmcv', 'mmseg', 'cv2'),
 }

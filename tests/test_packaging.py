@@ -26,8 +26,8 @@ def test_configs_and_index_travel_with_the_package(built):
 
 
 def test_the_page_travels_with_the_package(built):
-    shipped = {p.name for p in (built / 'volo_seg' / 'app').glob('viewer.*')}
-    assert shipped == {'viewer.html', 'viewer.css', 'viewer.js'}
+    shipped = {p.name for p in (built / 'volo_seg' / 'serve' / 'static').iterdir()}
+    assert shipped == {'index.html', 'style.css', 'app.js', 'icon.svg'}
 
 
 def test_names_resolve_without_a_checkout(built, tmp_path):

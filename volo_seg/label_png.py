@@ -80,10 +80,11 @@ def labels_of(image: Image.Image, *, name: str) -> Labels:
     return labels.astype(np.uint8 if labels.dtype in (np.uint8, bool) else np.int32, copy=False)
 
 
-def encode_labels(labels: Labels) -> bytes:
+def encode_labels(labels: Labels, palette: npt.NDArray[np.uint8] | None = None) -> bytes:
     """PNG content of a label map (H, W) of integers, with :data:`MARK`.
 
     uint8 gives 8 bits per pixel and uint16 gives 16; other types the smallest depth that holds the largest label.
+    ``palette``, (at most 256, 3) RGB, makes labels of 8 bits indices of colours that viewers show.
 
     Raises:
         ValueError: Labels outside 0..65535, or not two axes.
@@ -97,7 +98,10 @@ def encode_labels(labels: Labels) -> bytes:
     info.add_text('Software', MARK)
     stream = io.BytesIO()
     # run-length coding: label maps become smaller than with the default, in half the time
-    Image.fromarray(labels).save(stream, format='PNG', pnginfo=info, compress_type=zlib.Z_RLE)
+    image = Image.fromarray(labels)
+    if palette is not None and labels.dtype == np.uint8:
+        image.putpalette(palette.tobytes())
+    image.save(stream, format='PNG', pnginfo=info, compress_type=zlib.Z_RLE)
     return stream.getvalue()
 
 

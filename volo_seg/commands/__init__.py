@@ -27,7 +27,7 @@ COMMANDS = {
     'test': 'evaluate a checkpoint',
     'infer': 'segment images with a checkpoint',
     'raster': 'segment an image of any size by windows: GeoTIFF, TIFF',
-    'app': 'try checkpoints on images in the browser',
+    'serve': 'serve an HTTP API and a page that segment images',
     'analyze_logs': 'plot loss, learning rate and mIoU of runs',
     'report': 'write one HTML page about a run',
     'export': 'write an ONNX file, compared with PyTorch first',

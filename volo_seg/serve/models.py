@@ -1,4 +1,4 @@
-"""The checkpoints of a page, and what each is called there."""
+"""The models of a server and their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from volo_seg.errors import UserError
 
@@ -18,20 +18,23 @@ FILES = ('.pth', '.pt', '.safetensors', '.onnx')
 
 @dataclass(frozen=True)
 class Model:
-    """A predictor, the name that the page shows above its results, and whether it tells confidences."""
+    """A predictor, its name in the API, and whether it gives confidences."""
 
     name: str
     predictor: BasePredictor
     confidence: bool = True
 
 
-def open_models(texts: Sequence[str], *, configs: Sequence[str] = (), device: str = 'auto') -> list[Model]:
+def open_models(
+    texts: Sequence[str], *, configs: Sequence[str] = (), device: str = 'auto', batch_size: int | None = None
+) -> list[Model]:
     """Open every checkpoint, in order.
 
     Args:
         texts: ``PATH`` or ``NAME=PATH`` of whatever :func:`volo_seg.inference.open_predictor` takes.
         configs: None, one for all, or one for each.
         device: See :class:`volo_seg.inference.Predictor`.
+        batch_size: Images that go through a network together at most; by default the predictor's choice.
 
     Raises:
         UserError: A checkpoint does not open, two have one name, or the number of configs fits neither.
@@ -42,13 +45,15 @@ def open_models(texts: Sequence[str], *, configs: Sequence[str] = (), device: st
     names = name_models(named)
     several: Sequence[str | None] = configs if len(configs) == len(texts) else [*configs, None][:1] * len(texts)
     return [
-        open_model(path, name=name, config=config, device=device)
+        open_model(path, name=name, config=config, device=device, batch_size=batch_size)
         for name, (_, path), config in zip(names, named, several, strict=True)
     ]
 
 
-def open_model(path: str, *, name: str, config: str | None = None, device: str = 'auto') -> Model:
-    """Open one checkpoint, and try it on a small grey image: what cannot work says so before the page is served.
+def open_model(
+    path: str, *, name: str, config: str | None = None, device: str = 'auto', batch_size: int | None = None
+) -> Model:
+    """Open one checkpoint and segment a small grey image, so that a model that fails is reported at once.
 
     Raises:
         UserError: It does not open, or does not segment.
@@ -57,7 +62,7 @@ def open_model(path: str, *, name: str, config: str | None = None, device: str =
 
     from volo_seg.inference import open_predictor
 
-    predictor = open_predictor(path, config=config, device=device)
+    predictor = open_predictor(path, config=config, device=device, batch_size=batch_size)
     image = np.full((64, 64, 3), 128, np.uint8)
     try:
         list(predictor.stream([image], confidence=True))
@@ -66,6 +71,13 @@ def open_model(path: str, *, name: str, config: str | None = None, device: str =
         list(predictor.stream([image], confidence=False))
         return Model(name, predictor, confidence=False)
     return Model(name, predictor)
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Name, classes and abilities of a model, for JSON."""
+    pairs = zip(model.predictor.classes, model.predictor.palette.tolist(), strict=True)
+    classes = [{'id': i, 'name': name, 'colour': colour} for i, (name, colour) in enumerate(pairs)]
+    return {'name': model.name, 'confidence': model.confidence, 'classes': classes}
 
 
 def split_name(text: str) -> tuple[str | None, str]:

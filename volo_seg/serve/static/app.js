@@ -1,7 +1,7 @@
-// Runs once when the page is there, with `element`, `props`, `trigger` and `watch` given by Gradio's HTML component.
-// Labels and confidence arrive as compressed bytes, one number a pixel: everything below is done in the browser.
+// The page: sends an image to POST v1/segment, once for each model, and draws what comes back.
+// Names of files and classes are set as text, never as HTML.
 
-const find = (name) => element.querySelector('[data-vs="' + name + '"]');
+const find = (id) => document.getElementById(id);
 const make = (tag, className, text) => {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -14,17 +14,36 @@ const percent = (share) => (share < 0.001 ? '< 0.1 %' : (100 * share).toFixed(sh
 // dark blue is unsure, yellow is sure; readable without telling red from green
 const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
-const state = { sequence: 0, started: 0, timer: null, panels: [], urls: [], view: 'classes', stem: 'image' };
+const slug = (text) => text.replace(/[^\p{L}\p{N}_.-]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '').slice(0, 80) || 'image';
+
+const state = { request: null, timer: null, panels: [], view: 'classes', stem: 'image' };
 
 // ---- from the answer to numbers
 
-async function inflate(text, bytes) {
-  const packed = atob(text);
-  const raw = new Uint8Array(packed.length);
-  for (let i = 0; i < packed.length; i++) raw[i] = packed.charCodeAt(i);
-  const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream('deflate'));
-  const buffer = await new Response(stream).arrayBuffer();
-  return bytes === 2 ? new Uint16Array(buffer) : new Uint8Array(buffer);
+function toBlob(base64, type) {
+  return new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], { type });
+}
+
+// COCO's run lengths go down the columns
+function readLabels(answer) {
+  const labels = new Uint16Array(answer.width * answer.height);
+  for (const { id, rle } of answer.classes) {
+    let at = 0;
+    rle.counts.forEach((count, i) => {
+      if (i % 2) for (let p = at; p < at + count; p++) {
+        labels[(p % answer.height) * answer.width + Math.floor(p / answer.height)] = id;
+      }
+      at += count;
+    });
+  }
+  return labels;
+}
+
+async function readConfidence(answer) {
+  const bitmap = await createImageBitmap(toBlob(answer.confidence, 'image/png'), { colorSpaceConversion: 'none' });
+  const context = new OffscreenCanvas(answer.width, answer.height).getContext('2d', { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  return context.getImageData(0, 0, answer.width, answer.height).data.filter((v, i) => i % 4 === 0);
 }
 
 function scaleColour(value) {
@@ -43,10 +62,16 @@ function drawPanel(panel) {
   else for (const row of panel.rows.values()) {
     table[row.id] = panel.only === null || panel.only === row.id ? packColour(row.colour) : 0;
   }
+  const { width, height } = panel.canvas;
   const context = panel.canvas.getContext('2d');
-  const image = context.createImageData(panel.canvas.width, panel.canvas.height);
+  const image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = table[numbers[i]];
+  for (let y = 0, i = 0; y < height; y++) {
+    const row = Math.floor(((y + 0.5) * panel.height) / height) * panel.width;
+    for (let x = 0; x < width; x++, i++) {
+      pixels[i] = table[numbers[row + Math.floor(((x + 0.5) * panel.width) / width)]];
+    }
+  }
   context.putImageData(image, 0, 0);
   panel.scale.hidden = !asConfidence;
 }
@@ -54,15 +79,15 @@ function drawPanel(panel) {
 // ---- one panel a model
 
 function buildLegend(panel) {
-  const list = make('ul', 'vs-legend');
+  const list = make('ul', 'legend');
   for (const row of panel.rows.values()) {
     const button = make('button');
     button.type = 'button';
     button.title = 'Show only this class';
     button.setAttribute('aria-pressed', 'false');
-    const swatch = make('span', 'vs-swatch');
+    const swatch = make('span', 'swatch');
     swatch.style.background = css(row.colour);
-    const bar = make('span', 'vs-bar');
+    const bar = make('span', 'bar');
     bar.append(make('i'));
     bar.firstChild.style.width = 100 * row.share + '%';
     button.append(swatch, make('em', '', row.name), make('b', '', percent(row.share)), bar);
@@ -82,7 +107,7 @@ function showOnly(panel, id) {
 }
 
 function buildScale(answer) {
-  const scale = make('div', 'vs-scale');
+  const scale = make('div', 'scale');
   const bar = make('i');
   bar.style.background = 'linear-gradient(90deg,' + SCALE.map(css).join(',') + ')';
   const ends = make('span');
@@ -93,18 +118,16 @@ function buildScale(answer) {
 }
 
 function buildFiles(panel, answer) {
-  const files = make('div', 'vs-files');
-  const bytes = Uint8Array.from(atob(answer.file), (c) => c.charCodeAt(0));
-  const url = URL.createObjectURL(new Blob([bytes], { type: 'image/png' }));
-  state.urls.push(url);
+  const files = make('div', 'files');
+  panel.url = URL.createObjectURL(toBlob(answer.labels, 'image/png'));
   const labels = make('a', '', 'Labels (PNG)');
-  labels.href = url;
-  labels.download = state.stem + '_' + answer.slug + '_labels.png';
+  labels.href = panel.url;
+  labels.download = state.stem + '_' + slug(answer.model) + '_labels.png';
   labels.title = 'Class ids at the size of the image';
   const overlay = make('button', '', 'Overlay (PNG)');
   overlay.type = 'button';
   overlay.title = 'The picture as it is shown now';
-  overlay.addEventListener('click', () => saveOverlay(panel, state.stem + '_' + answer.slug + '_overlay.png'));
+  overlay.addEventListener('click', () => saveOverlay(panel, state.stem + '_' + slug(answer.model) + '_overlay.png'));
   files.append(labels, overlay);
   return files;
 }
@@ -126,24 +149,21 @@ function saveOverlay(panel, name) {
   });
 }
 
-function buildStage(panel, answer, picture) {
-  const stage = make('div', 'vs-stage');
+function buildStage(panel, answer, photo) {
+  const stage = make('div', 'stage');
   stage.tabIndex = 0;
   stage.setAttribute('role', 'application');
-  stage.setAttribute('aria-label', answer.name + ': point at the picture, or use the arrow keys, to read its classes');
-  panel.photo = make('img');
+  stage.setAttribute('aria-label', answer.model + ': point at the picture, or use the arrow keys, to read its classes');
+  const [width, height] = [photo.naturalWidth, photo.naturalHeight];
+  panel.photo = photo.cloneNode();
   panel.photo.alt = '';
   panel.photo.draggable = false;
-  panel.photo.src = picture.source;
-  panel.photo.width = picture.view[0];
-  panel.photo.height = picture.view[1];
   panel.canvas = make('canvas');
-  [panel.canvas.width, panel.canvas.height] = picture.view;
+  [panel.canvas.width, panel.canvas.height] = [width, height];
   panel.canvas.style.opacity = find('opacity').value / 100;
-  panel.pin = make('span', 'vs-pin');
+  panel.pin = make('span', 'pin');
   panel.pin.hidden = true;
   stage.append(panel.photo, panel.canvas, panel.pin);
-  const [width, height] = picture.view;
   stage.style.aspectRatio = width + ' / ' + height;
   stage.style.width = 'min(100%, ' + (78 * width) / height + 'vh)';
   const point = (event) => {
@@ -156,25 +176,26 @@ function buildStage(panel, answer, picture) {
   return stage;
 }
 
-async function buildPanel(answer, picture) {
-  const panel = { only: null, size: picture.size, rows: new Map(answer.legend.map((row) => [row.id, row])) };
-  panel.labels = await inflate(answer.labels, answer.bytes);
-  panel.confidence = answer.confidence && (await inflate(answer.confidence, 1));
-  const box = make('article', 'vs-panel');
-  const title = make('div', 'vs-title');
-  const facts = picture.size.join(' x ') + ' pixels, ' + answer.seconds.toFixed(answer.seconds < 10 ? 1 : 0) + ' s';
-  title.append(make('h2', '', answer.name), make('span', '', facts));
+async function buildPanel(answer, photo) {
+  const { width, height } = answer;
+  const panel = { only: null, width, height, rows: new Map(answer.classes.map((row) => [row.id, row])) };
+  panel.labels = readLabels(answer);
+  panel.confidence = answer.confidence && (await readConfidence(answer));
+  const box = make('article', 'panel');
+  const title = make('div', 'title');
+  const seconds = answer.seconds.toFixed(answer.seconds < 10 ? 1 : 0);
+  title.append(make('h2', '', answer.model), make('span', '', `${width} x ${height} pixels, ${seconds} s`));
   const left = make('div');
-  panel.readout = make('div', 'vs-readout');
+  panel.readout = make('div', 'readout');
   panel.readout.setAttribute('aria-live', 'polite');
   panel.readout.append(make('span', '', 'Point at the picture, or tap it, to name a class.'));
-  const under = make('div', 'vs-under');
+  const under = make('div', 'under');
   under.append(panel.readout, buildFiles(panel, answer));
-  left.append(buildStage(panel, answer, picture), under);
+  left.append(buildStage(panel, answer, photo), under);
   const right = make('div');
   panel.scale = buildScale(answer);
   right.append(panel.scale, buildLegend(panel));
-  const body = make('div', 'vs-body');
+  const body = make('div', 'body');
   body.append(left, right);
   box.append(title, body);
   panel.box = box;
@@ -198,42 +219,32 @@ function pointByKey(event) {
 }
 
 function readPanel(panel, x, y) {
-  const { width, height } = panel.canvas;
-  const at = Math.floor(y * height) * width + Math.floor(x * width);
+  const [column, line] = [Math.floor(x * panel.width), Math.floor(y * panel.height)];
+  const at = line * panel.width + column;
   const row = panel.rows.get(panel.labels[at]);
-  const swatch = make('span', 'vs-swatch');
+  const swatch = make('span', 'swatch');
   swatch.style.background = css(row.colour);
-  const where = 'at ' + Math.floor(x * panel.size[0]) + ', ' + Math.floor(y * panel.size[1]);
   const sure = panel.confidence ? Math.round(panel.confidence[at] / 2.55) + ' % sure, ' : '';
-  panel.readout.replaceChildren(swatch, make('b', '', row.name), make('span', '', sure + where));
+  panel.readout.replaceChildren(swatch, make('b', '', row.name), make('span', '', `${sure}at ${column}, ${line}`));
   panel.pin.hidden = false;
   panel.pin.style.left = 100 * x + '%';
   panel.pin.style.top = 100 * y + '%';
-  for (const other of panel.rows.values()) other.button.classList.toggle('vs-here', other === row);
+  for (const other of panel.rows.values()) other.button.classList.toggle('here', other === row);
 }
 
 // ---- asking, waiting, showing
 
 function wait(doing) {
-  clearInterval(state.timer);
+  stopWaiting();
   find('error').hidden = true;
   find('busy').hidden = false;
-  state.started = Date.now();
+  const start = Date.now();
   const tick = () => {
-    const seconds = Math.round((Date.now() - state.started) / 1000);
+    const seconds = Math.round((Date.now() - start) / 1000);
     find('doing').textContent = doing + (seconds > 1 ? ' ' + seconds + ' s' : '');
-    if (seconds % 4 === 3) checkServer();
   };
   tick();
   state.timer = setInterval(tick, 1000);
-}
-
-// a server that is gone is told by nobody else: Gradio only goes on trying
-function checkServer() {
-  const sequence = state.sequence;
-  fetch('robots.txt', { cache: 'no-store' }).catch(() => {
-    if (sequence === state.sequence) complain('The server does not answer; is it still running?');
-  });
 }
 
 function stopWaiting() {
@@ -249,68 +260,79 @@ function complain(sentence) {
 }
 
 function clearResult() {
-  state.urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
+  state.panels.forEach((panel) => URL.revokeObjectURL(panel.url));
   state.panels = [];
   state.point = null;
   find('panels').replaceChildren();
   find('result').hidden = true;
 }
 
-function sendFile(file) {
-  if (!file) return;
-  const sequence = ++state.sequence;
-  if (file.size > props.max_bytes) {
-    const size = (file.size / 2 ** 20).toFixed(1);
-    complain(file.name + ' has ' + size + ' MB; this page takes up to ' + props.max_bytes / 2 ** 20 + ' MB.');
-    return;
+// ask(path, options) -> answer; a sentence is thrown where there is none
+async function ask(path, options) {
+  const response = await fetch(path, options).catch((error) => {
+    throw error.name === 'AbortError' ? error : new Error('The server does not answer; is it still running?');
+  });
+  if (!response.ok) throw new Error((await response.json()).detail);
+  return response;
+}
+
+async function segment(model, name, blob, signal) {
+  const query = new URLSearchParams({ model: model.name, output: 'json', masks: 'rle', include: 'labels' });
+  if (model.confidence) query.append('include', 'confidence');
+  if (model === models[0]) query.append('include', 'image');
+  const body = new FormData();
+  body.append('image', blob, name);
+  return (await ask('v1/segment?' + query, { method: 'POST', body, signal })).json();
+}
+
+// `open` gives the image; a request that is still running is given up
+async function send(name, open) {
+  state.request?.abort();
+  const request = (state.request = new AbortController());
+  const { signal } = request;
+  try {
+    wait('Segmenting ' + name + ' …');
+    const blob = await open(signal);
+    if (blob.size > max_bytes) {
+      throw new Error(`${name} has ${megabytes(blob.size).toFixed(1)} MB; this page takes up to ${megabytes(max_bytes)} MB.`);
+    }
+    const answers = await Promise.all(models.map((model) => segment(model, name, blob, signal)));
+    await show(name, answers, signal);
+  } catch (error) {
+    if (request === state.request) complain(error.message);
+    request.abort();
   }
-  wait('Segmenting ' + file.name + ' …');
-  const reader = new FileReader();
-  reader.onerror = () => complain(file.name + ' could not be read by the browser.');
-  reader.onload = () => {
-    if (sequence !== state.sequence) return;
-    const image = reader.result.slice(reader.result.indexOf(',') + 1);
-    trigger('submit', { sequence, name: file.name, image: file.size ? image : '' });
-  };
-  reader.readAsDataURL(file);
 }
 
-function sendExample(index) {
-  const sequence = ++state.sequence;
-  wait('Segmenting ' + props.examples[index].name + ' …');
-  trigger('submit', { sequence, example: index });
-}
-
-async function show(answer) {
-  if (!answer || answer.sequence !== state.sequence) return;
-  if (answer.error) return complain(answer.error);
-  clearResult();
-  state.stem = answer.stem;
+async function show(name, answers, signal) {
+  const photo = make('img');
+  photo.src = 'data:image/jpeg;base64,' + answers[0].image;
+  await photo.decode();
   const panels = [];
-  for (const model of answer.models) panels.push(await buildPanel(model, answer.picture));
-  if (answer.sequence !== state.sequence) return;
+  state.stem = slug(name.replace(/(.)\.[^.]*$/, '$1'));
+  for (const answer of answers) panels.push(await buildPanel(answer, photo));
+  signal.throwIfAborted();
+  clearResult();
   state.panels = panels;
   find('panels').replaceChildren(...panels.map((panel) => panel.box));
-  const confident = panels.some((panel) => panel.confidence);
-  element.querySelector('[data-view="confidence"]').hidden = !confident;
+  document.querySelector('[data-view="confidence"]').hidden = !panels.some((panel) => panel.confidence);
   stopWaiting();
-  find('error').hidden = true;
   find('result').hidden = false;
 }
 
 // ---- the controls
 
-find('models').textContent = props.models.join(' · ');
-find('limits').textContent = props.limits;
+const sendFile = (file) => file && send(file.name, async () => file);
+const megabytes = (bytes) => Math.round((100 * bytes) / 2 ** 20) / 100;
+
 find('file').addEventListener('change', (event) => {
   sendFile(event.target.files[0]);
   event.target.value = '';
 });
-const drop = find('drop');
 for (const kind of ['dragenter', 'dragover', 'dragleave', 'drop']) {
-  element.addEventListener(kind, (event) => {
+  document.addEventListener(kind, (event) => {
     event.preventDefault();
-    drop.classList.toggle('vs-over', kind === 'dragenter' || kind === 'dragover');
+    find('drop').classList.toggle('over', kind === 'dragenter' || kind === 'dragover');
     if (kind === 'drop') sendFile(event.dataTransfer.files[0]);
   });
 }
@@ -319,28 +341,35 @@ find('opacity').addEventListener('input', (event) => {
   find('percent').textContent = event.target.value + ' %';
   for (const panel of state.panels) panel.canvas.style.opacity = event.target.value / 100;
 });
-for (const button of element.querySelectorAll('[data-view]')) {
+for (const button of document.querySelectorAll('[data-view]')) {
   button.addEventListener('click', () => {
     state.view = button.dataset.view;
-    for (const other of element.querySelectorAll('[data-view]')) {
+    for (const other of document.querySelectorAll('[data-view]')) {
       other.setAttribute('aria-pressed', String(other === button));
     }
     state.panels.forEach(drawPanel);
   });
 }
-props.examples.forEach((example, index) => {
+
+const { models, max_bytes, max_pixels } = await (await ask('v1/models')).json();
+const names = models.map((model) => model.name);
+document.title = 'volo-seg: ' + names.join(', ');
+find('models').textContent = names.join(' · ');
+const megapixels = (max_pixels / 1e6).toFixed(1);
+find('limits').textContent = `JPEG, PNG, WebP, TIFF or BMP, up to ${megabytes(max_bytes)} MB, ${megapixels} megapixels`;
+const examples = await (await ask('v1/examples')).json();
+examples.forEach((name, index) => {
   const button = make('button');
   button.type = 'button';
-  button.title = example.name;
+  button.title = name;
   const image = make('img');
-  image.src = example.source;
-  image.alt = example.name;
+  image.src = `v1/examples/${index}?thumbnail=true`;
+  image.alt = name;
   button.append(image);
-  button.addEventListener('click', () => sendExample(index));
+  button.addEventListener('click', () => {
+    send(name, async (signal) => (await ask('v1/examples/' + index, { signal })).blob());
+  });
   find('examples').append(button);
 });
-find('examples').hidden = props.examples.length === 0;
-watch('value', () => show(props.value));
-window.addEventListener('volo-seg-failure', () => {
-  complain('The server is busy, or did not take the image; try again in a moment.');
-});
+find('examples').hidden = examples.length === 0;
+document.body.dataset.ready = 'true';

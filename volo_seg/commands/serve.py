@@ -1,0 +1,73 @@
+"""Serve an HTTP API that segments images, and a page that uses it, for one model or several."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from volo_seg.errors import UserError
+
+PACKAGES = ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg serve``."""
+    parser = argparse.ArgumentParser(prog='volo-seg serve', description=__doc__)
+    add = parser.add_argument
+    what = '.pth, .safetensors, .onnx, or a published folder; NAME=MODEL chooses its name; the first is the default'
+    add('models', nargs='+', metavar='MODEL', help=what)
+    add('--config', nargs='+', default=[], help='config of the models: one for all, or one each')
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default auto)')
+    add('--host', default='127.0.0.1', help='address to listen on (default: this machine alone)')
+    add('--port', type=int, default=7860, help='port, 0 for any that is free (default 7860)')
+    what = 'accepted in the Host header besides the loopback names, as behind a proxy; on other addresses default: any'
+    add('--allow-hosts', nargs='+', default=[], metavar='NAME', help=what)
+    add('--examples', type=Path, metavar='FOLDER', help='folder whose images the page offers')
+    what = 'images of equal size that go through a network together at most (default 8 on a GPU, 1 on a CPU)'
+    add('--batch-size', type=int, metavar='N', help=what)
+    add('--queue-limit', type=int, default=16, metavar='N', help='requests in hand; more get a 503 (default 16)')
+    add('--workers-limit', type=int, default=2, metavar='N', help='threads that decode and encode (default 2)')
+    add('--max-pixels', type=int, default=2**24, metavar='N', help='largest image in pixels (default 4096 x 4096)')
+    add('--max-upload', type=float, default=20.0, metavar='MB', help='largest image file in MB (default 20)')
+    what = 'seconds for an upload, for the wait for a network, and for the end after SIGTERM (default 30)'
+    add('--timeout', type=float, default=30.0, metavar='S', help=what)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the models and serve them until SIGINT or SIGTERM; see ``volo-seg serve --help``."""
+    args = build_parser().parse_args(argv)
+    for name in ('queue_limit', 'workers_limit', 'max_pixels', 'max_upload', 'timeout'):
+        value = getattr(args, name)
+        if not math.isfinite(value) or value <= 0:
+            raise UserError(f'--{name.replace("_", "-")} {value:g} must be a number above 0')
+    if not all(map(importlib.util.find_spec, PACKAGES)):
+        raise UserError("volo-seg serve needs the packages of its extra: pip install 'volo-seg[serve]'")
+    from volo_seg.serve.access import LOCAL_HOSTS, LOOPBACK
+    from volo_seg.serve.app import build_app
+    from volo_seg.serve.examples import open_examples
+    from volo_seg.serve.limits import Limits
+    from volo_seg.serve.models import open_models
+    from volo_seg.serve.server import listen, make_server
+
+    limits = Limits(math.ceil(args.max_upload * 2**20), args.max_pixels, args.timeout, args.queue_limit)
+    examples = open_examples(args.examples, limits) if args.examples else []
+    local = args.host in LOOPBACK
+    hosts = LOCAL_HOSTS.union(args.allow_hosts) if local or args.allow_hosts else None
+    with listen(args.host, args.port) as listener:
+        models = open_models(args.models, configs=args.config, device=args.device, batch_size=args.batch_size)
+        app = build_app(models, examples=examples, limits=limits, workers=args.workers_limit, hosts=hosts)
+        server = make_server(app, seconds=args.timeout)
+        # uvicorn raises the signal again after its end: with its own handler in place nothing more happens
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, server.handle_exit)
+        address = f'http://{f"[{args.host}]" if ":" in args.host else args.host}:{listener.getsockname()[1]}'
+        print(f'{", ".join(model.name for model in models)}: {address} (page), {address}/v1/segment (API)', flush=True)
+        if not local:
+            print('note: everyone who reaches this address can use the server; there is no password', flush=True)
+        server.run(sockets=[listener])
+    return 0

@@ -1,0 +1,38 @@
+"""Images that the page offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from volo_seg.errors import UserError
+from volo_seg.imageio import SUFFIXES, read_image
+
+from .limits import Limits
+from .responses import jpeg
+
+MOST = 24
+THUMBNAIL = 240
+"""Longest side in pixels."""
+
+
+class Example(NamedTuple):
+    """An image file and a small JPEG of it."""
+
+    path: Path
+    thumbnail: bytes
+
+
+def open_examples(folder: Path, limits: Limits) -> list[Example]:
+    """The first :data:`MOST` images in ``folder`` and below, by name.
+
+    Raises:
+        UserError: There are none, or one cannot be read or is above a limit.
+    """
+    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())[:MOST]
+    if not paths:
+        raise UserError(f'--examples {str(folder)!r} holds no images')
+    for path in paths:
+        if path.stat().st_size > limits.max_bytes:
+            raise UserError(f'example {str(path)!r} is larger than --max-upload; raise it, or remove the image')
+    return [Example(p, jpeg(read_image(p, max_pixels=limits.max_pixels), longest=THUMBNAIL)) for p in paths]
