@@ -24,7 +24,7 @@ from torch import nn
 
 from volo_seg.checkpoints import (
     OFFICIAL,
-    SIGNATURES,
+    VARIANTS,
     Architecture,
     convert,
     describe,
@@ -43,53 +43,20 @@ from volo_seg.checkpoints import reading as reading_room
 from volo_seg.checkpoints.allowlist import HISTORY, allowed_globals
 from volo_seg.commands import run
 from volo_seg.errors import UserError
+from volo_seg.models import VOLO
 
-TINY = Architecture((1, 1, 2, 1), (16, 24, 24, 24), 2, 3, 8)
+TINY = Architecture((1, 1, 2, 1), (16, 24, 24, 24), (2, 2, 2, 2), 3, 8)
 
 
 def backbone(arch: Architecture = TINY, *, grid=(4, 4), norms=range(4), device='cpu') -> dict[str, torch.Tensor]:
-    """Weights with our names and true shapes, written down here a second time; random on the CPU."""
-    state = {}
-
-    def put(name, *shape):
-        state[name] = torch.rand(shape, device=device)
-
-    def linear(name, rows, columns, bias=True):
-        put(f'{name}.weight', rows, columns)
-        if bias:
-            put(f'{name}.bias', rows)
-
-    def norm(name, width):
-        put(f'{name}.weight', width)
-        put(f'{name}.bias', width)
-
-    stem, dims = arch.stem_channels, arch.embed_dims
-    for conv, (inputs, kernel) in {0: (3, 7), 3: (stem, 3), 6: (stem, 3)}.items():
-        put(f'patch_embed.conv.{conv}.weight', stem, inputs, kernel, kernel)
-        norm(f'patch_embed.conv.{conv + 1}', stem)
-        put(f'patch_embed.conv.{conv + 1}.running_mean', stem)
-        put(f'patch_embed.conv.{conv + 1}.running_var', stem)
-        state[f'patch_embed.conv.{conv + 1}.num_batches_tracked'] = torch.tensor(7, device=device)
-    put('patch_embed.proj.weight', dims[0], stem, 4, 4)
-    put('patch_embed.proj.bias', dims[0])
-    put('network.1.proj.weight', dims[1], dims[0], 2, 2)
-    put('network.1.proj.bias', dims[1])
-    put('pos_embed', 1, *grid, dims[1])
-    for stage, depth, dim in zip((0, 2, 3, 4), arch.depths, dims, strict=True):
-        for name in (f'network.{stage}.{i}' for i in range(depth)):
-            norm(f'{name}.norm1', dim)
-            norm(f'{name}.norm2', dim)
-            linear(f'{name}.mlp.fc1', int(dim * arch.mlp_ratio), dim)
-            linear(f'{name}.mlp.fc2', dim, int(dim * arch.mlp_ratio))
-            linear(f'{name}.attn.proj', dim, dim)
-            if stage == 0:
-                linear(f'{name}.attn.v', dim, dim, bias=False)
-                linear(f'{name}.attn.attn', arch.outlook_heads * 81, dim)
-            else:
-                linear(f'{name}.attn.qkv', 3 * dim, dim, bias=False)
-    for i in norms:
-        norm(f'norm{i}', dims[i])
-    return state
+    """Weights with the names and shapes of the model, random on the CPU."""
+    with torch.device('meta'):
+        model = VOLO(arch._asdict(), img_size=[16 * side for side in grid], out_indices=norms)
+    counters = '.num_batches_tracked'
+    return {
+        key: torch.tensor(7, device=device) if key.endswith(counters) else torch.rand(value.shape, device=device)
+        for key, value in model.state_dict().items()
+    }
 
 
 def classifier(arch: Architecture = TINY, *, grid=(4, 4), device='cpu') -> dict[str, torch.Tensor]:
@@ -189,21 +156,22 @@ def test_docs_name_every_official_file():
 # --- telling architectures apart
 
 
-@pytest.mark.parametrize('name', SIGNATURES)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_variants_are_told_from_shapes(name):
-    state = classifier(SIGNATURES[name], device='meta')
-    assert describe(state) == SIGNATURES[name]
-    assert variant_name(describe(state)) == name
+    state = classifier(VARIANTS[name], device='meta')
+    assert describe(state) == VARIANTS[name].signature
+    assert variant_name(describe(state)) == f'volo_{name}'
 
 
 def test_signatures_differ():
-    assert len(set(SIGNATURES.values())) == len(SIGNATURES) == 5
+    assert list(VARIANTS) == ['nano', 'd1', 'd2', 'd3', 'd4', 'd5']
+    assert len({variant.signature for variant in VARIANTS.values()}) == len(VARIANTS)
 
 
 def test_parameter_names_are_those_a_backbone_has():
     counters = ('running_mean', 'running_var', 'num_batches_tracked')
-    own = [key for key in backbone(norms=[]) if not key.endswith(counters)]
-    assert sorted(parameter_names(TINY)) == sorted(own)
+    own = [key for key in backbone() if not key.endswith(counters) and not key.startswith('norm')]
+    assert sorted(parameter_names(TINY.depths)) == sorted(own)
 
 
 def test_timm_volo_d1_is_recognised_and_complete(tmp_path):
@@ -211,11 +179,11 @@ def test_timm_volo_d1_is_recognised_and_complete(tmp_path):
     state = timm.create_model('volo_d1_224').state_dict()
     weights = recognise(state, name='timm')
     assert (weights.layout, variant_name(weights.architecture)) == ('classifier', 'volo_d1')
-    target = backbone(SIGNATURES['volo_d1'], grid=(14, 14))
+    target = backbone(VARIANTS['d1'], grid=(14, 14))
     result = convert(state, target=target)
-    assert sum(v.numel() for k, v in result.state_dict.items() if k in parameter_names(weights.architecture)) + sum(
-        result.state_dict[f'norm3.{kind}'].numel() for kind in ('weight', 'bias')
-    ) == sum(
+    assert sum(
+        v.numel() for k, v in result.state_dict.items() if k in parameter_names(weights.architecture.depths)
+    ) + sum(result.state_dict[f'norm3.{kind}'].numel() for kind in ('weight', 'bias')) == sum(
         v.numel() for k, v in state.items() if not k.startswith(('cls_', 'post_', 'head', 'aux_')) and is_weight(k)
     )
     assert all(key.startswith(('cls_token', 'post_network.', 'head.', 'aux_head.')) for key in result.dropped)
@@ -245,7 +213,7 @@ def test_every_container_and_prefix(tmp_path):
     for container, content in contents.items():
         weights = read_volo(save(content, tmp_path / 'official.pth.tar'))
         assert (weights.layout, weights.container) == ('classifier', container)
-        assert weights.architecture == TINY
+        assert weights.architecture == TINY.signature
         assert weights.state_dict.keys() == state.keys()
 
 
@@ -344,8 +312,8 @@ def test_statistics_have_no_place_in_a_stem_with_other_norms():
 
 
 def test_another_variant_is_named():
-    state = classifier(SIGNATURES['volo_d2'], device='meta')
-    target = backbone(SIGNATURES['volo_d1'], device='meta')
+    state = classifier(VARIANTS['d2'], device='meta')
+    target = backbone(VARIANTS['d1'], device='meta')
     message = refusal(convert, state, target=target, name='X', model_name='volo_d1')
     assert message == (
         'X holds volo_d2 weights, this model is volo_d1 (depths (6, 4, 10, 4) against (4, 4, 8, 2), '
@@ -700,7 +668,7 @@ def test_an_address_is_downloaded_once(server, tmp_path):
 def test_a_short_name_is_downloaded_under_its_own_name(server, tmp_path, monkeypatch):
     url = f'{server.address}/d1_224_84.2.pth.tar'
     monkeypatch.setitem(OFFICIAL, 'volo_d1_224', OFFICIAL['volo_d1_224']._replace(url=url))
-    assert read_volo('volo_d1_224').architecture == TINY
+    assert read_volo('volo_d1_224').architecture == TINY.signature
     assert read_volo('volo_d1_224').name == 'volo_d1_224'
     assert kept(tmp_path) == ['d1_224_84.2.pth.tar']
     assert server.count == 1
@@ -922,7 +890,7 @@ class Named(nn.Module):
 
 
 def test_a_trained_model_of_another_variant(tmp_path):
-    bigger = Architecture((1, 2, 2, 1), (16, 24, 24, 24), 2, 3, 8)
+    bigger = TINY._replace(depths=(1, 2, 2, 1))
     save_file({f'backbone.{key}': value for key, value in backbone(bigger).items()}, tmp_path / 'x.pth')
     model = Named({f'backbone.{key}': value for key, value in backbone().items()})
     message = refusal(load_segmentor_weights, model, tmp_path / 'x.pth')

@@ -10,13 +10,13 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
+from volo_seg.checkpoints import VARIANTS
 from volo_seg.config import validation as config_checks
 from volo_seg.config.agreement import check_class_count
 from volo_seg.config.checks import check_config, check_run, fill_class_count
 from volo_seg.config.load import config_root, load_config, shipped_configs
 from volo_seg.config.validation import REGISTRIES, accepted_keys, find_type, is_ours
 from volo_seg.errors import UserError
-from volo_seg.models.backbones.volo import ARCHS
 
 ALL = ('train', 'val', 'test')
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
@@ -314,9 +314,9 @@ def test_types_with_a_scope_or_a_path_are_found(name):
     assert find_type(f'{name}Nothing') is None
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', VARIANTS)
 def test_declared_channels_are_the_real_ones(arch):
-    shallow = ARCHS[arch]._replace(depths=(1, 1, 1, 1))._asdict()
+    shallow = VARIANTS[arch]._replace(depths=(1, 1, 1, 1))._asdict()
     with torch.device('meta'):
         maps = MODELS.build(dict(type='VOLO', arch=shallow, out_indices=(0, 3)))(torch.zeros(1, 3, 32, 32))
     declared = find_type('VOLO').out_channels_of(dict(arch=arch, out_indices=(0, 3)))

@@ -11,9 +11,9 @@ from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
+from volo_seg.checkpoints import VARIANTS
 from volo_seg.config.checks import fill_class_count
 from volo_seg.config.load import config_root, load_config, shipped_configs
-from volo_seg.models.backbones.volo import ARCHS
 
 NAMES = sorted(shipped_configs())
 PATTERN = re.compile(
@@ -71,7 +71,7 @@ def test_name_agrees_with_content(name, configs):
 @pytest.mark.parametrize('name', NAMES)
 def test_widths_and_classes_agree(name, configs):
     model = configs[name].model
-    dims = list(ARCHS[model.backbone.arch].embed_dims)
+    dims = list(VARIANTS[model.backbone.arch].embed_dims)
     assert model.decode_head.in_channels == dims
     assert model.auxiliary_head.in_channels == dims[model.auxiliary_head.in_index]
     dataset = dict(configs[name].train_dataloader.dataset, lazy_init=True, pipeline=[])
@@ -123,7 +123,7 @@ def test_one_training_step(name, configs):
     config.model.backbone.update(img_size=64, init_cfg=None, drop_path_rate=0.0)
     if config.model.backbone.arch not in ('nano', 'd1'):
         # the same widths at the least depth: what a larger variant adds is more of the same blocks
-        arch = ARCHS[config.model.backbone.arch]._replace(depths=(1, 1, 1, 1))
+        arch = VARIANTS[config.model.backbone.arch]._replace(depths=(1, 1, 1, 1))
         config.model.backbone.arch = arch._asdict()
     config.optim_wrapper.optimizer.lr = 1e-3
     model = MODELS.build(config.model).train()

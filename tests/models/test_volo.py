@@ -5,15 +5,14 @@ import timm
 import torch
 from torch import nn
 
+from volo_seg.checkpoints import VARIANTS
 from volo_seg.layers import resize_pos_embed
 from volo_seg.models import VOLO, VOLOPyramid, fuse
-from volo_seg.models.backbones.volo import ARCHS, STRIDES, drop_path_rates
+from volo_seg.models.backbones.volo import STRIDES, drop_path_rates
 
-VARIANTS = ('d1', 'd2', 'd3', 'd4', 'd5')
 # parameters for dense prediction, without output norms: the released models without class attention and classifiers,
 # counted on timm's modules in `test_equals_timm`; in millions, as published
 PARAMS = {'d1': 22.90, 'd2': 52.40, 'd3': 80.05, 'd4': 179.61, 'd5': 279.74}
-TIMM_NAMES = {'d1': 'volo_d1_224', 'd2': 'volo_d2_224', 'd3': 'volo_d3_224', 'd4': 'volo_d4_224', 'd5': 'volo_d5_224'}
 
 
 def timm_stages(model, image):
@@ -42,10 +41,10 @@ def from_timm(arch, oracle, img_size):
     return ours
 
 
-@pytest.mark.parametrize('arch', VARIANTS)
+@pytest.mark.parametrize('arch', PARAMS)
 def test_equals_timm(arch):
     with torch.device('cpu'), torch.no_grad():
-        oracle = timm.create_model(TIMM_NAMES[arch]).eval()
+        oracle = timm.create_model(f'volo_{arch}_224').eval()
         ours = from_timm(arch, oracle, 224)
         image = torch.randn(1, 3, 224, 224)
         expected = timm_stages(oracle, image)
@@ -68,8 +67,8 @@ def test_equals_timm(arch):
 def test_equals_timm_non_square(arch):
     """At 160x224 with the position grid of 224x224 resized on both sides."""
     with torch.no_grad():
-        square = timm.create_model(TIMM_NAMES[arch]).eval()
-        oracle = timm.create_model(TIMM_NAMES[arch], img_size=(160, 224)).eval()
+        square = timm.create_model(f'volo_{arch}_224').eval()
+        oracle = timm.create_model(f'volo_{arch}_224', img_size=(160, 224)).eval()
         state = square.state_dict()
         state['pos_embed'] = resize_pos_embed(state['pos_embed'], (10, 14))
         oracle.load_state_dict(state)
@@ -85,7 +84,7 @@ def test_any_image_size(size):
     with torch.no_grad():
         maps = model(torch.randn(2, 3, *size))
     for i, m in enumerate(maps):
-        expected = (2, ARCHS['nano'].embed_dims[i], -(-size[0] // STRIDES[i]), -(-size[1] // STRIDES[i]))
+        expected = (2, VARIANTS['nano'].embed_dims[i], -(-size[0] // STRIDES[i]), -(-size[1] // STRIDES[i]))
         assert tuple(m.shape) == expected
         assert torch.isfinite(m).all()
 
@@ -235,7 +234,7 @@ def test_position_grid_gets_gradients_at_another_size():
 
 @pytest.mark.parametrize('size', [(64, 64), (72, 40)])
 def test_pyramid_strides(size):
-    channels = ARCHS['nano'].embed_dims
+    channels = VARIANTS['nano'].embed_dims
     maps = VOLO('nano').eval()(torch.randn(1, 3, *size))
     out = VOLOPyramid(channels).eval()(maps)
     assert [m.shape[1] for m in out] == list(channels)

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from volo_seg.ops import IMPLEMENTATIONS, explain, outlook_attention
 from volo_seg.ops import eager as eager_module
-from volo_seg.ops.window import Window
+from volo_seg.ops.reference import Window
 
 FAST = ('eager', 'torch_impl')
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -265,7 +265,7 @@ def test_explain_says_what_runs_and_why() -> None:
     assert explain(v)[0] == 'eager' and 'cache' in explain(v)[1]
     assert explain(v, dropout_p=0.1) == ('torch_impl', 'dropout_p=0.1 needs the weights themselves')
     for name in ('reference', 'eager', 'torch_impl'):
-        assert explain(v, implementation=name) == (name, 'it was asked for')
+        assert explain(v, implementation=name) == (name, 'implementation= requests it')
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Weights in and out: official, timm and our own files, whole trained models; never unpickled unsafely."""
 
-from volo_seg.checkpoints.architecture import SIGNATURES, Architecture, describe, parameter_names, variant_name
+from volo_seg.checkpoints.architecture import VARIANTS, Architecture, Signature, describe, parameter_names, variant_name
 from volo_seg.checkpoints.conversion import (
     Conversion,
     convert,
@@ -17,10 +17,11 @@ from volo_seg.checkpoints.segmentor import fit_segmentor_weights, load_segmentor
 
 __all__ = [
     'OFFICIAL',
-    'SIGNATURES',
+    'VARIANTS',
     'Architecture',
     'Conversion',
     'OfficialFile',
+    'Signature',
     'VoloWeights',
     'check_destination',
     'convert',

@@ -1,4 +1,4 @@
-"""Which VOLO a set of weights is, told from the shapes alone."""
+"""The table of VOLO variants, and recognising a variant by the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer
+
 _STAGES = (0, 2, 3, 4)  # network.1 is the downsampling between stages 1 and 2
-_LINEAR = ('weight', 'bias')
-_NORM_AND_MLP = [f'{part}.{kind}' for part in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2') for kind in _LINEAR]
-_OUTLOOKER = ['attn.v.weight', 'attn.attn.weight', 'attn.attn.bias', 'attn.proj.weight', 'attn.proj.bias']
-_TRANSFORMER = ['attn.qkv.weight', 'attn.proj.weight', 'attn.proj.bias']
 
 
-class Architecture(NamedTuple):
-    """What shapes tell: depth and width of each stage, heads of the outlookers, MLP ratio, stem width."""
+class Signature(NamedTuple):
+    """The hyperparameters that the shapes of a state dict determine; fields as in :class:`Architecture`."""
 
     depths: tuple[int, ...]
     embed_dims: tuple[int, ...]
@@ -25,24 +24,48 @@ class Architecture(NamedTuple):
     stem_channels: int
 
 
-SIGNATURES = {
-    'volo_d1': Architecture((4, 4, 8, 2), (192, 384, 384, 384), 6, 3, 64),
-    'volo_d2': Architecture((6, 4, 10, 4), (256, 512, 512, 512), 8, 3, 64),
-    'volo_d3': Architecture((8, 8, 16, 4), (256, 512, 512, 512), 8, 3, 64),
-    'volo_d4': Architecture((8, 8, 16, 4), (384, 768, 768, 768), 12, 3, 64),
-    'volo_d5': Architecture((12, 12, 20, 4), (384, 768, 768, 768), 12, 4, 128),
+class Architecture(NamedTuple):
+    """The hyperparameters of a variant; the first of the four stages has outlookers, the others transformers.
+
+    Attributes:
+        depths: Blocks in each stage.
+        embed_dims: Channels of each stage.
+        num_heads: Attention heads of each stage.
+        mlp_ratio: Hidden width of an MLP divided by its channels.
+        stem_channels: Channels of the convolutions of the patch embedding.
+    """
+
+    depths: tuple[int, int, int, int]
+    embed_dims: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    mlp_ratio: float
+    stem_channels: int
+
+    @property
+    def signature(self) -> Signature:
+        """What :func:`describe` returns for weights of this architecture."""
+        return Signature(self.depths, self.embed_dims, self.num_heads[0], self.mlp_ratio, self.stem_channels)
+
+
+VARIANTS = {
+    'nano': Architecture((2, 2, 2, 2), (64, 128, 128, 128), (2, 4, 4, 4), 3, 16),
+    'd1': Architecture((4, 4, 8, 2), (192, 384, 384, 384), (6, 12, 12, 12), 3, 64),
+    'd2': Architecture((6, 4, 10, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
+    'd3': Architecture((8, 8, 16, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
+    'd4': Architecture((8, 8, 16, 4), (384, 768, 768, 768), (12, 16, 16, 16), 3, 64),
+    'd5': Architecture((12, 12, 20, 4), (384, 768, 768, 768), (12, 16, 16, 16), 4, 128),
 }
-"""The paper's variants (arXiv 2106.13112, table 2, and sail-sg/volo commit cf35775)."""
+"""d1 to d5: arXiv 2106.13112, table 2, and sail-sg/volo commit cf35775. nano: of this project, for CPUs."""
 
 
-def describe(state_dict: Mapping[str, Tensor]) -> Architecture | None:
-    """Tell the architecture of weights with the released names, or None if too much of them is absent."""
+def describe(state_dict: Mapping[str, Tensor]) -> Signature | None:
+    """The signature of weights with the released names; None if entries that determine it are missing."""
     try:
         dims = tuple(_size(state_dict, rf'network\.{stage}\.\d+\.mlp\.fc2\.weight', 0) for stage in _STAGES)
-        return Architecture(
+        return Signature(
             depths=tuple(_depth(state_dict, stage) for stage in _STAGES),
             embed_dims=dims,
-            outlook_heads=_size(state_dict, r'network\.0\.\d+\.attn\.attn\.weight', 0) // 81,  # 9 x 9 a head
+            outlook_heads=_size(state_dict, r'network\.0\.\d+\.attn\.attn\.weight', 0) // 81,  # K**4 logits a head
             mlp_ratio=_size(state_dict, r'network\.0\.\d+\.mlp\.fc1\.weight', 0) / dims[0],
             stem_channels=_size(state_dict, r'patch_embed\.proj\.weight', 1),
         )
@@ -62,31 +85,28 @@ def _depth(state_dict: Mapping[str, Tensor], stage: int) -> int:
     return 1 + max((int(block[1]) for block in blocks if block), default=-1)
 
 
-def variant_name(architecture: Architecture | None) -> str:
-    """``'volo_d1'`` .. ``'volo_d5'``, or the architecture in words."""
-    for name, signature in SIGNATURES.items():
-        if architecture == signature:
-            return name
-    if architecture is None:
+def variant_name(signature: Signature | None) -> str:
+    """``'volo_'`` and the key in ``VARIANTS``; depths and widths of an architecture that is not in the table."""
+    if signature is None:
         return 'incomplete VOLO'
-    return f'VOLO of depths {architecture.depths} and widths {architecture.embed_dims}'
+    names = (f'volo_{name}' for name, variant in VARIANTS.items() if variant.signature == signature)
+    return next(names, f'VOLO of depths {signature.depths} and widths {signature.embed_dims}')
 
 
-def differences(one: Architecture, other: Architecture) -> str:
+def differences(one: Signature, other: Signature) -> str:
     """Name the fields that differ, each with both values."""
-    pairs = zip(Architecture._fields, one, other, strict=True)
+    pairs = zip(Signature._fields, one, other, strict=True)
     return ', '.join(f'{field} {a} against {b}' for field, a, b in pairs if a != b)
 
 
-def parameter_names(architecture: Architecture) -> list[str]:
-    """List what a backbone file of ``architecture`` must hold, in the released names, without output norms.
+def parameter_names(depths: tuple[int, ...]) -> list[str]:
+    """The parameters of a backbone with these ``depths``, by their released names, without output norms.
 
-    Statistics of the stem's batch norms are left out too, as a stem may be built with other norms.
+    Buffers are left out, because the stem may be built with normalisation layers that have none.
     """
-    stem = [f'conv.{i}.weight' for i in (0, 3, 6)] + [f'conv.{i}.{kind}' for i in (1, 4, 7) for kind in _LINEAR]
-    names = [f'patch_embed.{name}' for name in [*stem, 'proj.weight', 'proj.bias']]
-    names += ['network.1.proj.weight', 'network.1.proj.bias', 'pos_embed']
-    for stage, depth in zip(_STAGES, architecture.depths, strict=True):
-        block = _NORM_AND_MLP + (_OUTLOOKER if stage == 0 else _TRANSFORMER)
-        names += [f'network.{stage}.{i}.{name}' for i in range(depth) for name in block]
-    return names
+    with torch.device('meta'):  # the widths do not matter
+        modules = {'patch_embed': PatchEmbed(1, 1), 'network.1': Downsample(1, 1)}
+        outlooker, transformer = Outlooker(1, 1, mlp_ratio=1), Transformer(1, 1, mlp_ratio=1)
+    for stage, depth in zip(_STAGES, depths, strict=True):
+        modules |= {f'network.{stage}.{i}': transformer if stage else outlooker for i in range(depth)}
+    return ['pos_embed', *(f'{path}.{name}' for path, m in modules.items() for name, _ in m.named_parameters())]

@@ -76,7 +76,7 @@ def read_backbone(source: str | os.PathLike[str]) -> VoloWeights:
     """
     weights = read_volo(source)
     found, dropped = to_backbone_names(weights.state_dict)
-    needed = parameter_names(weights.architecture) if weights.architecture else []
+    needed = parameter_names(weights.architecture.depths) if weights.architecture else []
     needed += [f'{_LAST_NORM}weight', f'{_LAST_NORM}bias'] if weights.layout == 'classifier' else []
     lacking = [key for key in needed if key not in found]
     if lacking or not weights.architecture:

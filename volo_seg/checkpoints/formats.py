@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volo_seg.checkpoints.architecture import Architecture, describe, variant_name
+from volo_seg.checkpoints.architecture import Signature, describe, variant_name
 from volo_seg.checkpoints.reading import load_file
 from volo_seg.errors import UserError
 
@@ -33,7 +33,7 @@ class VoloWeights:
     container: str
     state_dict: dict[str, Tensor]
     dropped: list[str]
-    architecture: Architecture | None
+    architecture: Signature | None
 
     @property
     def origin(self) -> str:

@@ -1,4 +1,4 @@
-"""Outlook attention as a function of tensors: the definition, and three implementations equal to it."""
+"""Outlook attention as a function of tensors: a reference and three implementations that equal it. torch only."""
 
 from volo_seg.ops.functional import IMPLEMENTATIONS, explain, outlook_attention
 

@@ -1,4 +1,4 @@
-"""Outlook attention: one function, and which of its implementations does the work."""
+"""The public function ``outlook_attention`` and the choice of its implementation."""
 
 import os
 
@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 
 from volo_seg.ops.eager import outlook_attention_eager
-from volo_seg.ops.reference import outlook_attention_reference
+from volo_seg.ops.reference import Window, outlook_attention_reference
 from volo_seg.ops.torch_impl import outlook_attention_torch_impl
 from volo_seg.ops.triton.fused import FUSED_DTYPES, FUSED_KERNELS, HAS_TRITON, outlook_attention_fused
-from volo_seg.ops.window import Window
-
-__all__ = ['IMPLEMENTATIONS', 'explain', 'outlook_attention']
 
 IMPLEMENTATIONS = ('reference', 'eager', 'torch_impl', 'fused')
+"""Values of the argument ``implementation``; :func:`explain` describes them."""
 
 
 def outlook_attention(
@@ -28,22 +26,30 @@ def outlook_attention(
     dropout_p: float = 0.0,
     implementation: str | None = None,
 ) -> Tensor:
-    """Mix the values of every K x K window by weights of the window's own, and sum where windows overlap.
+    """Apply attention inside each K x K window of ``v`` and sum the results where windows overlap.
 
-    ``v`` is (B, H, W, C), its channels split into ``num_heads`` contiguous heads. ``logits`` is
-    (B, h, w, heads * K**4) with h = ceil(H / stride) and w = ceil(W / stride); its last axis is (head, output
-    offset, input offset), offsets row by row. Window (i, j) covers rows ``i * stride - padding`` onwards and
-    columns ``j * stride - padding`` onwards of zero-padded ``v``; its weights are
-    ``softmax(scale * logits)`` over the K*K input offsets (zeros in the padding keep their share).
-    ``dropout_p`` is the share of weights dropped. The result is (B, H, W, C) in the dtype of ``v``.
+    Window (i, j) starts at row ``i * stride - padding`` and column ``j * stride - padding`` of zero-padded ``v``. Its
+    attention weights are ``softmax(scale * logits[:, i, j])`` over the K*K input positions, padding included.
 
-    ``implementation`` is one of ``IMPLEMENTATIONS``, or None: see ``explain``.
+    Args:
+        v: Values (B, H, W, C), C split into N contiguous heads.
+        logits: Attention logits (B, h, w, N * K**4), h = ceil(H / stride), w = ceil(W / stride). The last axis is
+            (head, output position, input position), positions in row-major order.
+        num_heads: Number of heads N, a divisor of C.
+        kernel_size: Side K of a window in tokens, odd.
+        stride: Distance between windows in tokens, in 1..K.
+        padding: Zero padding in tokens, K // 2.
+        scale: Factor on the logits.
+        dropout_p: Probability in [0, 1] with which an attention weight is dropped.
+        implementation: One of ``IMPLEMENTATIONS``; None chooses as :func:`explain` describes.
+
+    Returns:
+        (B, H, W, C) in the dtype of ``v``.
 
     Raises:
-        ValueError: shapes that do not fit, or an implementation that cannot do this.
+        ValueError: An argument is outside these values, shapes do not fit, or the implementation cannot run here.
 
     Source: arXiv 2106.13112, section 3.1.
-
     """
     if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         _check_window(kernel_size, stride, padding, dropout_p)
@@ -54,8 +60,8 @@ def outlook_attention(
         return outlook_attention_fused(v, logits, window)
     if name == 'eager':
         return outlook_attention_eager(v, logits, window)
-    spelled_out = outlook_attention_torch_impl if name == 'torch_impl' else outlook_attention_reference
-    return spelled_out(v, logits, window, dropout_p)
+    with_dropout = outlook_attention_torch_impl if name == 'torch_impl' else outlook_attention_reference
+    return with_dropout(v, logits, window, dropout_p)
 
 
 def explain(
@@ -66,38 +72,37 @@ def explain(
     dropout_p: float = 0.0,
     implementation: str | None = None,
 ) -> tuple[str, str]:
-    """Name the implementation that ``outlook_attention`` takes for these arguments, and why.
+    """The implementation that ``outlook_attention`` uses for these arguments, and the reason as a sentence.
 
-    * fused: one Triton kernel a direction, on a GPU.
-    * eager: an autograd function that recomputes in backward; in chunks of window rows on a CPU.
-    * plain: ordinary autograd operations, for compilers, exporters and dropout.
-    * definition: loops over windows; only when asked for.
+    * fused: Triton kernels, on a GPU.
+    * eager: an ``autograd.Function`` that recomputes in backward; in chunks of window rows on a CPU.
+    * torch_impl: differentiable torch operations, for compilation, export and dropout.
+    * reference: loops over windows; only on request.
 
     Raises:
-        ValueError: ``implementation`` is unknown, or cannot do what the other arguments ask.
-
+        ValueError: ``implementation`` is unknown or cannot run with the other arguments.
     """
-    why_not_fused = _why_not_fused(v, kernel_size, stride)
+    unsupported = _fused_unsupported(v, kernel_size, stride)
     if implementation is not None:
-        _check_implementation(implementation, dropout_p, why_not_fused)
-        return implementation, 'it was asked for'
+        _check_implementation(implementation, dropout_p, unsupported)
+        return implementation, 'implementation= requests it'
     if dropout_p > 0:
         return 'torch_impl', f'dropout_p={dropout_p:g} needs the weights themselves'
     if _is_exporting():
         return 'torch_impl', 'the graph is being exported'
-    if v.device.type != 'cpu' and not why_not_fused:
+    if v.device.type != 'cpu' and not unsupported:
         return 'fused', f'{v.device.type} tensors, and triton is installed'
     if torch.compiler.is_compiling():
-        return 'torch_impl', 'torch.compile fuses the plain operations itself'
+        return 'torch_impl', 'torch.compile fuses its operations'
     if v.device.type == 'cpu':
-        return 'eager', 'a CPU works fastest on chunks of window rows that fit its cache'
+        return 'eager', 'chunks of window rows that fit into the cache are fastest on a CPU'
     if v.device.type == 'meta':
         return 'torch_impl', 'meta tensors hold shapes only'
-    return 'eager', f'the fused kernel is out: {why_not_fused}'
+    return 'eager', f'the fused kernels cannot run: {unsupported}'
 
 
-def _why_not_fused(v: Tensor, kernel_size: int, stride: int) -> str:
-    """What keeps the kernel from running on ``v``; empty if nothing does."""
+def _fused_unsupported(v: Tensor, kernel_size: int, stride: int) -> str:
+    """Why the Triton kernels cannot run on ``v``; empty if they can."""
     if not HAS_TRITON:
         return 'triton is not installed'
     if v.device.type != 'cuda' and not (v.device.type == 'cpu' and os.environ.get('TRITON_INTERPRET') == '1'):
@@ -114,11 +119,11 @@ def _is_exporting() -> bool:
     return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(exporting and exporting())
 
 
-def _check_implementation(implementation: str, dropout_p: float, why_not_fused: str) -> None:
+def _check_implementation(implementation: str, dropout_p: float, unsupported: str) -> None:
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation={implementation!r} is not None or one of {IMPLEMENTATIONS}')
-    if implementation == 'fused' and why_not_fused:
-        raise ValueError(f"implementation='fused' cannot run here: {why_not_fused}")
+    if implementation == 'fused' and unsupported:
+        raise ValueError(f"implementation='fused' cannot run here: {unsupported}")
     if implementation in ('fused', 'eager') and dropout_p > 0:
         raise ValueError(
             f"implementation={implementation!r} has no dropout (dropout_p={dropout_p:g}); take 'torch_impl'"

@@ -1,18 +1,29 @@
-"""Outlook attention as plain loops over windows: slow, and the oracle of every other implementation."""
+"""Outlook attention as loops over windows: the slow reference for every other implementation."""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volo_seg.ops.window import Window
 
-__all__ = ['outlook_attention_reference']
+class Window(NamedTuple):
+    """The numeric arguments of outlook attention.
+
+    ``kernel_size``, ``stride`` and ``padding`` are in tokens; ``scale`` multiplies the logits before the softmax.
+    """
+
+    num_heads: int
+    kernel_size: int
+    stride: int
+    padding: int
+    scale: float
 
 
 def outlook_attention_reference(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
-    """Mix each K x K window of zero-padded (B, H, W, C) ``v`` by its own weights and add it back in place.
+    """Weight the values of each K x K window of zero-padded ``v`` (B, H, W, C) and add the result to the output.
 
-    Source: arXiv 2106.13112, section 3.1.
+    Arguments and result as in :func:`volo_seg.ops.outlook_attention`. Source: arXiv 2106.13112, section 3.1.
     """
     num_heads, kernel, stride, pad, scale = window
     batch, height, width, channels = v.shape

@@ -1,18 +1,16 @@
-"""Outlook attention in plain autograd operations: for torch.compile, export, double backward and dropout."""
+"""Outlook attention in differentiable torch operations, for torch.compile, export, double backward and dropout."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volo_seg.ops.window import Window
-
-__all__ = ['outlook_attention_torch_impl', 'differentiable_gradients']
+from volo_seg.ops.reference import Window
 
 
 def outlook_attention_torch_impl(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
-    """Outlook attention of (B, H, W, C) ``v`` without Unfold, Fold or a write in place.
+    """Outlook attention of ``v`` (B, H, W, C) without Unfold, Fold or in-place writes.
 
-    Python loops run over the kernel's K*K offsets only, so height, width and batch may be symbolic.
+    Python loops run over the K*K offsets of the kernel only, so B, H and W may be symbolic.
     """
     num_heads, kernel, stride, pad, _ = window
     batch, height, width, channels = v.shape
@@ -28,43 +26,43 @@ def outlook_attention_torch_impl(v: Tensor, logits: Tensor, window: Window, drop
 
 
 def differentiable_gradients(v: Tensor, logits: Tensor, grad: Tensor, window: Window) -> list[Tensor | None]:
-    """Gradients of ``v`` and ``logits`` (None where none is due) with a graph of their own."""
+    """Gradients of ``v`` and ``logits`` that can be differentiated again; None where no gradient is required."""
     result = outlook_attention_torch_impl(v, logits, window)
-    due = [tensor for tensor in (v, logits) if tensor.requires_grad]
-    gradients = iter(torch.autograd.grad(result, due, grad, create_graph=True))
+    inputs = [tensor for tensor in (v, logits) if tensor.requires_grad]
+    gradients = iter(torch.autograd.grad(result, inputs, grad, create_graph=True))
     return [next(gradients) if tensor.requires_grad else None for tensor in (v, logits)]
 
 
 def _weights(logits: Tensor, window: Window, dropout_p: float) -> Tensor:
-    """Softmaxed (B, h, w, heads, K*K, K*K), in at least float32, and dropped out."""
+    """Attention weights (B, h, w, N, K*K, K*K) after softmax, in at least float32, and dropout."""
     area = window.kernel_size**2
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = (wide.unflatten(3, (window.num_heads, area, area)) * window.scale).softmax(dim=-1)
     return F.dropout(weights, dropout_p) if dropout_p > 0 else weights
 
 
-def _reach(window: Window) -> int:
-    """Blocks of ``stride`` tokens that a kernel reaches beyond its own; they cover the padding too."""
+def _extra_blocks(window: Window) -> int:
+    """Number of blocks of ``stride`` tokens that a kernel covers beyond its first block, padding included."""
     return (window.kernel_size - 1) // window.stride + 1
 
 
 def _to_blocks(v: Tensor, rows: int, cols: int, window: Window) -> Tensor:
-    """Zero-pad ``v`` and view it as (B, rows + reach, stride, cols + reach, stride, C)."""
+    """Zero-pad ``v`` (B, H, W, C) and view it as (B, h + extra, stride, w + extra, stride, C)."""
     batch, height, width, channels = v.shape
     stride, pad = window.stride, window.padding
-    rows, cols = rows + _reach(window), cols + _reach(window)
+    rows, cols = rows + _extra_blocks(window), cols + _extra_blocks(window)
     below, right = rows * stride - height - pad, cols * stride - width - pad
     padded = F.pad(v, (0, 0, pad, right, pad, below))
     return padded.reshape(batch, rows, stride, cols, stride, channels)
 
 
 def _sum_phases(mixed: Tensor, offsets: list[tuple[int, int, int, int]], window: Window) -> Tensor:
-    """Sum (B, h, w, K*K, C) window outputs where they overlap: a gather for each phase of the stride."""
-    stride, reach = window.stride, _reach(window)
+    """Sum overlapping window outputs ``mixed`` (B, h, w, K*K, C): one gather for each phase of the stride."""
+    stride, extra = window.stride, _extra_blocks(window)
     phases = []
     for phase in range(stride * stride):
         parts = [
-            F.pad(mixed[:, :, :, index], (0, 0, u, reach - u, t, reach - t))
+            F.pad(mixed[:, :, :, index], (0, 0, u, extra - u, t, extra - t))
             for index, (t, r, u, q) in enumerate(offsets)
             if (r, q) == divmod(phase, stride)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +14,12 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from volo_seg.checkpoints import load_pretrained
+from volo_seg.checkpoints import VARIANTS, Architecture, load_pretrained
 from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resample_pos_embed, resize_pos_embed
 from volo_seg.models.resize.interpolation import exporting
 
 STRIDES = (8, 16, 16, 16)
 KEPT_GRIDS = 8
-
-
-class Arch(NamedTuple):
-    """One size of the network: four stages (the first of outlookers), then the stem."""
-
-    depths: tuple[int, int, int, int]
-    embed_dims: tuple[int, int, int, int]
-    num_heads: tuple[int, int, int, int]
-    mlp_ratio: float
-    stem_channels: int
-
-
-# d1..d5 are the paper's (arXiv 2106.13112, table 2, and the released code, sail-sg/volo commit cf35775).
-# nano is this project's own, for demos and tests on a CPU; no pretrained weights of it exist.
-ARCHS = {
-    'nano': Arch((2, 2, 2, 2), (64, 128, 128, 128), (2, 4, 4, 4), 3, 16),
-    'd1': Arch((4, 4, 8, 2), (192, 384, 384, 384), (6, 12, 12, 12), 3, 64),
-    'd2': Arch((6, 4, 10, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
-    'd3': Arch((8, 8, 16, 4), (256, 512, 512, 512), (8, 16, 16, 16), 3, 64),
-    'd4': Arch((8, 8, 16, 4), (384, 768, 768, 768), (12, 16, 16, 16), 3, 64),
-    'd5': Arch((12, 12, 20, 4), (384, 768, 768, 768), (12, 16, 16, 16), 4, 128),
-}
 
 
 @MODELS.register_module()
@@ -52,7 +30,7 @@ class VOLO(BaseModule):
     (``norm3`` takes the released final ``norm``).
 
     Args:
-        arch: ``'d1'`` .. ``'d5'`` (the paper's), ``'nano'`` (ours), or a mapping with the fields of :class:`Arch`.
+        arch: a key of ``volo_seg.checkpoints.VARIANTS``, or a mapping with the fields of ``Architecture`` there.
         img_size: Training crop in pixels, one side or (H, W). It only sets the size of the learned position grid
             (one entry per 16 pixels); images of any other size resample that grid on the fly.
         out_indices: Stages to return, of 0..3, in rising order.
@@ -226,15 +204,15 @@ def drop_path_rates(depths: Sequence[int], rate: float, rule: str) -> list[float
     return rates if rule == 'linear' else [0.0] * depths[0] + rates[depths[0] :]
 
 
-def _find_arch(arch: str | Mapping[str, Any]) -> tuple[str, Arch]:
+def _find_arch(arch: str | Mapping[str, Any]) -> tuple[str, Architecture]:
     if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r} is not one of {", ".join(ARCHS)}')
-        return arch, ARCHS[arch]
-    if set(arch) != set(Arch._fields):
-        raise ValueError(f'arch has the fields {sorted(arch)}; it needs {sorted(Arch._fields)}')
+        if arch not in VARIANTS:
+            raise ValueError(f'arch={arch!r} is not one of {", ".join(VARIANTS)}')
+        return arch, VARIANTS[arch]
+    if set(arch) != set(Architecture._fields):
+        raise ValueError(f'arch has the fields {sorted(arch)}; it needs {sorted(Architecture._fields)}')
     fields: dict[str, Any] = {key: tuple(v) if isinstance(v, Sequence) else v for key, v in arch.items()}
-    return 'custom', Arch(**fields)
+    return 'custom', Architecture(**fields)
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:

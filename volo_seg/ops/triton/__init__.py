@@ -1,1 +1,1 @@
-"""The Triton kernels of outlook attention; imported on use."""
+"""Outlook attention as Triton kernels behind custom operators."""

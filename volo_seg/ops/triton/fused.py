@@ -1,6 +1,6 @@
-"""Outlook attention as one Triton kernel a direction, registered as custom operators.
+"""Outlook attention by Triton kernels, registered as custom operators that ``torch.compile`` keeps in its graph.
 
-``torch.compile`` keeps the operators in its graph. Only ``kernels`` imports triton, when one first runs.
+Only ``kernels`` imports triton; it is imported on the first call.
 """
 
 import importlib.util
@@ -8,10 +8,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from volo_seg.ops.reference import Window
 from volo_seg.ops.torch_impl import differentiable_gradients
-from volo_seg.ops.window import Window
-
-__all__ = ['FUSED_DTYPES', 'FUSED_KERNELS', 'HAS_TRITON', 'outlook_attention_fused']
 
 FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FUSED_KERNELS = (3, 5)
@@ -19,7 +17,7 @@ HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
 def outlook_attention_fused(v: Tensor, logits: Tensor, window: Window) -> Tensor:
-    """Outlook attention of (B, H, W, C) ``v``, differentiable (a second time through the plain form)."""
+    """Outlook attention of ``v`` (B, H, W, C), twice differentiable."""
     return _forward(v, logits, *window)[0]
 
 
@@ -27,7 +25,7 @@ def outlook_attention_fused(v: Tensor, logits: Tensor, window: Window) -> Tensor
 def _forward(
     v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, stride: int, padding: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The result, and each weight row's log-sum-exp, (B, h, w, heads * K*K) in float32, for the backward."""
+    """The result, and the log-sum-exp of each row of logits (B, h, w, N * K*K), float32, for backward."""
     from volo_seg.ops.triton import kernels
 
     window = Window(num_heads, kernel_size, stride, padding, scale)

@@ -1,11 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""The Triton kernels of outlook attention: gathers only, no atomics, float32 inside.
+"""Triton kernels of outlook attention: gathers without atomics, computed in float32.
 
-A *cell* is the ``stride`` x ``stride`` pixels that belong to one window; windows at most K / stride cells off
-cover them too. A program owns a tile of cells of one head and one image; each weight row (window, output
-offset) is read by exactly one pixel, so the forward repeats no softmax. What passes between the directions is
-one log-sum-exp a row. Layouts: maps (B, H, W, C), logits (B, h, w, heads, K*K, K*K), row sums
-(B, h, w, heads, K*K).
+A *cell* is the ``stride`` x ``stride`` tokens of one window; windows up to K / stride cells away cover it as well. A
+program processes a tile of cells of one head and one image. Each row of attention weights (window, output position) is
+read for exactly one token, so forward computes no softmax twice. Forward saves one log-sum-exp a row for backward.
+Layouts: maps (B, H, W, C), logits (B, h, w, N, K*K, K*K), log-sum-exps (B, h, w, N, K*K).
 """
 
 import torch
@@ -13,16 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from volo_seg.ops.window import Window
-
-__all__ = ['backward', 'forward']
+from volo_seg.ops.reference import Window
 
 TILE_VALUES = 1024
-"""Cells times (padded) head channels that one program keeps in registers."""
+"""Cells times (padded) head channels of one program, held in registers."""
 
 
 def forward(v: Tensor, logits: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """The result, shaped like contiguous (B, H, W, C) ``v``, and the log-sum-exp of every weight row."""
+    """The result (B, H, W, C) and the log-sum-exp of each row of logits; the arguments are contiguous."""
     result = torch.empty_like(v)
     rows = (*logits.shape[:3], window.num_heads * window.kernel_size**2)
     sums = torch.empty(rows, dtype=torch.float32, device=v.device)
@@ -34,7 +31,7 @@ def forward(v: Tensor, logits: Tensor, window: Window) -> tuple[Tensor, Tensor]:
 
 
 def backward(grad: Tensor, v: Tensor, logits: Tensor, sums: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """Gradients of ``v`` and ``logits`` from that of the result; all contiguous."""
+    """Gradients of ``v`` and ``logits`` from ``grad``, the gradient of the result; the arguments are contiguous."""
     grad_v, grad_logits = torch.empty_like(v), torch.empty_like(logits)
     if v.numel():
         grid, sizes = _launch(v, logits, window)
@@ -46,7 +43,7 @@ def backward(grad: Tensor, v: Tensor, logits: Tensor, sums: Tensor, window: Wind
 
 
 def _launch(v: Tensor, logits: Tensor, window: Window) -> tuple[tuple[int, int], dict[str, int]]:
-    """The grid (heads x tiles, images), heads first: neighbours share cache lines; and the constants."""
+    """The launch grid (heads * tiles, images) and the constants; heads vary fastest, as they share cache lines."""
     batch, height, width, channels = v.shape
     _, rows, cols, _ = logits.shape
     dim = channels // window.num_heads
@@ -63,7 +60,7 @@ def _launch(v: Tensor, logits: Tensor, window: Window) -> tuple[tuple[int, int],
 
 @triton.jit
 def _tile(ROWS, COLS, HEADS, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
-    """Image and head of a program, and the window row and column of each of its cells."""
+    """Image and head of the program, and window row and column of each of its cells."""
     image = tl.program_id(1).to(tl.int64)
     head = tl.program_id(0) % HEADS
     tile = tl.program_id(0) // HEADS
@@ -76,7 +73,7 @@ def _tile(ROWS, COLS, HEADS, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 @triton.jit
 def _pixels(image, head, y, x, H, W, HEADS, D):
-    """Where the head's channels of pixels (y, x) begin, and which of the pixels are on the map."""
+    """Offsets of the head's channels at pixels (y, x), and a mask of the pixels inside the map."""
     there = (y >= 0) & (y < H) & (x >= 0) & (x < W)
     return ((image * H + y) * W + x) * (HEADS * D) + head * D, there
 
@@ -87,7 +84,7 @@ def _mix(
     H, W, ROWS, COLS, HEADS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     PAD: tl.constexpr, D_P: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
 ):  # fmt: skip
-    """Every pixel gathers its weight row's mix from each window that covers it; the rows' sums are kept."""
+    """Forward: sum over the windows that cover a pixel of its weighted mean; stores the log-sum-exps."""
     image, head, row, col = _tile(ROWS, COLS, HEADS, TILE_H, TILE_W)
     channel = tl.arange(0, D_P)
     real = channel < D
@@ -128,7 +125,7 @@ def _mix_back(
     H, W, ROWS, COLS, HEADS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     PAD: tl.constexpr, D_P: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
 ):  # fmt: skip
-    """Every pixel gathers from each window that covers it the gradients of all outputs it was mixed into."""
+    """Gradient of the values: sum over the windows that cover a pixel and all their outputs."""
     image, head, row, col = _tile(ROWS, COLS, HEADS, TILE_H, TILE_W)
     channel = tl.arange(0, D_P)
     real = channel < D
@@ -161,7 +158,7 @@ def _logit_gradients(
     H, W, ROWS, COLS, HEADS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     PAD: tl.constexpr, D_P: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, AREA_P: tl.constexpr,
 ):  # fmt: skip
-    """Every window owns its logits: one row of K*K at a time, through the softmax it came from."""
+    """Gradient of the logits of each window, one row of K*K at a time, through its softmax."""
     image, head, row, col = _tile(ROWS, COLS, HEADS, TILE_H, TILE_W)
     channel = tl.arange(0, D_P)
     real = channel < D
