@@ -322,7 +322,7 @@ def test_labels_stay_within_their_budget(budget, weights):
     used = peak_bytes(lambda: compute_labels(source, budget=allowed))
     labels, small = 8 * source.size[0] * source.size[1], 2**17
     assert used - labels <= allowed + small
-    assert source._bytes(source.size[0]) > 6 * allowed  # the whole map would not have fit
+    assert source.row_bytes(source.size[0]) > 6 * allowed  # the whole map would not have fit
     assert len(list(row_chunks(source, allowed))) > 1
 
 

@@ -14,8 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volo_seg.models import VOLOUPerHead
 from volo_seg.models.resize import split_conv
-from volo_seg.models.resize.interpolation import BLOCK_ROWS, tap_axis, tap_matrices
-from volo_seg.models.resize.pooling import adaptive_avg_pools, pools_by_matrices
+from volo_seg.models.resize.matrices import (
+    BLOCK_ROWS_CPU,
+    adaptive_avg_pools,
+    pools_by_matrices,
+    tap_axis,
+    tap_matrices,
+)
 from volo_seg.models.resize.split_conv import conv3x3_of_maps, conv3x3_of_resized, split_pays
 
 from mmengine.registry import MODELS as CONVOLUTIONS  # isort: skip
@@ -307,7 +312,7 @@ def test_blocks_make_up_the_matrix(source, target, align_corners):
         rebuilt = torch.zeros_like(matrix)
         for block in blocks:
             rebuilt[block.rows, block.columns] = block.weights
-            assert len(block.weights) <= BLOCK_ROWS['cpu']
+            assert len(block.weights) <= BLOCK_ROWS_CPU
         assert torch.equal(rebuilt, matrix)
 
 

@@ -201,7 +201,7 @@ def test_drop_path_keeps_the_expectation():
         (dict(arch='d9'), "arch='d9' is not one of nano, d1, d2, d3, d4, d5"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), 'it needs'),
         (dict(arch='nano', out_indices=(4,)), r'out_indices=\(4,\)'),
-        (dict(arch='nano', out_indices=(1, 0)), 'rising'),
+        (dict(arch='nano', out_indices=(1, 0)), 'ascending'),
         (dict(arch='nano', frozen_stages=5), 'frozen_stages=5'),
         (dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate=1.0'),
         (dict(arch='nano', drop_path_rule='cosine'), "drop_path_rule='cosine'"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from volo_seg.checkpoints.architecture import describe, differences, parameter_names, variant_name
 from volo_seg.checkpoints.formats import VoloWeights, first_few, read_volo
 from volo_seg.errors import UserError
-from volo_seg.layers.position import resize_pos_embed
+from volo_seg.layers import resize_pos_embed
 
 _NOT_DENSE = ('cls_token', 'post_network.', 'head.', 'aux_head.')
 _LAST_NORM = 'norm3.'  # our name for the released final norm, which the last stage's map takes

@@ -14,7 +14,7 @@ from volo_seg.checkpoints.conversion import check_shapes
 from volo_seg.checkpoints.formats import first_few, unwrap
 from volo_seg.checkpoints.reading import load_file
 from volo_seg.errors import UserError
-from volo_seg.layers.position import resize_pos_embed
+from volo_seg.layers import resize_pos_embed
 
 _CLASS_WEIGHTS = 'conv_seg.weight'
 _POSITIONS = 'backbone.pos_embed'

@@ -1,4 +1,4 @@
-"""The residual blocks: outlooker (stride 8) and transformer (stride 16), both on NHWC token maps."""
+"""The residual blocks of VOLO: outlooker (stage 1) and transformer (stages 2 to 4), on NHWC tokens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from volo_seg.layers.outlook_attention import OutlookAttention
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for whole samples with probability ``rate`` and rescale the rest, while training.
+    """Stochastic depth: in training, drop a residual branch of a sample with probability ``rate``, else rescale it.
 
-    Source: stochastic depth, arXiv 1603.09382.
+    Source: arXiv 1603.09382.
     """
 
     def __init__(self, rate: float) -> None:
@@ -19,7 +19,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero ``x`` (B, ...) for a random share of its samples."""
+        """Zero random samples of ``x`` (B, ...)."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
@@ -27,12 +27,12 @@ class DropPath(nn.Module):
         return x * (kept / keep)
 
     def extra_repr(self) -> str:
-        """Show the rate in the printed model."""
+        """The rate, for ``repr``."""
         return f'rate={self.rate:.3f}'
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear over the last axis; the hidden width is ``mlp_ratio * dim``."""
+    """Linear, GELU, Linear over the last axis, of hidden width ``mlp_ratio * dim``."""
 
     def __init__(self, dim: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of ``x`` (..., C)."""
+        """(..., C) to (..., C)."""
         return self.fc2(self.act(self.fc1(x)))
 
 
 class SelfAttention(nn.Module):
-    """Global multi-head attention over all tokens of a map, (B, H, W, C) to (B, H, W, C), without qkv bias."""
+    """Multi-head self-attention over all tokens of an image, without qkv bias: (B, H, W, C) to (B, H, W, C)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Let every token of ``x`` attend to every token of its image."""
+        """(B, H, W, C) to (B, H, W, C)."""
         b, h, w, c = x.shape
         qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, c // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -66,35 +66,33 @@ class SelfAttention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(b, h, w, c))
 
 
-class Outlooker(nn.Module):
-    """Outlook attention and an MLP, each normalised before and added after: (B, H, W, C), NHWC."""
+class _Block(nn.Module):
+    """A pre-norm residual block of ``attn`` and an MLP: (B, H, W, C) to (B, H, W, C), NHWC."""
 
-    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, drop_path: float = 0.0) -> None:
+    def __init__(self, dim: int, attn: nn.Module, *, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = OutlookAttention(dim, num_heads, kernel_size=3, padding=1, stride=2)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode fine local structure into the tokens ``x``."""
+        """(B, H, W, C) to (B, H, W, C)."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Transformer(nn.Module):
-    """Self-attention and an MLP, each normalised before and added after: (B, H, W, C), NHWC."""
+class Outlooker(_Block):
+    """Outlook attention (K = 3, stride 2) and an MLP: (B, H, W, C) to (B, H, W, C), NHWC."""
 
     def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = SelfAttention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, mlp_ratio)
-        self.drop_path = DropPath(drop_path)
+        attn = OutlookAttention(dim, num_heads, kernel_size=3, padding=1, stride=2)
+        super().__init__(dim, attn, mlp_ratio=mlp_ratio, drop_path=drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the tokens ``x`` globally."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+class Transformer(_Block):
+    """Self-attention and an MLP: (B, H, W, C) to (B, H, W, C), NHWC."""
+
+    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__(dim, SelfAttention(dim, num_heads), mlp_ratio=mlp_ratio, drop_path=drop_path)

@@ -1,4 +1,4 @@
-"""Outlook attention as a plug-and-play block."""
+"""Outlook attention as a module."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from volo_seg.ops import outlook_attention
 
 
 class OutlookAttention(nn.Module):
-    """Local attention whose weights are generated from the window's centre token, without keys.
+    """Local attention whose weights are a linear projection of each window's centre token.
 
-    The constructor and the parameters (``v``, ``attn``, ``proj``) are those of the published block, so that it can
-    replace it in any network and load its weights.
+    The constructor and the parameter names (``v``, ``attn``, ``proj``) are those of the published module, so this one
+    replaces it in any network and loads its weights.
 
     Args:
-        dim: Channels C of the token map, a multiple of ``num_heads``.
+        dim: Channels C of the tokens, a multiple of ``num_heads``.
         num_heads: Attention heads N.
-        kernel_size: Side K of the window, in tokens.
-        padding: Zero padding of the map, in tokens; K // 2, so that each window has a centre.
-        stride: Distance between windows, in tokens.
+        kernel_size: Side K of a window in tokens, odd.
+        padding: Zero padding of the map in tokens; must be K // 2.
+        stride: Distance between windows in tokens, in 1..K.
         qkv_bias: Whether the value projection has a bias.
         qk_scale: Factor on the attention logits; ``None`` means ``head_dim ** -0.5``.
         attn_drop: Dropout rate of the attention weights, in [0, 1].
         proj_drop: Dropout rate of the output, in [0, 1].
 
-    Shapes: (B, H, W, C) in, the same out (NHWC), any H and W.
+    Shapes: (B, H, W, C) to (B, H, W, C), NHWC, any H and W.
 
     Raises:
-        ValueError: ``dim`` is no multiple of ``num_heads``.
+        ValueError: ``dim`` is not a multiple of ``num_heads``.
 
     Source: VOLO, arXiv 2106.13112, section 3.1.
     """
@@ -60,10 +60,13 @@ class OutlookAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within the windows of ``x``, (B, H, W, C) to (B, H, W, C)."""
+        """Apply outlook attention to ``x``, (B, H, W, C) to (B, H, W, C)."""
+        centres = x
+        if self.stride > 1:
+            centres = F.avg_pool2d(x.permute(0, 3, 1, 2), self.stride, self.stride, ceil_mode=True).permute(0, 2, 3, 1)
         mixed = outlook_attention(
             self.v(x),
-            self.attn(self.window_centres(x)),
+            self.attn(centres),
             self.num_heads,
             kernel_size=self.kernel_size,
             stride=self.stride,
@@ -72,10 +75,3 @@ class OutlookAttention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
         )
         return self.proj_drop(self.proj(mixed))
-
-    def window_centres(self, x: Tensor) -> Tensor:
-        """Average ``x`` (B, H, W, C) over ``stride`` x ``stride`` cells, (B, ceil(H/stride), ceil(W/stride), C)."""
-        if self.stride == 1:
-            return x
-        pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), self.stride, self.stride, ceil_mode=True)
-        return pooled.permute(0, 2, 3, 1)

@@ -1,13 +1,12 @@
-"""What MMSegmentation's registry knows of this project: backbone, neck, decode head, segmentor."""
+"""The backbone, neck, decode head, loss and segmentor that are registered with MMSegmentation."""
 
 from volo_seg.models.host import import_mmseg
 
 import_mmseg()
 
 import volo_seg.registry  # noqa: E402, F401
-from volo_seg.models.backbones.volo import VOLO  # noqa: E402
+from volo_seg.models.backbones.volo import VOLO, fuse  # noqa: E402
 from volo_seg.models.decode_heads.uper_head import VOLOUPerHead  # noqa: E402
-from volo_seg.models.fusion import fuse  # noqa: E402
 from volo_seg.models.losses.weighted_cross_entropy import WeightedCrossEntropyLoss  # noqa: E402
 from volo_seg.models.necks.pyramid import VOLOPyramid  # noqa: E402
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor  # noqa: E402

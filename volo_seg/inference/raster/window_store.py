@@ -85,9 +85,9 @@ class FileLogits(LogitSource):
 
     def rows(self, start: int, stop: int) -> Tensor:
         data = torch.empty(stop - start, self.size[1], self.channels, dtype=self.dtype)
-        self.file.seek(self.place + self._bytes(start))
+        self.file.seek(self.place + self.row_bytes(start))
         self.file.readinto(data.numpy().data.cast('B'))  # type: ignore[attr-defined]
         return data.to(self.device)
 
     def footprint(self, count: int) -> int:
-        return self._bytes(count)
+        return self.row_bytes(count)

@@ -1,4 +1,4 @@
-"""The VOLO backbone."""
+"""The VOLO backbone, and folding of batch normalisation for inference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
+from mmcv.cnn import build_norm_layer, fuse_conv_bn
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
@@ -16,32 +16,34 @@ from torch.utils.checkpoint import checkpoint
 
 from volo_seg.checkpoints import VARIANTS, Architecture, load_pretrained
 from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resample_pos_embed, resize_pos_embed
-from volo_seg.models.resize.interpolation import exporting
+from volo_seg.models.resize.matrices import exporting
 
 STRIDES = (8, 16, 16, 16)
-KEPT_GRIDS = 8
+"""Stride of each stage in pixels."""
+MAX_CACHED_GRIDS = 8
+"""Sizes of the position embedding that are cached at inference."""
 
 
 @MODELS.register_module()
 class VOLO(BaseModule):
-    """Vision Outlooker: outlookers at stride 8, transformers at stride 16, one LayerNorm an output.
+    """Vision Outlooker: outlookers at stride 8, transformers at stride 16, a LayerNorm for each output.
 
-    Parameter names are those of the released checkpoints, but for the output norms ``norm0`` .. ``norm3``
-    (``norm3`` takes the released final ``norm``).
+    Parameter names are those of the released checkpoints, except the output norms ``norm0`` to ``norm3``; ``norm3``
+    loads the released final ``norm``.
 
     Args:
-        arch: a key of ``volo_seg.checkpoints.VARIANTS``, or a mapping with the fields of ``Architecture`` there.
-        img_size: Training crop in pixels, one side or (H, W). It only sets the size of the learned position grid
-            (one entry per 16 pixels); images of any other size resample that grid on the fly.
-        out_indices: Stages to return, of 0..3, in rising order.
-        drop_path_rate: Largest stochastic-depth rate, in [0, 1).
-        drop_path_rule: ``'official'`` (as the released code trains: outlookers never drop, block i of n drops with
-            ``rate * i / (n - 1)``) or ``'linear'`` (the same with outlookers included).
+        arch: A key of ``volo_seg.checkpoints.VARIANTS``, or a mapping with the fields of ``Architecture`` there.
+        img_size: Training crop in pixels, one side or (H, W). It only sets the size of the learned position embedding,
+            one entry for 16 x 16 pixels; for images of another size the embedding is resized.
+        out_indices: Stages to return, of 0..3, in ascending order.
+        drop_path_rate: Largest stochastic depth rate, in [0, 1).
+        drop_path_rule: ``'official'`` (block i of n drops with ``rate * i / (n - 1)``, outlookers never, as in the
+            released code) or ``'linear'`` (the same for outlookers too).
         with_cp: Recompute each block in the backward pass: less memory, more time, equal gradients.
         norm_cfg: Normalisation of the stem's convolutions.
-        frozen_stages: -1 trains everything; 0 freezes the stem; s in 1..4 also freezes stages 1..s (the position grid
-            and the downsampling belong to stage 2).
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a short name such as
+        frozen_stages: -1 freezes nothing; 0 freezes the stem; s in 1..4 also freezes stages 1..s (the position
+            embedding and the downsampling belong to stage 2).
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a name such as
             ``volo_d1_224``; see :mod:`volo_seg.checkpoints`.
 
     Shapes: (B, 3, H, W) of any H and W; output i is (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = (8, 16, 16, 16).
@@ -91,7 +93,7 @@ class VOLO(BaseModule):
 
     @staticmethod
     def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
-        """Channels of the maps that the backbone of ``config`` (its ``arch``, its ``out_indices``) gives, unbuilt."""
+        """Channels of the outputs of the backbone that ``config`` describes, without building it."""
         dims = _find_arch(config.get('arch', 'd1'))[1].embed_dims
         return tuple(dims[i] for i in _check_out_indices(config.get('out_indices', range(4))))
 
@@ -109,7 +111,7 @@ class VOLO(BaseModule):
                     nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
-        """Load the pretrained weights that ``init_cfg`` names; without any, keep the random initialisation."""
+        """Load the pretrained weights of ``init_cfg``; without any, keep the random initialisation."""
         if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
@@ -120,10 +122,10 @@ class VOLO(BaseModule):
         self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Encode ``x`` (B, 3, H, W) into the maps of ``out_indices``, NCHW."""
+        """The outputs of the stages ``out_indices`` for images ``x`` (B, 3, H, W), NCHW."""
         height, width = x.shape[-2:]
         if exporting() or height % 16 or width % 16:
-            # never a negative number divided: exported graphs round it towards zero
+            # written without dividing negative numbers, which exported graphs round towards zero
             x = F.pad(x, (0, (width + 15) // 16 * 16 - width, 0, (height + 15) // 16 * 16 - height))
         maps = []
         for index, tokens in enumerate(self.stages(x)):
@@ -134,7 +136,7 @@ class VOLO(BaseModule):
         return tuple(maps)
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Return the four stages' tokens before the output norms, (B, H, W, C), for sides that are multiples of 16."""
+        """Tokens (B, H, W, C) of the four stages before the output norms; sides of ``x`` are multiples of 16."""
         outlookers, downsample, *transformers = self.network
         x = self._run(outlookers, self.patch_embed(x))
         outputs = [x]
@@ -146,15 +148,15 @@ class VOLO(BaseModule):
         return outputs
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position grid at ``grid``; without gradients the last few sizes are kept."""
+        """The position embedding for ``grid`` = (H, W) tokens; without gradients, recent sizes are cached."""
         if exporting():
             return resample_pos_embed(self.pos_embed, grid)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():
             return resize_pos_embed(self.pos_embed, grid)
-        # the version counts writes to the parameter: loading other weights makes what is kept stale
+        # _version counts in-place writes, so that loading other weights invalidates the cache
         key = (grid, self.pos_embed._version, self.pos_embed.dtype, self.pos_embed.device)
         if key not in self._resized_positions:
-            if len(self._resized_positions) >= KEPT_GRIDS:
+            if len(self._resized_positions) >= MAX_CACHED_GRIDS:
                 self._resized_positions.clear()
             self._resized_positions[key] = resize_pos_embed(self.pos_embed, grid)
         return self._resized_positions[key]
@@ -166,14 +168,14 @@ class VOLO(BaseModule):
         return x
 
     def _to_map(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, C, H, W): a view for inference, a copy for training, as convolutions run faster."""
+        """(B, H, W, C) to (B, C, H, W): a view at inference, contiguous in training, where convolutions are faster."""
         maps = tokens.permute(0, 3, 1, 2)
         return maps.contiguous() if self.training else maps
 
     def train(self, mode: bool = True) -> VOLO:
-        """Switch the mode, but keep what is frozen in evaluation mode."""
+        """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
-        # kept for evaluation only; a sharded model's parameter changes without a new version
+        # parameters of a sharded model change without a new _version
         self._resized_positions.clear()
         for module in self._frozen_modules():
             module.eval()
@@ -182,7 +184,7 @@ class VOLO(BaseModule):
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        # stages 1, 2, 3, 4 end at network[0], network[2] (behind the downsampling), network[3], network[4]
+        # stages 1 to 4 end with network[0], network[2] (network[1] is the downsampling), network[3], network[4]
         count = 0 if self.frozen_stages == 0 else 1 if self.frozen_stages == 1 else self.frozen_stages + 1
         return [self.patch_embed, *self.network[:count]]
 
@@ -194,7 +196,7 @@ class VOLO(BaseModule):
 
 
 def drop_path_rates(depths: Sequence[int], rate: float, rule: str) -> list[float]:
-    """Stochastic-depth rate of each block, first to last; see ``drop_path_rule`` of :class:`VOLO`."""
+    """Stochastic depth rate of each block in order; see ``drop_path_rule`` of :class:`VOLO`."""
     if rule not in ('official', 'linear'):
         raise ValueError(f"drop_path_rule={rule!r} is not 'official' or 'linear'")
     if not 0.0 <= rate < 1.0:
@@ -218,5 +220,18 @@ def _find_arch(arch: str | Mapping[str, Any]) -> tuple[str, Architecture]:
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     indices = tuple(out_indices)
     if not indices or not set(indices) <= {0, 1, 2, 3} or list(indices) != sorted(set(indices)):
-        raise ValueError(f'out_indices={indices} is not a rising choice of 0, 1, 2, 3')
+        raise ValueError(f'out_indices={indices} must be stages of 0, 1, 2, 3 in ascending order')
     return indices
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Fold each batch normalisation that follows a convolution into it, for inference; in place.
+
+    Outputs change by rounding errors only. The folded layers leave the state dict, so load weights before.
+
+    Raises:
+        ValueError: ``model`` is in training mode.
+    """
+    if model.training:
+        raise ValueError('fuse() needs a model in evaluation mode: call model.eval() first')
+    return fuse_conv_bn(model)

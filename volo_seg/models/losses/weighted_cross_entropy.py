@@ -1,4 +1,4 @@
-"""Cross entropy with class weights that holds in half precision and with ignored pixels."""
+"""Cross entropy with class weights, also for half precision and ignored pixels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class WeightedCrossEntropyLoss(nn.Module):
-    """Cross entropy over the pixels that are not ignored, each weighted by its class, and averaged by these weights.
+    """Cross entropy averaged over the pixels that are not ignored, weighted by their classes; computed in float32.
 
-    In float32 it equals MMSegmentation's ``CrossEntropyLoss(class_weight=...)``. That one adds the weights of all
-    pixels in the format of the logits: in float16 the sum overflows from 65,504 on, and the loss is silently 0.
+    In float32 it equals MMSegmentation's ``CrossEntropyLoss(class_weight=...)``, which sums the weights in the dtype of
+    the logits: in float16 that sum overflows above 65,504, and the loss becomes 0.
 
     Args:
-        class_weight: One a class, or a file (.json, .npy) of them.
+        class_weight: A weight for each class, or a file (.json, .npy) with them.
         loss_weight: Factor of the loss.
-        loss_name: Its name in the log; what starts with ``loss_`` is trained on.
+        loss_name: Name in the log; losses whose name starts with ``loss_`` are optimized.
 
     Shapes: logits (B, C, H, W), labels (B, H, W), ``weight`` of the pixels (B, H, W) or None.
     """
@@ -42,7 +42,7 @@ class WeightedCrossEntropyLoss(nn.Module):
         reduction_override: str | None = None,
         ignore_index: int = 255,
     ) -> Tensor:
-        """One number, or with ``reduction_override='none'`` one a pixel; 0 where every pixel is ignored."""
+        """A scalar (0 if all pixels are ignored), or (B, H, W) with ``reduction_override='none'``."""
         logits = cls_score.float()
         class_weight = logits.new_tensor(self.class_weight)
         loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', ignore_index=ignore_index)

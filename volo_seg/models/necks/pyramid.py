@@ -1,4 +1,4 @@
-"""From VOLO's own strides to the pyramid of a convolutional network."""
+"""A feature pyramid from the outputs of VOLO."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class VOLOPyramid(BaseModule):
-    """Turn maps of strides (8, 16, 16, 16) into (4, 8, 16, 32), channels kept.
+    """Rescale maps of strides (8, 16, 16, 16) to strides (4, 8, 16, 32); channels are kept.
 
-    The two finer maps are doubled by a transposed convolution with normalisation and GELU, the third passes, the last
-    is max-pooled (an odd side rounds up).
+    The first two maps pass a transposed convolution of stride 2 with normalisation and GELU, the third stays as it is,
+    the last is max-pooled (odd sides round up).
 
     Args:
         in_channels: Channels of the four maps.
         norm_cfg: Normalisation behind the transposed convolutions.
-        init_cfg: As everywhere in MMEngine.
+        init_cfg: See ``mmengine.model.BaseModule``.
 
     Shapes: four maps (B, C_i, H_i, W_i), NCHW; out (2H, 2W), (2H, 2W), (H, W), (ceil(H/2), ceil(W/2)) of each.
 
     Raises:
-        ValueError: ``in_channels`` has not four entries, or forward gets another number of maps.
+        ValueError: ``in_channels`` does not have four entries, or ``forward`` gets another number of maps.
     """
 
     def __init__(

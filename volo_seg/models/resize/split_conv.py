@@ -1,4 +1,4 @@
-"""A 3x3 convolution over resized maps, applied where the map is small: channels first, then space."""
+"""A 3x3 convolution over resized maps, computed at the size of the maps before resizing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volo_seg.models.resize.interpolation import (
+from volo_seg.models.resize.matrices import (
     BLOCK_ROWS,
-    BLOCK_ROWS_ELSEWHERE,
+    BLOCK_ROWS_CPU,
     exporting,
     multiply,
     tap_axis,
@@ -19,18 +19,18 @@ from volo_seg.models.resize.interpolation import (
 )
 
 Size = tuple[int, int]
-CALLS = {'cpu': 4e6}
-"""Multiply-adds of a convolution that take as long as a dozen more calls, by device; else ``CALLS_ELSEWHERE``."""
-CALLS_ELSEWHERE = 1e10
+CALL_COST_CPU, CALL_COST = 4e6, 1e10
+"""Overhead of the additional calls in multiply-adds: on a CPU (benchmarks/uper_head.py), and estimated for a GPU."""
 FEW_PIXELS = 64
+"""Below this number of pixels, the weight is used in its own layout."""
 
 
 def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     """``F.conv2d(F.interpolate(x, size, mode='bilinear'), weight, padding=1)`` without the large map.
 
-    The nine taps are one linear layer at ``x``'s own resolution; nine shifted bilinear matrices, zero beyond the
-    border, then spread and sum its outputs. ``x`` is (B, C, h, w), ``weight`` (O, C, 3, 3), the result (B, O, *size)
-    in the memory of NHWC. Exact, gradients too.
+    The nine taps are one linear layer at the size of ``x``; nine bilinear matrices, shifted and zero outside the map,
+    then enlarge and sum its outputs. ``x`` is (B, C, h, w), ``weight`` (O, C, 3, 3), the result (B, O, *size) in
+    channels_last memory format. Results and gradients are exact up to rounding.
     """
     if torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
@@ -44,10 +44,9 @@ def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: 
 def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
     """Whether :func:`conv3x3_of_resized` costs less than resizing ``x`` and then convolving it.
 
-    Counted in multiply-adds of a convolution, with rates that were measured on a CPU: a plain matrix product runs at
-    0.8 of a convolution's rate, a product with a band at 0.3, laying out a weight anew costs as much as using it 30
-    times, and the calls themselves as much as ``CALLS``. For a GPU, ``CALLS`` is reasoned, and float32 stays with
-    convolutions where these use TF32 and matrix products do not.
+    The unit of cost is a multiply-add of a convolution. Measured on a CPU (benchmarks/uper_head.py): a dense matrix
+    product runs at 0.8 of the rate of a convolution, a banded one at 0.3; changing the layout of a weight costs as much
+    as using it 30 times. On a GPU, float32 is not split if convolutions use TF32 and matrix products do not.
     """
     in_float32 = x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled('cuda')
     if in_float32 and torch.get_float32_matmul_precision() == 'highest':
@@ -59,19 +58,20 @@ def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
     down = batch * rows * columns * channels_out * _band(height, rows, x.device)
     across = 3 * batch * height * columns * channels_out * _band(width, columns, x.device)
     layout = 30 * 9 * channels * channels_out
-    return mixing + (down + across) / 0.3 + layout + CALLS.get(x.device.type, CALLS_ELSEWHERE) < plain
+    call_cost = CALL_COST_CPU if x.device.type == 'cpu' else CALL_COST
+    return mixing + (down + across) / 0.3 + layout + call_cost < plain
 
 
 def _band(source: int, target: int, device: torch.device) -> float:
-    """Columns of a block of a tap axis."""
-    block = min(target, BLOCK_ROWS.get(device.type, BLOCK_ROWS_ELSEWHERE))
+    """Number of columns in a block of a tap axis."""
+    block = min(target, BLOCK_ROWS_CPU if device.type == 'cpu' else BLOCK_ROWS)
     return 3 * min(source, block * source / target + 3)
 
 
 def _taps(weight: Tensor) -> Iterator[Tensor]:
-    """Each row of the kernel as a linear layer (3 O, C), the O outputs of a tap together.
+    """Yield each row of the kernel as the weight (3 * O, C) of a linear layer, ordered by tap.
 
-    Laid out a few outputs at a time, so that a wide weight is read from memory once a row and not once a tap.
+    It copies a few outputs at a time, so that a large weight is read from memory once for a row and not for each tap.
     """
     channels_out, channels = weight.shape[:2]
     few = max(1, 2**20 // (9 * channels))
@@ -83,7 +83,7 @@ def _taps(weight: Tensor) -> Iterator[Tensor]:
 
 
 def _mixed(pixels: Tensor, weight: Tensor) -> Iterator[Tensor]:
-    """What each row of the kernel makes of ``pixels`` (N, C): (N, 3 O). For few pixels the weight is not laid out."""
+    """Yield the product (P, 3 * O) of ``pixels`` (P, C) with each row of the kernel."""
     if len(pixels) < FEW_PIXELS:
         yield from torch.einsum('nc,ocij->injo', pixels, weight).flatten(2)
         return
@@ -92,7 +92,7 @@ def _mixed(pixels: Tensor, weight: Tensor) -> Iterator[Tensor]:
 
 
 def _traced(x: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
-    """The same in plain operations on NCHW, for sizes that may be symbols: for ``torch.compile`` and export."""
+    """:func:`conv3x3_of_resized` in torch operations on NCHW, for ``torch.compile`` and export with symbolic sizes."""
     options: dict[str, Any] = {'align_corners': align_corners, 'dtype': x.dtype, 'device': x.device}
     down = tap_matrices(x.shape[2], size[0], **options)
     across = tap_matrices(x.shape[3], size[1], **options)
@@ -106,7 +106,7 @@ def _traced(x: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tenso
 
 
 class _ConvOfResized(torch.autograd.Function):
-    """Pixels (B, h, w, C) and weight (O, C, 3, 3) to (B, H, W, O); the bands in blocks, little kept for backward."""
+    """Pixels (B, h, w, C) and weight (O, C, 3, 3) to (B, H, W, O); saves only its inputs for backward."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, weight: Tensor, size: Size, align_corners: bool) -> Tensor:
@@ -153,8 +153,8 @@ class _ConvOfResized(torch.autograd.Function):
 def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     """``F.conv2d`` (3x3, padding 1) over the concatenation of ``maps``, each resized to ``size`` first.
 
-    Neighbours of equal size are taken together. Each such group is either resized and convolved with the maps that
-    have the wanted size, or mixed at its own resolution, whichever costs less.
+    Adjacent maps of equal size form a group. A group is either resized and convolved together with the maps that have
+    the target size, or convolved at its own size, whichever costs less.
     """
     groups = _grouped(maps)
     weights = torch.split(weight, [sum(m.shape[1] for m in group) for group in groups], dim=1)
@@ -176,10 +176,10 @@ def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align
     while small:
         x, part = small.pop()
         mixed = conv3x3_of_resized(x, part, size, align_corners=align_corners)
-        total = mixed if total is None else plus(total, mixed)
+        total = mixed if total is None else add(total, mixed)
     if large:
         direct = F.conv2d(_joined(large), weight if len(large) == len(weights) else _joined(large_weights), padding=1)
-        total = direct if total is None else plus(direct, total)
+        total = direct if total is None else add(direct, total)
     assert total is not None
     return total
 
@@ -189,7 +189,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _grouped(maps: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Runs of neighbours of equal size."""
+    """Group adjacent maps of equal size."""
     groups: list[list[Tensor]] = []
     for x in maps:
         if groups and same_size(groups[-1][0], x.shape[2:]):
@@ -200,7 +200,7 @@ def _grouped(maps: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def same_size(x: Tensor, size: Sequence[int]) -> bool:
-    """Whether the map ``x`` has this size; in an export, whether it has it whatever the sizes will be."""
+    """Whether the map ``x`` has this size; during export, whether it has it for every value of symbolic sizes."""
     if exporting():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -208,6 +208,6 @@ def same_size(x: Tensor, size: Sequence[int]) -> bool:
     return tuple(x.shape[2:]) == tuple(size)
 
 
-def plus(first: Tensor, second: Tensor) -> Tensor:
-    """Their sum: a new tensor where gradients are recorded, else ``first``."""
+def add(first: Tensor, second: Tensor) -> Tensor:
+    """``first + second``; in place of ``first`` where no gradients are recorded."""
     return first + second if torch.is_grad_enabled() else first.add_(second)

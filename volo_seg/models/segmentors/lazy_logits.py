@@ -1,4 +1,4 @@
-"""Logits of a result that are computed when they are looked at."""
+"""``seg_logits`` of a result, computed on access."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from volo_seg.models.resize.logit_source import LogitSource, full_logits, row_ch
 
 
 class LazyLogits(PixelData):
-    """Stands where a result keeps its logits; ``data`` (C, H, W) is computed at each look, and not kept.
+    """``PixelData`` whose ``data`` (C, H, W) is computed at each access and not stored.
 
-    Turning a result into a dictionary, as evaluators do, computes nothing: the entry is a dictionary whose ``'data'``
-    is computed when it is asked for, and which is empty to whoever only lists or stores it.
+    ``to_dict``, which evaluators call on every result, computes nothing; see :class:`LazyDict`.
+
+    Args:
+        source: The logits.
+        budget: Bytes that a chunk of rows may take.
+        sigmoid: Whether ``data`` is the sigmoid of the logits, as MMSegmentation gives for one channel.
     """
 
     def __init__(self, source: LogitSource, *, budget: int, sigmoid: bool) -> None:
         super().__init__()
+        # PixelData.__setattr__ accepts tensors only
         self.__dict__.update(_source=source, _budget=budget, _sigmoid=sigmoid)
 
     @property
@@ -28,7 +33,7 @@ class LazyLogits(PixelData):
         return logits.sigmoid() if self._sigmoid else logits
 
     def rows(self) -> Iterator[tuple[int, int, Tensor]]:
-        """(first row, row behind the last, their logits (rows, W, C)), a few rows at a time; no sigmoid is applied."""
+        """Yield (start, stop, logits (stop - start, W, C)) for chunks of rows; no sigmoid is applied."""
         for start, stop in row_chunks(self._source, self._budget):
             yield start, stop, self._source.rows(start, stop)
 
@@ -43,25 +48,24 @@ class LazyLogits(PixelData):
         return item == 'data' or super().__contains__(item)
 
     def new(self, *, metainfo: dict[str, Any] | None = None, **fields: Any) -> PixelData:
-        """A copy with the logits computed."""
+        """A ``PixelData`` with the logits computed."""
         return PixelData(metainfo=metainfo or self.metainfo, **(fields or {'data': self.data}))
 
     def clone(self) -> PixelData:
         return self.new()
 
     def to_dict(self) -> dict[str, Any]:
-        return _OnDemand(self)
+        return LazyDict(self)
 
 
-class _OnDemand(dict):
-    def __init__(self, owner: LazyLogits) -> None:
+class LazyDict(dict):
+    """An empty dictionary that computes the missing key ``'data'`` at each access."""
+
+    def __init__(self, logits: LazyLogits) -> None:
         super().__init__()
-        self._owner = owner
+        self.logits = logits
 
     def __missing__(self, key: str) -> Tensor:
         if key != 'data':
             raise KeyError(key)
-        return self._owner.data
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return dict, ()
+        return self.logits.data

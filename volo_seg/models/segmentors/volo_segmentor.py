@@ -1,4 +1,4 @@
-"""Encoder and decoder, with sliding windows in batches and labels in chunks of rows."""
+"""``EncoderDecoder`` with batched sliding windows, and labels computed in chunks of rows."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ Config = dict[str, Any]
 
 @MODELS.register_module()
 class VOLOSegmentor(EncoderDecoder):
-    """``EncoderDecoder`` of MMSegmentation: the same arguments, parameters, losses and labels; testing takes less.
+    """A drop-in ``EncoderDecoder`` that needs less time and memory at inference.
 
-    The head's small map is enlarged, averaged over windows, cropped, flipped and enlarged again in chunks of rows that
-    end in labels, so the map of all classes at image size never exists. Windows go through the network in batches.
+    Arguments, parameter names, losses and labels are those of MMSegmentation's ``EncoderDecoder``. The output of the
+    head is resized, averaged over windows, cropped and flipped in chunks of rows that are reduced to labels, so the map
+    of all classes at image size is never stored. Windows pass the network in batches.
     ``test_cfg`` is read by :class:`~volo_seg.windows.InferenceConfig`: ``mode``, ``crop_size`` and
     ``stride`` as in MMSegmentation, and ``window_weights``, ``batch_windows``, ``logits_budget`` and ``keep_logits``.
-    ``seg_logits`` of a result are computed whenever they are looked at, by test-time augmentation too. Logits of less
-    than 32 bits are enlarged in float32.
+    ``seg_logits`` of a result are computed on access (:class:`LazyLogits`). Half precision logits are resized in
+    float32.
 
     Raises:
-        UserError: ``test_cfg`` asks for something impossible.
+        UserError: ``test_cfg`` is invalid; see :meth:`InferenceConfig.from_test_cfg`.
     """
 
     def __init__(
@@ -66,85 +67,88 @@ class VOLOSegmentor(EncoderDecoder):
         )
 
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
-        """Labels of ``inputs`` (B, 3, H, W), as ``pred_sem_seg`` (1, H, W) of each sample at its ``ori_shape``.
+        """Set ``pred_sem_seg`` (1, H, W) and ``seg_logits`` of each sample for ``inputs`` (B, 3, H, W), normalised.
 
-        Without ``data_samples``, at the size of ``inputs``.
+        Results have the ``ori_shape`` of the sample; without ``data_samples``, new samples of the size of ``inputs``.
         """
-        metas = [s.metainfo for s in data_samples] if data_samples is not None else _plain_metas(inputs)
+        if data_samples is not None:
+            metas = [sample.metainfo for sample in data_samples]
+        else:
+            size = inputs.shape[2:]
+            metas = [{'ori_shape': size, 'img_shape': size, 'pad_shape': size} for _ in inputs]
         config = InferenceConfig.from_test_cfg(self.test_cfg)
-        slide = config.mode == 'slide'
-        sources = self._slide(inputs, metas, config) if slide else self._whole(inputs, metas)
+        if config.mode == 'slide':
+            sources = self._slide(inputs, metas, config)
+        elif self._head_only_resizes:
+            sources = self._resize_each(self._forward(inputs), _resized_shape(metas[0]))
+        else:
+            sources = [TensorLogits(logits) for logits in self.encode_decode(inputs, metas)]
         if data_samples is None:
             data_samples = [SegDataSample() for _ in sources]
         else:
-            sources = [self._at_original_size(s, m) for s, m in zip(sources, metas, strict=True)]
+            sources = [self._to_ori_shape(s, m) for s, m in zip(sources, metas, strict=True)]
         for sample, source in zip(data_samples, sources, strict=True):
-            self._fill(sample, source, config)
+            self._set_result(sample, source, config)
         return data_samples
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Logits (B, classes, H, W) averaged over windows, at the size of ``inputs``."""
+        """Logits (B, C, H, W) of ``inputs`` (B, 3, H, W), averaged over windows."""
         config = InferenceConfig.from_test_cfg({**(self.test_cfg or {}), 'mode': 'slide'})
         sources = self._slide(inputs, batch_img_metas, config)
         return torch.stack([full_logits(s, budget=config.budget) for s in sources])
 
-    def _whole(self, inputs: Tensor, metas: list[dict]) -> list[LogitSource]:
-        if not self._resizes_alone:
-            return [TensorLogits(logits) for logits in self.encode_decode(inputs, metas)]
-        return self._enlarged(self._forward(inputs), _whole_size(metas[0]))
-
     def _slide(self, inputs: Tensor, metas: list[dict], config: InferenceConfig) -> list[LogitSource]:
-        """Mean over windows; small maps are kept, maps of window size are summed up in place."""
+        """Average over windows: outputs smaller than the image in all are stored, larger ones are summed in place."""
         grid = WindowGrid((inputs.shape[2], inputs.shape[3]), crop_size=config.crop_size, stride=config.stride)
-        cut = (((y, x), inputs[:, :, y : y + grid.size[0], x : x + grid.size[1]]) for y, x in grid)
-        kept: list[tuple[int, int, list[LogitSource]]] = []
+        crops = (((y, x), inputs[:, :, y : y + grid.size[0], x : x + grid.size[1]]) for y, x in grid)
+        stored: list[tuple[int, int, list[LogitSource]]] = []
         total = None
-        for (top, left), logits in self.forward_windows(cut, metas, config):
+        for (top, left), logits in self.forward_windows(crops, metas, config):
             if total is None and logits[0, 0].numel() * len(grid) >= grid.image[0] * grid.image[1]:
                 total = WindowAccumulator(logits, grid, config.window_weights)
             if total is None:
-                kept.append((top, left, self._enlarged(logits, grid.size)))
+                stored.append((top, left, self._resize_each(logits, grid.size)))
             else:
                 if logits.shape[2:] != grid.size:
                     logits = F.interpolate(logits, grid.size, mode='bilinear', align_corners=self.align_corners)
                 total.add(top, left, logits)
         if total is not None:
             return [TensorLogits(logits) for logits in total.mean()]
-        per_image = ([(top, left, rows[i]) for top, left, rows in kept] for i in range(len(inputs)))
+        per_image = ([(top, left, rows[i]) for top, left, rows in stored] for i in range(len(inputs)))
         return [AveragedLogits(windows, grid.image, weights=config.window_weights) for windows in per_image]
 
     def forward_windows(
         self, windows: Iterable[tuple[Size, Tensor]], metas: list[dict], config: InferenceConfig
     ) -> Iterator[tuple[Size, Tensor]]:
-        """Each window's (top, left) and logits (B, classes, h, w), several windows a pass.
+        """Yield (top, left) and logits (B, C, h, w) of each window, several windows in one forward pass.
 
-        ``windows`` are (top, left) and normalised pixels (B, 3, H, W), all of one size; as many are taken at a time as
-        go through the network together. The logits are the head's own map if it would only be resized (to be enlarged
-        by :meth:`resize_logits`), else a map of the windows' size.
+        ``windows`` are (top, left) and normalised pixels (B, 3, H, W), all of one size; they are consumed batch by
+        batch. The logits are the output of the head if it only has to be resized (:meth:`resize_logits`), else they
+        have the size of the windows.
         """
-        waiting = iter(windows)
-        together = 1 if config.batch_windows == 'auto' else int(config.batch_windows)
+        remaining = iter(windows)
+        batch_size = 1 if config.batch_windows == 'auto' else int(config.batch_windows)
         measure = config.batch_windows == 'auto'
-        while batch := list(islice(waiting, together)):
+        while batch := list(islice(remaining, batch_size)):
             images = len(batch[0][1])
             crops = torch.cat([pixels for _, pixels in batch])
             if measure and crops.is_cuda:
                 logits, used = run_with_peak_memory(lambda: self._window_logits(crops, metas), crops.device)  # noqa: B023
-                together, measure = max_windows_in_memory(used, crops.device), False
+                batch_size, measure = max_windows_in_memory(used, crops.device), False
             else:
                 logits = self._window_logits(crops, metas)
-            yield from zip((spot for spot, _ in batch), logits.split(images), strict=True)
+            yield from zip((corner for corner, _ in batch), logits.split(images), strict=True)
 
     def _window_logits(self, crops: Tensor, metas: list[dict]) -> Tensor:
-        """Logits of ``crops``: the head's own map if it would only be resized, else a map of the crops' size."""
-        if self._resizes_alone:
+        """Logits of ``crops`` (B, 3, h, w); see :meth:`forward_windows`."""
+        if self._head_only_resizes:
             return self._forward(crops)
         metas = [{**meta, 'img_shape': crops.shape[2:]} for meta in metas] * (len(crops) // len(metas))
         return self.encode_decode(crops, metas)
 
     @property
-    def _resizes_alone(self) -> bool:
-        """Whether testing does no more with the head's output than to resize it."""
+    def _head_only_resizes(self) -> bool:
+        """Whether prediction only resizes the output of the head, so that its logits can be resized later."""
         head = type(self.decode_head)
         return (
             getattr(head, 'predict', None) is BaseDecodeHead.predict
@@ -152,17 +156,17 @@ class VOLOSegmentor(EncoderDecoder):
             and type(self).encode_decode is EncoderDecoder.encode_decode
         )
 
-    def _enlarged(self, logits: Tensor, size: Size) -> list[LogitSource]:
-        """Each image of ``logits`` (B, classes, h, w) at ``size``."""
+    def _resize_each(self, logits: Tensor, size: Size) -> list[LogitSource]:
+        """Resize each image of ``logits`` (B, C, h, w) to ``size``."""
         logits = logits.contiguous(memory_format=torch.channels_last)
         return [self.resize_logits(TensorLogits(image), size) for image in logits]
 
     def resize_logits(self, source: LogitSource, size: Size) -> LogitSource:
-        """``source`` at ``size``, as the decode head would enlarge it."""
+        """``source`` resized to ``size`` as the decode head does it."""
         return source if source.size == size else ResizedLogits(source, size, align_corners=self.align_corners)
 
-    def _at_original_size(self, source: LogitSource, meta: dict) -> LogitSource:
-        """Without padding, flipped back, at ``ori_shape``."""
+    def _to_ori_shape(self, source: LogitSource, meta: dict) -> LogitSource:
+        """Crop the padding, undo the flip and resize to ``ori_shape``."""
         padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
         left, right, top, bottom = (int(pixels) for pixels in padding)
         height, width = source.size
@@ -178,8 +182,8 @@ class VOLOSegmentor(EncoderDecoder):
             source = FlippedLogits(source, horizontal=direction == 'horizontal')
         return self.resize_logits(source, tuple(meta['ori_shape'][:2]))
 
-    def _fill(self, sample: SegDataSample, source: LogitSource, config: InferenceConfig) -> None:
-        """Put labels and logits into ``sample``."""
+    def _set_result(self, sample: SegDataSample, source: LogitSource, config: InferenceConfig) -> None:
+        """Set ``pred_sem_seg`` and ``seg_logits`` of ``sample``."""
         binary = source.channels == 1
         if config.keep_logits:
             source = TensorLogits(full_logits(source, budget=config.budget))
@@ -191,15 +195,10 @@ class VOLOSegmentor(EncoderDecoder):
         sample.set_data({'seg_logits': logits, 'pred_sem_seg': PixelData(data=labels)})
 
 
-def _plain_metas(inputs: Tensor) -> list[dict]:
-    size = inputs.shape[2:]
-    return [{'ori_shape': size, 'img_shape': size, 'pad_shape': size} for _ in inputs]
-
-
-def _whole_size(meta: dict) -> Size:
-    """The size to which a decode head resizes the logits of a whole image."""
-    plain = isinstance(meta['img_shape'], torch.Size)
-    height, width = (meta['img_shape'] if plain else meta.get('pad_shape', meta['img_shape']))[:2]
+def _resized_shape(meta: dict) -> Size:
+    """The size to which ``BaseDecodeHead.predict_by_feat`` resizes the logits of a whole image."""
+    shape = meta['img_shape']
+    height, width = (shape if isinstance(shape, torch.Size) else meta.get('pad_shape', shape))[:2]
     return height, width
 
 
