@@ -38,9 +38,9 @@ from volo_seg.checkpoints import (
     to_backbone_names,
     variant_name,
 )
-from volo_seg.checkpoints import fetching as fetching_room
-from volo_seg.checkpoints import reading as reading_room
-from volo_seg.checkpoints.allowlist import HISTORY, allowed_globals
+from volo_seg.checkpoints import locate as locate_module
+from volo_seg.checkpoints import read as read_module
+from volo_seg.checkpoints.read import HISTORY, allowed_globals
 from volo_seg.commands import run
 from volo_seg.errors import UserError
 from volo_seg.models import VOLO
@@ -240,11 +240,11 @@ def test_a_trained_segmentor_gives_its_backbone():
 def test_not_a_volo():
     state = {'conv1.weight': torch.zeros(1), 'bn1.weight': torch.zeros(1)}
     assert refusal(recognise, state, name='resnet.pth') == (
-        'resnet.pth holds no VOLO weights (its names start with conv1.weight, bn1.weight): '
+        'resnet.pth contains no VOLO weights (its names start with conv1.weight, bn1.weight): '
         'give an official, timm or volo-seg file of VOLO'
     )
-    assert 'x.pth holds no tensors but epoch' in refusal(recognise, {'epoch': 3}, name='x.pth')
-    assert 'holds no tensors but nothing' in refusal(recognise, {'state_dict': {}}, name='x.pth')
+    assert 'x.pth contains no tensors but epoch' in refusal(recognise, {'epoch': 3}, name='x.pth')
+    assert 'contains no tensors but nothing' in refusal(recognise, {'state_dict': {}}, name='x.pth')
 
 
 # --- converting
@@ -316,9 +316,9 @@ def test_another_variant_is_named():
     target = backbone(VARIANTS['d1'], device='meta')
     message = refusal(convert, state, target=target, name='X', model_name='volo_d1')
     assert message == (
-        'X holds volo_d2 weights, this model is volo_d1 (depths (6, 4, 10, 4) against (4, 4, 8, 2), '
+        'X contains volo_d2 weights, this model is volo_d1 (depths (6, 4, 10, 4) against (4, 4, 8, 2), '
         'embed_dims (256, 512, 512, 512) against (192, 384, 384, 384), outlook_heads 8 against 6): '
-        'give the file of volo_d1 or build the other model'
+        'use a file of volo_d1 or build the other model'
     )
 
 
@@ -327,7 +327,7 @@ def test_what_a_file_lacks_is_named():
     for key in [key for key in state if key.startswith('network.3.0.mlp.')]:
         del state[key]
     assert refusal(convert, state, target=backbone(), name='X', model_name='M') == (
-        'X lacks what M needs (network.3.0.mlp.fc1.weight, network.3.0.mlp.fc1.bias, '
+        'X lacks names that M needs (network.3.0.mlp.fc1.weight, network.3.0.mlp.fc1.bias, '
         'network.3.0.mlp.fc2.weight, … 4 in all): give a complete file'
     )
     state = classifier()
@@ -341,7 +341,7 @@ def test_what_a_file_lacks_is_named():
 def test_what_the_model_has_no_place_for_is_named():
     state = classifier() | {'network.2.0.attn.qkv.bias': torch.zeros(72)}
     message = refusal(convert, state, target=backbone(), name='X', model_name='M')
-    assert 'X holds what M has no place for (network.2.0.attn.qkv.bias)' in message
+    assert 'X contains names that M does not have (network.2.0.attn.qkv.bias)' in message
 
 
 def test_other_shapes_are_named():
@@ -367,8 +367,8 @@ def test_a_malicious_file_is_refused_and_does_not_run(tmp_path, monkeypatch):
     path = save({'state_dict': classifier(), 'x': Payload(os.system, f'touch {marker}')}, tmp_path / 'evil.pth')
     message = refusal(load_file, path)
     assert message == (
-        f'{path} asks for {os.system.__module__}.system on loading, which is more than weights and is '
-        'refused: take the file from those you trust, and have it saved as a plain state_dict() or as '
+        f'{path} needs {os.system.__module__}.system to load, which is refused because it is more than '
+        'weights: use a trusted source, and a file that is saved as a plain state_dict() or as '
         '.safetensors'
     )
     assert not marker.exists()
@@ -454,7 +454,7 @@ def test_a_namespace_cannot_be_made_to_act(tmp_path):
     assert 'posix.system' in refusal(load_file, planted(tmp_path / 'evil.pth', pickled))
     assert not marker.exists()
     called_with_arguments = planted(tmp_path / 'odd.pth', b'\x80\x02cargparse\nNamespace\nK\x01\x85R.')
-    assert 'damaged, incomplete or no weights file' in refusal(load_file, called_with_arguments)
+    assert 'damaged, incomplete or not a weights file' in refusal(load_file, called_with_arguments)
 
 
 # --- the log of a training run
@@ -499,14 +499,14 @@ def test_a_log_cannot_ask_for_other_attributes(tmp_path, owner, name):
     asked = f'c__builtin__\ngetattr\nc{module}\n{attribute}\n'.encode()
     asked += b'X' + len(name).to_bytes(4, 'little') + name.encode() + b'\x86R'
     path = planted(tmp_path / 'evil.pth', b'\x80\x02' + history + asked + b'\x86.')
-    assert 'asks for builtins.getattr on loading' in refusal(load_file, path)
+    assert 'needs builtins.getattr to load' in refusal(load_file, path)
 
 
 def test_a_training_log_without_mmengine(tmp_path, monkeypatch):
     path = training_checkpoint(tmp_path / 'iter_2.pth', {'a': torch.ones(1)})
     monkeypatch.setitem(sys.modules, 'mmengine.logging', None)
     assert refusal(load_file, path) == (
-        f'{path} holds the log of a training run, which only mmengine reads: install onedl-mmengine'
+        f'{path} contains the log of a training run, which needs mmengine: install onedl-mmengine'
     )
 
 
@@ -515,11 +515,11 @@ def test_a_training_log_without_mmengine(tmp_path, monkeypatch):
 
 def test_missing_files(tmp_path):
     message = refusal(load_file, tmp_path / 'none.pth')
-    assert message.startswith(f"no weights file '{tmp_path / 'none.pth'}': give a path, an http(s) address, or one of")
+    assert message.startswith(f"no weights file '{tmp_path / 'none.pth'}': give a path, an http(s) URL, or one of")
     assert 'volo_d5_512' in refusal(load_file, 'volo_d1_256')
-    assert 'mend the address' in refusal(load_file, f'file://{tmp_path}/none.pth')
+    assert 'correct the URL' in refusal(load_file, f'file://{tmp_path}/none.pth')
     assert refusal(load_file, 's3://bucket/x.pth') == (
-        's3://bucket/x.pth is neither an http(s) nor a file address: download it and give its path'
+        's3://bucket/x.pth is neither an http(s) nor a file URL: download the file and give its path'
     )
 
 
@@ -539,15 +539,15 @@ def tar_bytes() -> bytes:
         (b'\0' * 4096, 'is empty: download or copy it again'),
         (
             b'\n <!DOCTYPE html><html></html>',
-            'is a web page, not weights: use the address of the file itself',
+            'is a web page, not weights: use the URL of the file itself',
         ),
         (
             b'version https://git-lfs.github.com/spec/v1\noid sha256:00\n',
-            'is only a Git LFS pointer: run "git lfs pull"',
+            'is a Git LFS pointer: run "git lfs pull"',
         ),
-        (b'no weights at all', 'is damaged, incomplete or no weights file'),
-        (os.urandom(3000), 'is damaged, incomplete or no weights file'),
-        (tar_bytes(), 'is a tar archive, which no weights file is'),
+        (b'no weights at all', 'is damaged, incomplete or not a weights file'),
+        (os.urandom(3000), 'is damaged, incomplete or not a weights file'),
+        (tar_bytes(), 'is a tar archive, not a weights file'),
     ],
 )
 @pytest.mark.parametrize('suffix', ['.pth', '.pth.tar', '.safetensors'])
@@ -566,7 +566,7 @@ def test_truncated_files(tmp_path, suffix):
     whole = path.read_bytes()
     for length in (9, 100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:length])
-        assert f'{path} is damaged, incomplete or no weights file' in refusal(load_file, path)
+        assert f'{path} is damaged, incomplete or not a weights file' in refusal(load_file, path)
 
 
 def test_old_torch_format_and_its_truncation(tmp_path):
@@ -579,15 +579,15 @@ def test_old_torch_format_and_its_truncation(tmp_path):
 
 @pytest.mark.filterwarnings('ignore:.*TorchScript', 'ignore:.*torch.jit')
 def test_other_things(tmp_path):
-    assert 'is a folder: give the weights file itself' in refusal(load_file, tmp_path)
+    assert 'is a folder: give the path of the weights file' in refusal(load_file, tmp_path)
     path = save(torch.zeros(2), tmp_path / 'x.pth')
-    assert 'holds a Tensor, not a dict of weights' in refusal(load_file, path)
+    assert 'contains a Tensor, not a dict of weights' in refusal(load_file, path)
     torch.jit.save(torch.jit.script(nn.Identity()), path)
     assert 'is a TorchScript program' in refusal(load_file, path)
     with zipfile.ZipFile(save({'a': torch.zeros(2)}, path)) as file:
         piece = tmp_path / 'data.pkl'
         piece.write_bytes(file.read(next(name for name in file.namelist() if name.endswith('/data.pkl'))))
-    assert 'is one piece of an unpacked torch file' in refusal(load_file, piece)
+    assert 'is a part of an unpacked torch file' in refusal(load_file, piece)
 
 
 def test_a_file_one_may_not_read(tmp_path, monkeypatch):
@@ -596,8 +596,8 @@ def test_a_file_one_may_not_read(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(reading_room, 'open', refuse, raising=False)
-    assert refusal(load_file, path) == (f'{path} cannot be read (Permission denied): mend the path or its permissions')
+    monkeypatch.setattr(read_module, 'open', refuse, raising=False)
+    assert refusal(load_file, path) == f'{path} cannot be read (Permission denied): correct the path or its permissions'
 
 
 def test_the_content_decides_not_the_suffix(tmp_path):
@@ -676,7 +676,7 @@ def test_a_short_name_is_downloaded_under_its_own_name(server, tmp_path, monkeyp
 
 def test_real_short_names_are_kept_under_their_released_names():
     for file in OFFICIAL.values():
-        assert fetching_room.cache_path(file.url).name == file.url.rsplit('/', 1)[1]
+        assert locate_module.cache_path(file.url).name == file.url.rsplit('/', 1)[1]
 
 
 def test_a_file_of_the_users_goes_before_a_short_name(server, tmp_path, monkeypatch):
@@ -696,7 +696,7 @@ def test_no_bad_download_is_kept(server, tmp_path):
     url = f'{server.address}/model.pth'
     whole = server.content
     server.content = b'<html>moved</html>'
-    assert refusal(load_file, url) == f'{url} is a web page, not weights: use the address of the file itself'
+    assert refusal(load_file, url) == f'{url} is a web page, not weights: use the URL of the file itself'
     server.content, server.promised = whole[: len(whole) // 2], len(whole)
     refusal(load_file, url)
     assert kept(tmp_path) == []
@@ -709,7 +709,7 @@ def test_an_address_that_gives_nothing(server, tmp_path):
     message = refusal(load_file, f'{server.address}/none.pth')
     assert message.startswith(f'cannot download {server.address}/none.pth to {tmp_path}/hub/checkpoints/')
     assert '404' in message
-    assert 'mend the address or the connection' in message
+    assert 'check the URL and the connection' in message
     assert kept(tmp_path) == []
     assert 'cannot download' in refusal(load_file, 'http://127.0.0.1:1/x.pth')
 
@@ -721,7 +721,7 @@ def test_a_kept_file_that_went_bad(server, tmp_path):
     path.write_bytes(server.content[:500])
     message = refusal(load_file, url)
     assert message.startswith(f'{path} is damaged')
-    assert message.endswith(f'delete it to have {url} downloaded again')
+    assert message.endswith(f'delete it to download {url} again')
     assert path.exists()
 
 
@@ -766,9 +766,7 @@ def test_nothing_is_overwritten_unasked_nor_left_half_written(tmp_path, suffix, 
     path = tmp_path / f'x{suffix}'
     save_file({'a': torch.ones(1)}, path)
     before = path.read_bytes()
-    assert refusal(save_file, {'a': torch.zeros(1)}, path) == (
-        f'{path} exists: give another name, or say that it may be overwritten'
-    )
+    assert refusal(save_file, {'a': torch.zeros(1)}, path) == (f'{path} exists: give another name or allow overwriting')
 
     def fail(*_):
         raise OSError('no space left')
@@ -857,8 +855,8 @@ def test_another_number_of_classes(tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for strict in (True, False):
         assert refusal(load_segmentor_weights, model, tmp_path / 'x.pth', strict=strict) == (
-            f'{tmp_path / "x.pth"} has 19 classes at decode_head.conv_seg, this model 150: '
-            'use the config it was trained with'
+            f'{tmp_path / "x.pth"} has 19 classes at decode_head.conv_seg, this model has 150: '
+            'use the config with which it was trained'
         )
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -866,14 +864,14 @@ def test_another_number_of_classes(tmp_path):
 def test_another_model(tmp_path, caplog):
     path = save({'backbone.conv1.weight': torch.zeros(2)}, tmp_path / 'x.pth')
     assert refusal(load_segmentor_weights, Segmentor(), path) == (
-        f'{path} is of another model (it lacks backbone.pos_embed, backbone.proj.weight, backbone.proj.bias, '
-        '… 9 in all and it holds backbone.conv1.weight that this one has no place for): '
-        'use the config it was trained with'
+        f'{path} belongs to another model (it lacks backbone.pos_embed, backbone.proj.weight, backbone.proj.bias, '
+        '… 9 in all and it contains backbone.conv1.weight, which this model does not have): '
+        'use the config with which it was trained'
     )
     load_segmentor_weights(Segmentor(), path, strict=False)
     assert 'fits in part: it lacks backbone.pos_embed' in caplog.text
     path = save(Backbone().state_dict(), path)
-    assert "a backbone alone belongs in the backbone's init_cfg" in refusal(load_segmentor_weights, Segmentor(), path)
+    assert "weights of a backbone in the backbone's init_cfg" in refusal(load_segmentor_weights, Segmentor(), path)
     path = save(Segmentor().state_dict() | {'backbone.proj.bias': torch.zeros(9)}, path)
     assert 'backbone.proj.bias is (9,) against (4,)' in refusal(load_segmentor_weights, Segmentor(), path)
 
@@ -895,7 +893,7 @@ def test_a_trained_model_of_another_variant(tmp_path):
     model = Named({f'backbone.{key}': value for key, value in backbone().items()})
     message = refusal(load_segmentor_weights, model, tmp_path / 'x.pth')
     assert 'depths (1, 2, 2, 1) against (1, 1, 2, 1)' in message
-    assert message.endswith('use the config it was trained with')
+    assert message.endswith('use the config with which it was trained')
 
 
 # --- the command
@@ -936,7 +934,7 @@ def test_volo2mmseg_refuses_half_a_backbone(tmp_path, capsys):
 
 def test_volo2mmseg_checks_the_destination_first(tmp_path, capsys):
     assert run('volo2mmseg', ['no such file', str(tmp_path / 'out.onnx')]) == 2
-    assert "ends in '.onnx': weights go to .pth or .safetensors" in capsys.readouterr().err
+    assert "ends in '.onnx': use .pth or .safetensors" in capsys.readouterr().err
 
 
 def test_the_door_and_its_help():

@@ -97,7 +97,7 @@ def test_every_scheme_of_mmengine_is_ours(safe):
 
 def test_mmengine_reads_weights_safely(safe, hostile):
     message = sentence(CheckpointLoader.load_checkpoint, str(hostile / 'w.pth'), 'cpu')
-    assert message.startswith(f'{hostile / "w.pth"} asks for posix.mkdir on loading')
+    assert message.startswith(f'{hostile / "w.pth"} needs posix.mkdir to load')
     model = torch.nn.Linear(1, 1)
     assert 'posix.mkdir' in sentence(mmengine_checkpoint.load_checkpoint, model, str(hostile / 'w.pth'))
     torch.save({'state_dict': torch.nn.Linear(1, 1).state_dict()}, hostile / 'good.pth')
@@ -137,7 +137,7 @@ def test_names_of_the_model_zoos(safe, tmp_path, monkeypatch):
     for source in ('s3://bucket/x.pth', 'petrel://x', 'pavi://x', 'cluster:s3://bucket/x.pth'):
         message = sentence(CheckpointLoader.load_checkpoint, source)
         assert message == (
-            f'{source} is in a storage that is not read here: download it and give its path, or an http(s) address'
+            f'{source} has a scheme that is not supported: download the file and give its path, or an http(s) URL'
         )
     torch.save({'backbone.conv': torch.ones(1), 'head.fc': torch.ones(1)}, tmp_path / 'w.pth')
     monkeypatch.setattr(mmengine_loaders, 'address', lambda _: str(tmp_path / 'w.pth'))
@@ -150,7 +150,7 @@ def test_lists_are_read_without_pickle(safe, hostile):
         assert 'is a pickle, which can run code' in sentence(mmengine_load, str(hostile / name))
     for name in ('w.yaml', 'w.yml'):
         (hostile / name).write_text(f'!!python/object/apply:os.mkdir ["{hostile / "ran"}"]')
-        assert 'does not hold plain values' in sentence(mmengine_load, str(hostile / name))
+        assert 'has more than plain values' in sentence(mmengine_load, str(hostile / name))
         (hostile / name).write_text('[1, 2.5]')
         assert mmengine_load(str(hostile / name)) == [1, 2.5]
 
@@ -179,7 +179,7 @@ def test_training_names_the_key(hostile, data, capsys, options, key):
     words = ['train', NANO, '--data-root', str(data), '--work-dir', str(hostile / 'work'), '--cfg-options', *words]
     assert run(words[0], words[1:]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith(f"error: {key}='{hostile / 'w.pth'}': {hostile / 'w.pth'} asks for posix.mkdir on loading")
+    assert told.startswith(f"error: {key}='{hostile / 'w.pth'}': {hostile / 'w.pth'} needs posix.mkdir to load")
     assert not (hostile / 'work').exists()
 
 
@@ -209,7 +209,7 @@ def test_foreign_backbones_read_safely(safe, hostile, kind):
     built = MODELS.build(
         {'type': f'mmseg.{kind}', **small, 'init_cfg': {'type': 'Pretrained', 'checkpoint': str(hostile / 'w.pth')}}
     )
-    assert 'asks for posix.mkdir on loading' in sentence(built.init_weights)
+    assert 'needs posix.mkdir to load' in sentence(built.init_weights)
 
 
 def test_which_weights_a_config_names():

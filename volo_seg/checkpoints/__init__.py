@@ -1,18 +1,20 @@
-"""Weights in and out: official, timm and our own files, whole trained models; never unpickled unsafely."""
+"""Locate, read, recognise, convert and save weights files: official, timm's and those of this package."""
 
 from volo_seg.checkpoints.architecture import VARIANTS, Architecture, Signature, describe, parameter_names, variant_name
-from volo_seg.checkpoints.conversion import (
+from volo_seg.checkpoints.convert import (
     Conversion,
+    VoloWeights,
     convert,
     count_groups,
     load_pretrained,
     read_backbone,
+    read_volo,
+    recognise,
     to_backbone_names,
 )
-from volo_seg.checkpoints.formats import VoloWeights, read_volo, recognise
-from volo_seg.checkpoints.official import OFFICIAL, OfficialFile
-from volo_seg.checkpoints.reading import load_file
-from volo_seg.checkpoints.saving import check_destination, save_file
+from volo_seg.checkpoints.locate import OFFICIAL, OfficialFile
+from volo_seg.checkpoints.read import load_file
+from volo_seg.checkpoints.save import check_destination, save_file
 from volo_seg.checkpoints.segmentor import fit_segmentor_weights, load_segmentor_weights
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Weights and lists that MMEngine, torch.hub or timm read because a config names them: safely, or not at all.
+"""Replace the loaders of MMEngine and torch that run code from the files that a config names.
 
-MMEngine's ``CheckpointLoader`` tries safe loading and then unpickles; its file handlers unpickle ``.pkl`` and build any
-object from ``.yaml``. :func:`forbid_unpickling` closes these ways for the whole process by MMEngine's own registration
+MMEngine's ``CheckpointLoader`` unpickles a file if safe loading fails; its file handlers unpickle ``.pkl`` and build
+any object from ``.yaml``. :func:`forbid_unpickling` replaces them in this process through MMEngine's registration
 functions. The commands, ``SafeRunner`` and ``Predictor`` call it; importing volo_seg does not.
 """
 
@@ -12,24 +12,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from volo_seg.checkpoints.reading import load_file
+from volo_seg.checkpoints.read import load_file
 from volo_seg.errors import UserError
 
-_NO_STORAGE = 'download it and give its path, or an http(s) address'
+_FIX = 'download the file and give its path, or an http(s) URL'
 
 
 def forbid_unpickling() -> None:
-    """Let this process read weights by :func:`.load_file` and lists without pickle, whoever's code asks.
+    """Make all code in this process read weights by :func:`.load_file`, and data files without pickle.
 
-    Each ``torch.load`` is a safe one, also in child processes and with ``weights_only=False``: torch reads the variable
-    at each call, and it outranks the argument.
+    ``torch.load`` is safe too, also in child processes and with ``weights_only=False``: torch reads the environment
+    variable at each call, and it has priority over the argument.
     """
     from mmengine.fileio import register_handler
     from mmengine.runner import CheckpointLoader
 
-    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)  # torch loads nothing where both are set
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)  # torch.load fails if both are set
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    # a handler that another package registered is replaced too; a config's custom_imports are code and come later
+    # handlers that other packages registered are replaced too; custom_imports of a config are imported later
     CheckpointLoader.register_scheme(['', *CheckpointLoader._schemes], load_from_config, force=True)
     pickles, yaml = _handlers()
     register_handler(['pkl', 'pickle'])(pickles)
@@ -37,24 +37,24 @@ def forbid_unpickling() -> None:
 
 
 def load_from_config(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read the weights that a config names: what :func:`.load_file` takes, or a name of MMEngine's model zoos.
+    """Read the weights that a config names: a source for :func:`.load_file`, or a name in MMEngine's model zoos.
 
     Raises:
-        UserError: See :func:`.load_file`; an unknown zoo, name or storage.
+        UserError: See :func:`.load_file` and :func:`address`.
     """
     source = address(os.fspath(filename))
     content = load_file(source, map_location='cpu' if callable(map_location) else map_location or 'cpu')
-    if filename.startswith('mmcls://'):  # classifiers: the backbone alone
+    if filename.startswith('mmcls://'):  # a classifier, of which the backbone is used
         state = content.get('state_dict', content)
         return {'state_dict': {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}}
     return content
 
 
 def address(source: str) -> str:
-    """The path or the http(s) address that ``source`` means; MMEngine's tables of models translate names of its zoos.
+    """Translate a name in MMEngine's model zoos to a path or URL; return any other ``source`` as it is.
 
     Raises:
-        UserError: An unknown zoo, name or storage.
+        UserError: The zoo, the name or the storage scheme is unknown.
     """
     zoo, marked, name = source.partition('://')
     if not marked or zoo in ('http', 'https', 'file'):
@@ -68,15 +68,15 @@ def address(source: str) -> str:
     }
     zoo = {'modelzoo': 'torchvision', 'open-mmlab': 'openmmlab'}.get(zoo, zoo)
     if zoo not in tables:
-        raise UserError(f'{source} is in a storage that is not read here: {_NO_STORAGE}')
+        raise UserError(f'{source} has a scheme that is not supported: {_FIX}')
     if zoo == 'openmmlab':
         name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
     try:
         found = tables[zoo]()[name]
     except ImportError as error:
-        raise UserError(f'{source} needs {error.name}, which is not installed: {_NO_STORAGE}') from error
+        raise UserError(f'{source} needs {error.name}, which is not installed: {_FIX}') from error
     except KeyError:
-        raise UserError(f"{name!r} is not a model of MMEngine's table {zoo}://: {_NO_STORAGE}") from None
+        raise UserError(f"{name!r} is not a model of MMEngine's table {zoo}://: {_FIX}") from None
     if '://' in found or zoo != 'openmmlab':
         return found
     return str(Path(mmengine_checkpoint._get_mmengine_home(), found))
@@ -87,22 +87,24 @@ def _handlers() -> tuple[type, type]:
     from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
     class WriteOnlyPickleHandler(PickleHandler):
-        """Writes pickles as MMEngine does, and reads none."""
+        """Write pickles as MMEngine does, and refuse to read them."""
 
         def load_from_fileobj(self, file: Any, **_: Any) -> Any:
             raise UserError(
                 f'{getattr(file, "name", "a file")} that the config names is a pickle, which can run code when it is '
-                'read: write its content as .json and give that file'
+                'read: write its content as .json and use that file'
             )
 
     class SafeYamlHandler(YamlHandler):
-        """Reads YAML into plain values alone."""
+        """Read YAML files that contain plain values only."""
 
         def load_from_fileobj(self, file: Any, **_: Any) -> Any:
             try:
                 return yaml.safe_load(file)
             except yaml.YAMLError as error:
-                told = ' '.join(str(error).split())[:200]
-                raise UserError(f'a YAML file that the config names does not hold plain values ({told})') from error
+                reason = ' '.join(str(error).split())[:200]
+                raise UserError(
+                    f'a YAML file that the config names has more than plain values ({reason}): use plain values'
+                ) from error
 
     return WriteOnlyPickleHandler, SafeYamlHandler

@@ -1,4 +1,4 @@
-"""Loading a whole trained model."""
+"""Load the weights of a trained segmentor into a model."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from volo_seg.checkpoints.architecture import describe, differences, variant_name
-from volo_seg.checkpoints.conversion import check_shapes
-from volo_seg.checkpoints.formats import first_few, unwrap
-from volo_seg.checkpoints.reading import load_file
+from volo_seg.checkpoints.convert import check_shapes, first_few, unwrap
+from volo_seg.checkpoints.read import load_file
 from volo_seg.errors import UserError
 from volo_seg.layers import resize_pos_embed
 
 _CLASS_WEIGHTS = 'conv_seg.weight'
 _POSITIONS = 'backbone.pos_embed'
-_TRAINED_WITH = 'use the config it was trained with'
+_TRAINED_WITH = 'use the config with which it was trained'
 
 
 def load_segmentor_weights(model: nn.Module, source: str | os.PathLike[str], *, strict: bool = True) -> dict[str, Any]:
-    """Load the trained checkpoint ``source`` (see :func:`.load_file`) into ``model``, all of it or nothing.
+    """Load the trained checkpoint ``source`` (see :func:`.load_file`) into ``model``; after an error it is unchanged.
 
     Returns:
         The checkpoint's ``meta`` (classes, palette, iteration, config, ...), empty if it has none.
 
     Raises:
-        UserError: The file cannot be had or read, or is of another model or for another number of classes.
+        UserError: The file cannot be read, or belongs to another model or another number of classes.
     """
     content = load_file(source)
     fit_segmentor_weights(model, content, name=os.fspath(source), strict=strict)
@@ -37,20 +36,24 @@ def load_segmentor_weights(model: nn.Module, source: str | os.PathLike[str], *, 
 
 
 def fit_segmentor_weights(model: nn.Module, content: Mapping[str, Any], *, name: str, strict: bool = True) -> None:
-    """Put the weights of ``content``, what :func:`.load_file` made of the file ``name``, into ``model``.
+    """Load the weights in ``content``, which :func:`.load_file` read from the file ``name``, into ``model``.
 
-    A position grid of another size (a model trained on other crops) is resampled. With ``strict`` false,
-    names that only one side has are logged instead of refused; shapes and classes must agree all the same.
+    A position grid of another size (from training on other crops) is resized. If ``strict`` is false, missing and
+    unknown names are logged; shapes and classes must agree in any case.
 
     Raises:
-        UserError: They are of another model or for another number of classes.
+        UserError: The weights belong to another model or another number of classes.
     """
     found, _ = unwrap(content, name=name)
     target = model.state_dict()
     _check_backbone(found, target, name=name)
     _check_names(found, target, name=name, strict=strict)
     _check_classes(found, target, name=name)
-    _fit_positions(found, target, name=name)
+    positions, goal = found.get(_POSITIONS), target.get(_POSITIONS)
+    if positions is not None and goal is not None and positions.ndim == 4 and positions.shape != goal.shape:
+        (old_h, old_w), (h, w) = positions.shape[1:3], goal.shape[1:3]
+        found[_POSITIONS] = resize_pos_embed(positions, (h, w))
+        logging.getLogger(__name__).info('%s: position grid %dx%d -> %dx%d', name, old_h, old_w, h, w)
     check_shapes(found, target, name=name, model_name='this model')
     model.load_state_dict(found, strict=False)
 
@@ -62,7 +65,7 @@ def _check_backbone(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *
     )
     if theirs and ours and theirs != ours:
         raise UserError(
-            f'{name} holds a {variant_name(theirs)} segmentor, this model is built on {variant_name(ours)} '
+            f'{name} contains a {variant_name(theirs)} segmentor, this model is built on {variant_name(ours)} '
             f'({differences(theirs, ours)}): {_TRAINED_WITH}'
         )
 
@@ -70,17 +73,17 @@ def _check_backbone(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *
 def _check_names(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str, strict: bool) -> None:
     lacking = [key for key in target if key not in found and not key.endswith('.num_batches_tracked')]
     spare = [key for key in found if key not in target]
-    told = []
+    problems = []
     if lacking:
-        told.append(f'it lacks {first_few(lacking)}')
+        problems.append(f'it lacks {first_few(lacking)}')
     if spare:
-        told.append(f'it holds {first_few(spare)} that this one has no place for')
-    if told and strict:
-        alone = any(f'backbone.{key}' in target for key in spare)
-        fix = "a backbone alone belongs in the backbone's init_cfg" if alone else _TRAINED_WITH
-        raise UserError(f'{name} is of another model ({" and ".join(told)}): {fix}')
-    if told:
-        logging.getLogger(__name__).warning('%s fits in part: %s', name, ' and '.join(told))
+        problems.append(f'it contains {first_few(spare)}, which this model does not have')
+    if problems and strict:
+        is_backbone = any(f'backbone.{key}' in target for key in spare)
+        fix = "name the weights of a backbone in the backbone's init_cfg" if is_backbone else _TRAINED_WITH
+        raise UserError(f'{name} belongs to another model ({" and ".join(problems)}): {fix}')
+    if problems:
+        logging.getLogger(__name__).warning('%s fits in part: %s', name, ' and '.join(problems))
 
 
 def _check_classes(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str) -> None:
@@ -90,14 +93,4 @@ def _check_classes(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *,
         theirs, ours = len(found[key]), len(target[key])
         if theirs != ours:
             layer = key.removesuffix('.weight')
-            raise UserError(f'{name} has {theirs} classes at {layer}, this model {ours}: {_TRAINED_WITH}')
-
-
-def _fit_positions(found: dict[str, Tensor], target: Mapping[str, Tensor], *, name: str) -> None:
-    positions, goal = found.get(_POSITIONS), target.get(_POSITIONS)
-    if positions is None or goal is None or positions.ndim != 4 or positions.shape == goal.shape:
-        return
-    grid = goal.shape[1], goal.shape[2]
-    found[_POSITIONS] = resize_pos_embed(positions, grid)
-    old = 'x'.join(map(str, positions.shape[1:3]))
-    logging.getLogger(__name__).info('%s: position grid %s -> %dx%d', name, old, *grid)
+            raise UserError(f'{name} has {theirs} classes at {layer}, this model has {ours}: {_TRAINED_WITH}')

@@ -17,7 +17,7 @@ from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
-from volo_seg.checkpoints.formats import unwrap
+from volo_seg.checkpoints.convert import unwrap
 from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
 from volo_seg.config.agreement import check_windows
 from volo_seg.config.checks import check_config, fill_class_count

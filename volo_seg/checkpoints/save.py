@@ -1,4 +1,4 @@
-"""Writing weights files, whole or not at all."""
+"""Write weights files atomically."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def save_file(
 ) -> None:
     """Write ``state_dict`` to ``path``: ``.safetensors``, or ``.pth`` as ``dict(meta=..., state_dict=...)``.
 
-    Missing folders are made. The file appears when it is complete; until then, and after any failure, what
-    was there stays.
+    Missing folders are created. An existing file is replaced when the new one is complete, and is unchanged after a
+    failure.
 
     Raises:
-        UserError: Another suffix, the file exists and ``overwrite`` is false, or the disk refuses it.
+        UserError: The suffix is another one, the file exists and ``overwrite`` is false, or the file cannot be written.
     """
     path = check_destination(path, overwrite=overwrite)
-    # a view must not drag its whole storage into the file
+    # torch.save writes the whole storage of a view
     state = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()
     }
@@ -50,17 +50,17 @@ def save_file(
 
 
 def check_destination(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Check that ``path`` may be written, before the work that leads there.
+    """Check that ``path`` can be written, before the work whose result it is; return it as a Path.
 
     Raises:
-        UserError: Neither ``.pth`` nor ``.safetensors``, a folder, or an existing file without ``overwrite``.
+        UserError: It does not end in ``.pth`` or ``.safetensors``, is a folder, or exists and ``overwrite`` is false.
     """
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
-        raise UserError(f'{path} ends in {path.suffix or "nothing"!r}: weights go to {" or ".join(SUFFIXES)}')
+        raise UserError(f'{path} ends in {path.suffix or "nothing"!r}: use {" or ".join(SUFFIXES)}')
     if path.is_dir():
-        raise UserError(f'{path} is a folder: give the name of a file')
+        raise UserError(f'{path} is a folder: give the path of a file')
     if path.exists() and not overwrite:
-        raise UserError(f'{path} exists: give another name, or say that it may be overwritten')
+        raise UserError(f'{path} exists: give another name or allow overwriting')
     check_writable(path.parent)
     return path
