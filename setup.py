@@ -14,7 +14,7 @@ EXTRAS = {
     'hub': ['huggingface_hub'],
     'mlflow': ['mlflow'],
     'onnx': ['onnx>=1.17', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
-    'serve': ['fastapi>=0.115', 'prometheus_client', 'python-multipart', 'uvicorn>=0.30'],
+    'serve': ['fastapi>=0.120', 'prometheus_client>=0.20', 'python-multipart>=0.0.20', 'uvicorn>=0.34'],
     'tensorboard': ['tensorboard'],
     'wandb': ['wandb'],
 }

@@ -108,11 +108,9 @@ def build_app(
         name, data = await uploads.read(request)
 
         async def work() -> bytes:
+            decode = partial(decode_image, data, name=name, max_pixels=limits.max_pixels)
             with batcher.announce():
-                image = await run_sync(
-                    lambda: decode_image(data, name=name, max_pixels=limits.max_pixels), limiter=threads
-                )
-                job = batcher.submit(chosen, image, confidence=confidence)
+                job = batcher.submit(chosen, await run_sync(decode, limiter=threads), confidence=confidence)
             try:
                 with anyio.fail_after(limits.seconds):
                     result, seconds = await batcher.result(job)
@@ -120,12 +118,9 @@ def build_app(
                 raise Busy(f'the image had to wait for more than {limits.seconds:g} s') from error
             except UserError as error:
                 raise HTTPException(422, f'image {name!r} cannot be segmented: {error}') from error
-            return await run_sync(
-                lambda: encode(
-                    wanted, result, model=chosen.name, seconds=seconds, masks=masks, include=include, opacity=opacity
-                ),
-                limiter=threads,
-            )
+            options: dict[str, Any] = {'masks': masks, 'include': include, 'opacity': opacity}
+            content = partial(encode, wanted, result, model=chosen.name, seconds=seconds, **options)
+            return await run_sync(content, limiter=threads)
 
         with batcher.place():
             content = await unless_disconnected(request, work)
@@ -134,11 +129,8 @@ def build_app(
     @app.get('/v1/models')
     async def list_models() -> dict[str, Any]:
         """The models with their classes, the default one first, and the limits of an image."""
-        return {
-            'models': [describe_model(model) for model in models],
-            'max_bytes': limits.max_bytes,
-            'max_pixels': limits.max_pixels,
-        }
+        described = [describe_model(model) for model in models]
+        return {'models': described, 'max_bytes': limits.max_bytes, 'max_pixels': limits.max_pixels}
 
     @app.get('/v1/examples')
     async def list_examples() -> list[str]:
@@ -169,9 +161,9 @@ def build_app(
     for file in STATIC.iterdir():
         url = '/' if file.name == 'index.html' else f'/{file.name}'
         app.add_route(url, partial(send_file, file), include_in_schema=False)
-    add_error_handlers(app)
-    access = Access(hosts)
-    return Middleware(app, access=access, metrics=metrics, drain_seconds=limits.seconds)
+    for kind in (StarletteHTTPException, RequestValidationError, ImageError, MemoryError, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, answer_error)
+    return Middleware(app, access=Access(hosts), metrics=metrics, drain_seconds=limits.seconds)
 
 
 async def send_file(path: Path, request: Request) -> FileResponse:
@@ -202,37 +194,22 @@ async def unless_disconnected(request: Request, work: Callable[[], Coroutine[Any
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error by ``{"detail": sentence}``."""
-
-    def answer(status: int, sentence: str, headers: Any = None) -> JSONResponse:
-        return JSONResponse({'detail': sentence}, status, headers)
-
-    @app.exception_handler(StarletteHTTPException)
-    async def by_status(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        usual = HTTPStatus(error.status_code).phrase
-        sentence = f'{usual}: {request.method} {request.url.path}; see /openapi.json for what there is'
-        return answer(error.status_code, sentence if error.detail == usual else error.detail, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """The answer to an error: ``{"detail": sentence}``."""
+    status, sentence, headers = 500, 'the request failed; the reason is in the log of the server', None
+    if isinstance(error, StarletteHTTPException):
+        status, sentence, headers = error.status_code, error.detail, error.headers
+        if sentence == HTTPStatus(status).phrase:
+            sentence = f'{sentence}: {request.method} {request.url.path}; see /openapi.json for what there is'
+    elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return answer(422, f'{first["loc"][0]} parameter {first["loc"][1]!r}: {first["msg"]}')
-
-    @app.exception_handler(ImageError)
-    async def bad_image(request: Request, error: ImageError) -> JSONResponse:
-        # what follows the semicolon of a size tells how to raise the limit of the commands
-        sentence = str(error).partition(';')[0] if error.kind == 'size' else str(error)
-        return answer({'size': 413, 'format': 415}.get(error.kind, 400), sentence)
-
-    @app.exception_handler(MemoryError)
-    async def no_memory(request: Request, error: MemoryError) -> JSONResponse:
-        return answer(413, 'the image needs more memory than this machine has; make it smaller')
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # for the metrics; nobody receives it
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, 'the request failed; the reason is in the log of the server')
+        status, sentence = 422, f'{first["loc"][0]} parameter {first["loc"][1]!r}: {first["msg"]}'
+    elif isinstance(error, ImageError):
+        status, sentence = {'size': 413, 'format': 415}.get(error.kind, 400), str(error)
+        if error.kind == 'size':  # the rest tells how to raise the limit of the commands
+            sentence = sentence.partition(';')[0]
+    elif isinstance(error, MemoryError):
+        status, sentence = 413, 'the image needs more memory than this machine has; make it smaller'
+    elif isinstance(error, ClientDisconnect):
+        status = 499  # for the metrics; nobody receives it
+    return JSONResponse({'detail': sentence}, status, headers)

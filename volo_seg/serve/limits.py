@@ -66,10 +66,8 @@ class Uploads:
         kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
         is_form = kind == 'multipart/form-data'
         if not (is_form or kind in RAW_TYPES or kind.startswith('image/')) or 'content-encoding' in request.headers:
-            sent = kind or 'encoded'
-            raise HTTPException(
-                415, f'the body is {sent}; send an image/*, or a multipart/form-data with a file `image`'
-            )
+            fix = 'send an image/*, or a multipart/form-data with a file `image`'
+            raise HTTPException(415, f'the body is {kind or "encoded"}; {fix}')
         limit = self.limits.max_bytes + FORM_BYTES * is_form
         stream = self._stream(request, limit)
         try:
