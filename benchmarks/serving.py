@@ -83,10 +83,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         def together() -> None:
             list(pool.map(lambda client: list(map(client.segment, files)), [Client(port) for _ in range(CLIENTS)]))
 
+        def in_batches() -> None:
+            predictor.batch_size = CLIENTS
+            together()
+            predictor.batch_size = 1
+
         many = {
             'Predictor, decode, encode': lambda: [one(content) for content in files * CLIENTS],
             'Predictor alone': lambda: [predictor(array) for array in arrays * CLIENTS],
             'API': together,
+            f'API, batches of {CLIENTS}': in_batches,
         }
         for clock in ('process', 'wall'):
             client = Client(port)  # the server closes idle connections
@@ -96,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         small = jpegs(EACH, scale=0.5)
         queries = ('', '?output=json&masks=rle', '?output=overlay', '?output=npz', '?output=json&include=image')
         count = 100 if report.settings.quick else args.requests
-        turns = itertools.islice(itertools.product(itertools.count(), queries, small + files[:1]), count)
-        seen = [(client.segment(content, query), resident())[1] for _, query, content in turns]
+        kinds = itertools.islice(itertools.cycle(itertools.product(queries, small + files[:1])), count)
+        seen = [(client.segment(content, query), resident())[1] for query, content in kinds]
         tenth = count // 10
         first, last = sum(seen[:tenth]) / tenth, sum(seen[-tenth:]) / tenth
         report.remark(f'\n{count} requests: {first:.0f} MiB resident in the first {tenth}, {last:.0f} in the last')

@@ -300,6 +300,33 @@ def test_a_new_image_gives_up_the_one_before(open_page, folder):
     assert page.locator('.title span').first.inner_text().startswith('150 x 90 pixels')
 
 
+def test_a_large_image_is_drawn_smaller_and_read_whole(chromium, tmp_path):
+    image = np.repeat(np.arange(3000, dtype=np.uint8)[None, :, None] // 8, 600, axis=0).repeat(3, axis=2)
+    (tmp_path / 'wide.png').write_bytes(png(image))
+    with Site(max_pixels=2**22, max_bytes=2**20) as site:
+        context = chromium.new_context(viewport={'width': 3200, 'height': 1400})
+        page = context.new_page()
+        page.goto(f'http://127.0.0.1:{site.port}')
+        page.wait_for_selector('body[data-ready]')
+        segment(page, tmp_path / 'wide.png')
+        assert page.locator('.stage canvas').evaluate('e => [e.width, e.height]') == [2048, 410]
+        assert download(page, 0, 'Labels')[1].shape == (600, 3000)
+        for x in (5, 1503, 2990):
+            page.locator('.stage').evaluate(
+                """(stage, x) => {
+                    const box = stage.getBoundingClientRect();
+                    const at = { clientX: box.left + ((x + 0.5) / 3000) * box.width, clientY: box.top + 9 };
+                    stage.dispatchEvent(new MouseEvent('click', at));
+                }""",
+                x,
+            )
+            said = page.locator('.readout').inner_text()
+            read = int(re.search(r'at (\d+), ', said)[1])
+            assert abs(read - x) <= 3  # the pointer has whole pixels of the screen
+            assert said.startswith(site.predictor.classes[image[0, read, 0] % 3])
+        context.close()
+
+
 def test_names_are_text(chromium, tmp_path):
     """Names of classes, models, examples and uploads hold HTML: no element comes of it, and nothing runs."""
     evil = '<img src=x onerror="document.title=1"><b id=bad>x</b>'

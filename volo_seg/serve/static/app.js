@@ -43,7 +43,8 @@ async function readConfidence(answer) {
   const bitmap = await createImageBitmap(toBlob(answer.confidence, 'image/png'), { colorSpaceConversion: 'none' });
   const context = new OffscreenCanvas(answer.width, answer.height).getContext('2d', { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, answer.width, answer.height).data.filter((v, i) => i % 4 === 0);
+  const { data } = context.getImageData(0, 0, answer.width, answer.height);
+  return new Uint8Array(data.length / 4).map((_, i) => data[4 * i]);
 }
 
 function scaleColour(value) {
