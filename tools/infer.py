@@ -1,6 +1,6 @@
-"""Segment images: the same as ``volo-seg infer``."""
+"""Run ``volo-seg infer``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('infer')
+    run_tool('infer')

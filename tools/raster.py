@@ -1,6 +1,6 @@
-"""Segment an image of any size: the same as ``volo-seg raster``."""
+"""Run ``volo-seg raster``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('raster')
+    run_tool('raster')

@@ -1,6 +1,6 @@
-"""Evaluate a checkpoint: the same as ``volo-seg test``."""
+"""Run ``volo-seg test``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('test')
+    run_tool('test')

@@ -1,6 +1,6 @@
-"""Train a segmentor: the same as ``volo-seg train``."""
+"""Run ``volo-seg train``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('train')
+    run_tool('train')

@@ -1,4 +1,4 @@
-"""``python -m volo_seg COMMAND …``"""
+"""``python -m volo_seg COMMAND [arguments]``"""
 
 import sys
 

@@ -236,7 +236,7 @@ def test_missing_import_is_named(tmp_path):
     config.write_text(f"default_scope = 'mmseg'\n{model}\ntrain_dataloader = dict(dataset=dict())\n")
     # neither is needed, and a torchvision built for another torch would break mmseg's import
     absent = 'import sys; sys.modules.update(torchvision=None, timm=None)'
-    program = f"{absent}; from volo_seg.commands import door; door('train', ['config.py'])"
+    program = f"{absent}; from volo_seg.commands import run_tool; run_tool('train', ['config.py'])"
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1] == (

@@ -1,6 +1,6 @@
-"""Plot the logs of runs: the same as ``volo-seg analyze_logs``."""
+"""Run ``volo-seg analyze_logs``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('analyze_logs')
+    run_tool('analyze_logs')

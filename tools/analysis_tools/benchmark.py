@@ -1,6 +1,6 @@
-"""Measure latency, throughput and memory by stage: the same as ``volo-seg benchmark``."""
+"""Run ``volo-seg benchmark``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('benchmark')
+    run_tool('benchmark')

@@ -1,6 +1,6 @@
-"""Draw augmented samples with their labels, and how often each class occurs: the same as ``volo-seg browse``."""
+"""Run ``volo-seg browse``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('browse')
+    run_tool('browse')

@@ -1,6 +1,6 @@
-"""Check the data of a config before training: the same as ``volo-seg check``."""
+"""Run ``volo-seg check``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('check')
+    run_tool('check')

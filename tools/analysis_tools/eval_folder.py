@@ -1,6 +1,6 @@
-"""Score label images of any model: the same as ``volo-seg eval``."""
+"""Run ``volo-seg eval``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('eval')
+    run_tool('eval')

@@ -1,6 +1,6 @@
-"""Count parameters and operations: the same as ``volo-seg flops``."""
+"""Run ``volo-seg flops``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('flops')
+    run_tool('flops')

@@ -1,6 +1,6 @@
-"""Pack or validate a benchmark submission: the same as ``volo-seg submit``."""
+"""Run ``volo-seg submit``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('submit')
+    run_tool('submit')

@@ -1,6 +1,6 @@
-"""Write a page about a run: the same as ``volo-seg report``."""
+"""Run ``volo-seg report``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('report')
+    run_tool('report')

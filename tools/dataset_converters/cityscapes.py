@@ -1,6 +1,6 @@
-"""Write Cityscapes' labelTrainIds: the same as ``volo-seg cityscapes``."""
+"""Run ``volo-seg cityscapes``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('cityscapes')
+    run_tool('cityscapes')

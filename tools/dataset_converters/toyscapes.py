@@ -1,6 +1,6 @@
-"""Generate the Toyscapes data set: the same as ``volo-seg toyscapes``."""
+"""Run ``volo-seg toyscapes``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('toyscapes')
+    run_tool('toyscapes')

@@ -1,6 +1,6 @@
-"""Export a checkpoint as ONNX: the same as ``volo-seg export``."""
+"""Run ``volo-seg export``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('export')
+    run_tool('export')

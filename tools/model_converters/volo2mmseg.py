@@ -1,6 +1,6 @@
-"""Turn official or timm weights, or a trained segmentor, into a file of the backbone alone."""
+"""Run ``volo-seg volo2mmseg``, with the same arguments."""
 
-from volo_seg.commands import door
+from volo_seg.commands import run_tool
 
 if __name__ == '__main__':
-    door('volo2mmseg')
+    run_tool('volo2mmseg')

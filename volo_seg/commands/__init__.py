@@ -1,4 +1,4 @@
-"""The commands: one module each with ``build_parser()`` and ``main(argv)``; ``volo-seg`` and tools/ open them."""
+"""The commands: one module each, with ``build_parser()`` and ``main(argv)``. ``volo-seg`` and tools/ run them."""
 
 from __future__ import annotations
 
@@ -11,49 +11,61 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from volo_seg.commands.signals import Signals
 from volo_seg.errors import PeerLost, UserError
 
-# name -> what it does, in the order in which a user meets them
+
+class Command(NamedTuple):
+    """A command of ``volo-seg``: what it does, in one line, and the arguments of an example."""
+
+    summary: str
+    example: str
+
+
 COMMANDS = {
-    'doctor': 'print the environment in one screen, for a bug report',
-    'demo': 'generate data, train, evaluate, predict: the whole way in minutes',
-    'toyscapes': 'generate the Toyscapes data set',
-    'cityscapes': "write Cityscapes' labelTrainIds",
-    'check': 'check the data of a config',
-    'browse': 'draw augmented samples with their labels',
-    'train': 'train a segmentor',
-    'test': 'evaluate a checkpoint',
-    'infer': 'segment images with a checkpoint',
-    'raster': 'segment an image of any size by windows: GeoTIFF, TIFF',
-    'serve': 'serve an HTTP API and a page that segment images',
-    'analyze_logs': 'plot loss, learning rate and mIoU of runs',
-    'report': 'write one HTML page about a run',
-    'export': 'write an ONNX file, compared with PyTorch first',
-    'benchmark': 'measure latency, throughput and memory by stage',
-    'flops': 'count parameters and operations of a config',
-    'eval': 'score label images of any model',
-    'submit': 'pack or validate a benchmark submission',
-    'publish': 'write a model folder that others can load',
-    'volo2mmseg': 'convert official or timm weights to ours',
+    'doctor': Command('print versions, device and conflicts, for a bug report', ''),
+    'demo': Command('generate data, train, evaluate, predict and report, in minutes', ''),
+    'toyscapes': Command('generate the Toyscapes data set', 'data/toyscapes --train 240 --val 40'),
+    'cityscapes': Command('write the labelTrainIds images of Cityscapes', 'data/cityscapes --nproc 8'),
+    'check': Command('check the data of a config', 'config.py --fast'),
+    'browse': Command('draw augmented samples with their labels', 'config.py samples --count 4'),
+    'train': Command('train a segmentor', 'config.py --amp bf16 --ema'),
+    'test': Command('evaluate a checkpoint', 'config.py checkpoint.pth --tta'),
+    'infer': Command('segment images, folders and videos', 'checkpoint.pth photos/ --out-dir results'),
+    'raster': Command('segment a TIFF or GeoTIFF of any size', 'config.py checkpoint.pth scene.tif labels.tif'),
+    'serve': Command('serve an HTTP API that segments images, and a page that uses it', 'checkpoint.pth --port 7860'),
+    'analyze_logs': Command('plot loss, learning rate and mIoU of runs', 'work_dirs/a work_dirs/b --out curves.png'),
+    'report': Command('write one HTML page about a run', 'work_dirs/a'),
+    'export': Command('write an ONNX file, compared with PyTorch first', 'config.py checkpoint.pth model.onnx'),
+    'benchmark': Command('measure latency, throughput and memory by stage', 'config.py --size 256 512 --repeat 3'),
+    'flops': Command('count parameters and operations of a config', 'config.py --shape 512 1024'),
+    'eval': Command('score label images of any model', 'predictions truth --classes-file data/mine/classes.txt'),
+    'submit': Command('pack or validate a benchmark submission', 'predictions submission.zip --dataset cityscapes'),
+    'publish': Command('write a model folder that others can load', 'config.py checkpoint.pth my-model'),
+    'volo2mmseg': Command('convert official or timm weights to a backbone file', 'volo_d1_224 backbone.safetensors'),
 }
+"""The commands in the order in which a user meets them."""
 
 
-def door(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run the command ``name`` and exit: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+def run_tool(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run the command ``name`` and exit with its status: 0 done, 2 a user's mistake, 130 interrupted."""
     sys.exit(run(name, argv, last=True))
 
 
 def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> int:
-    """Run the command ``name`` and return its exit status; a UserError becomes one sentence on stderr.
+    """Run the command ``name`` and return its exit status. A ``UserError`` is printed to stderr, without a traceback.
 
-    ``last``: the process ends afterwards.
+    Args:
+        name: A key of ``COMMANDS``.
+        argv: Arguments of the command; by default those of the process.
+        last: Whether the process ends after the command.
     """
     quiet_imports()
-    # idle threads sleep instead of spinning: on a machine with other work, spinning costs several times the work
+    # idle OpenMP threads sleep: busy waiting slows down a machine that has other work
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    # the command names a damaged file in one sentence of its own
+    # commands report damaged images themselves
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
     warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
     with Signals(last=last) as signals:
@@ -68,7 +80,7 @@ def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> 
 
 
 def conclude(error: BaseException) -> int:
-    """Print why a command ended, in one line, and return its exit status; a bug is raised again."""
+    """Print the reason why a command ended and return its exit status; unexpected exceptions are raised again."""
     if isinstance(error, KeyboardInterrupt):
         if os.environ.get('RANK', '0') == '0':
             print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
@@ -76,7 +88,7 @@ def conclude(error: BaseException) -> int:
     if isinstance(error, pickle.UnpicklingError):  # a file that a package of someone else reads by torch.load
         error = UserError(f'a weights file is refused ({refused(error)}): give weights alone, as .safetensors')
     if isinstance(error, UserError):
-        tell(error)
+        print_error(error)
         return 2
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,34 +96,34 @@ def conclude(error: BaseException) -> int:
     raise error
 
 
-def tell(error: UserError) -> None:
-    """Print the message, or leave it to :mod:`volo_seg.engine.torchrun`, which prints one for all processes."""
+def print_error(error: UserError) -> None:
+    """Print the message to stderr; below :mod:`volo_seg.engine.torchrun`, write it to the file that torchrun reads."""
     import json
 
     from volo_seg.engine.torchrun import MARK
 
     place = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if not place or MARK not in os.environ:
-        print(f'error: {sentence(error)}', file=sys.stderr)
+        print(f'error: {message_of(error)}', file=sys.stderr)
         return
-    told = {'sentence': sentence(error), 'peer_lost': isinstance(error, PeerLost)}
+    told = {'sentence': message_of(error), 'peer_lost': isinstance(error, PeerLost)}
     with open(place, 'w', encoding='utf-8') as file:
-        json.dump({'message': sentence(error), 'timestamp': int(time.time()), **told}, file)
+        json.dump({'message': message_of(error), 'timestamp': int(time.time()), **told}, file)
 
 
-def sentence(error: UserError) -> str:
-    """The message alone, also where a data-loading process wrapped its traceback around it."""
+def message_of(error: UserError) -> str:
+    """The message of ``error``, without the traceback that a data-loading process puts before it."""
     return str(error).strip().rsplit('UserError: ', 1)[-1]
 
 
 def refused(error: pickle.UnpicklingError) -> str:
-    """What torch refused to build, without its advice to load the file unsafely."""
+    """The reason for which torch refused a file, without its advice to load the file unsafely."""
     found = re.search(r'GLOBAL (\S+) ', str(error))
     return f'it asks for {found[1]} on loading' if found else 'it is damaged or holds more than weights'
 
 
 def quiet_imports() -> None:
-    """Silence what the libraries below print about optional parts that nothing here uses."""
+    """Silence warnings of dependencies about optional parts that are not used here."""
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
     warnings.filterwarnings('ignore', message='.* is installed but broken')
     warnings.filterwarnings('ignore', message='The draw is False')
@@ -130,7 +142,7 @@ def load_stack() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``volo-seg COMMAND …``"""
+    """Run ``volo-seg COMMAND [arguments]`` and return its exit status."""
     from volo_seg import __version__
 
     words = list(sys.argv[1:] if argv is None else argv)
@@ -138,8 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'volo-seg {__version__}')
         return 0
     if not words or words[0] in ('-h', '--help'):
-        print('usage: volo-seg COMMAND … (volo-seg COMMAND --help for its flags)\n')
-        print('\n'.join(f'  {name:<14}{what}' for name, what in COMMANDS.items()))
+        print('usage: volo-seg COMMAND [arguments]\n\ncommands (volo-seg COMMAND --help prints the arguments):')
+        print('\n'.join(f'  {name:<14}{command.summary}' for name, command in COMMANDS.items()))
         return 0
     if words[0] not in COMMANDS:
         print(f'error: {words[0]!r} is not a command; one of: {", ".join(COMMANDS)}', file=sys.stderr)

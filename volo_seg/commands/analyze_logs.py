@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg analyze_logs``."""
-    parser = argparse.ArgumentParser(prog='volo-seg analyze_logs', description=__doc__)
+    parser = make_parser('analyze_logs', __doc__)
     parser.add_argument('runs', nargs='+', metavar='RUN', help='work dir, a log folder in it, or a scalars.json')
     parser.add_argument('--out', metavar='FILE', help='the plot to write (.png, .svg or .pdf)')
     parser.add_argument('--keys', nargs='+', metavar='KEY', help='values to plot (default: loss lr mIoU, if logged)')

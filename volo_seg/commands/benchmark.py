@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volo_seg.commands.flags import add_config_flags
+from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg benchmark``."""
-    parser = argparse.ArgumentParser(prog='volo-seg benchmark', description=__doc__)
+    parser = make_parser('benchmark', __doc__)
     add_config_flags(parser)
     parser.add_argument('--checkpoint', default='none', help='trained weights (default none: random ones, as fast)')
     parser.add_argument('--onnx', nargs='+', default=[], metavar='FILE', help='measure these files as well')

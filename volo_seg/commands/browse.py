@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags
+from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg browse``."""
-    parser = argparse.ArgumentParser(prog='volo-seg browse', description=__doc__)
+    parser = make_parser('browse', __doc__)
     add_config_flags(parser)
     parser.add_argument('out_dir', type=Path, metavar='OUT_DIR', help='folder for the pictures')
     parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags
+from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -25,11 +25,8 @@ FILES_SHOWN = 3
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg check``."""
-    parser = argparse.ArgumentParser(
-        prog='volo-seg check',
-        description=__doc__,
-        epilog='Exit status: 0 if training can start, 1 if not, 2 if the command itself is wrong.',
-    )
+    notes = 'Exit status: 0 if training can start, 1 if not, 2 if the command itself is wrong.'
+    parser = make_parser('check', __doc__, notes=notes)
     add_config_flags(parser)
     parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
     parser.add_argument('--nproc', type=int, metavar='N', help='processes (default: as many as cores)')

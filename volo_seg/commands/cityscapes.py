@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_path, atomic_write, check_regular, check_writable
 
@@ -14,7 +15,7 @@ SUFFIX = '_polygons.json'
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of MMSegmentation's tools/dataset_converters/cityscapes.py."""
-    parser = argparse.ArgumentParser(prog='volo-seg cityscapes', description=__doc__)
+    parser = make_parser('cityscapes', __doc__)
     parser.add_argument('cityscapes_path', help='folder that holds gtFine/ and leftImg8bit/')
     parser.add_argument('--gt-dir', default='gtFine', help='folder of the annotations below it (default gtFine)')
     parser.add_argument('-o', '--out-dir', help='folder for train.txt, val.txt, test.txt (default: the data folder)')

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 
 CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
@@ -16,7 +17,7 @@ CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg demo``."""
-    parser = argparse.ArgumentParser(prog='volo-seg demo', description=__doc__)
+    parser = make_parser('demo', __doc__)
     parser.add_argument('--data-root', default='data/toyscapes', help='where the data goes (default data/toyscapes)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='where results go (default work_dirs/demo)')
     parser.add_argument('--train', type=int, default=240, help='training scenes (default 240)')

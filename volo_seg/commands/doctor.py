@@ -9,6 +9,8 @@ import platform
 import sys
 from collections.abc import Sequence
 
+from volo_seg.commands.flags import make_parser
+
 REQUIRED = ('torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'numpy', 'opencv-python', 'safetensors')
 OPTIONAL = {
     'cityscapesscripts': 'preparing Cityscapes: pip install "volo-seg[cityscapes]"',
@@ -21,7 +23,7 @@ RIVALS = {'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'onedl-mmsegmentat
 
 def build_parser() -> argparse.ArgumentParser:
     """``volo-seg doctor`` has no flags of its own."""
-    return argparse.ArgumentParser(prog='volo-seg doctor', description=__doc__)
+    return make_parser('doctor', __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ class Rule:
     frame: re.Pattern[str] | None = None
 
 
+NOTES = """
+A prediction that equals the ignored value counts as a miss; any other value out of range is an error. Files are paired
+by their path below the two folders, or by their name.
+"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg eval``."""
-    parser = argparse.ArgumentParser(
-        prog='volo-seg eval',
-        description=__doc__,
-        epilog='A prediction that equals the ignored value counts as a miss; any other value out of range is '
-        'an error. Files are paired by their path below the two folders, or by their name.',
-    )
+    parser = make_parser('eval', __doc__, notes=NOTES)
     parser.add_argument('pred_dir', type=Path, metavar='PRED_DIR', help='folder of predicted label PNGs')
     parser.add_argument('gt_dir', type=Path, metavar='GT_DIR', help='folder of ground-truth label PNGs')
     parser.add_argument('--dataset', choices=('cityscapes', 'ade20k'), help='names, numbering and file names')

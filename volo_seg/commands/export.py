@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volo_seg.commands.flags import add_config_flags
+from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import check_writable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg export``."""
-    parser = argparse.ArgumentParser(prog='volo-seg export', description=__doc__)
+    parser = make_parser('export', __doc__)
     add_config_flags(parser)
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors), or none for random ones')
     parser.add_argument('out', metavar='OUT.onnx', help='the file to write')

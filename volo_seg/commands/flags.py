@@ -5,6 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from volo_seg.commands import COMMANDS
+
+
+def make_parser(
+    name: str, description: str | None, *, notes: str = '', usage: str | None = None
+) -> argparse.ArgumentParser:
+    """The argument parser of the command ``name``; its help ends with ``notes`` and the example of the command."""
+    return argparse.ArgumentParser(
+        prog=f'volo-seg {name}',
+        usage=usage,
+        description=description,
+        epilog=f'{notes.strip()}\n\nexample:\n  volo-seg {name} {COMMANDS[name].example}'.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``config`` and ``--cfg-options`` of every command with a config."""

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags
+from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg flops``, those of MMSegmentation's get_flops.py."""
-    parser = argparse.ArgumentParser(prog='volo-seg flops', description=__doc__)
+    parser = make_parser('flops', __doc__)
     add_config_flags(parser)
     parser.add_argument(
         '--shape', type=int, nargs='+', metavar='N', help='height and width, or one side (default: the crop size)'

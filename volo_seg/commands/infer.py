@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 from volo_seg.inference.output_formats import DEFAULT, KINDS
 
@@ -41,13 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         f'  {name:<14}{kind.folder + (f"/NAME{kind.suffix}" if kind.suffix else ""):<28}{kind.what}'
         for name, kind in KINDS.items()
     )
-    parser = argparse.ArgumentParser(
-        prog='volo-seg infer',
-        usage='volo-seg infer [CONFIG] CHECKPOINT INPUT [INPUT ...] --out-dir FOLDER [options]',
-        description=__doc__,
-        epilog=EPILOG.format(kinds=kinds),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = 'volo-seg infer [CONFIG] CHECKPOINT INPUT [INPUT ...] --out-dir FOLDER [options]'
+    parser = make_parser('infer', __doc__, notes=EPILOG.format(kinds=kinds), usage=usage)
     parser.add_argument(
         'words',
         nargs='+',

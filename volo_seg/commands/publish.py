@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from volo_seg.commands.flags import make_parser
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg publish``."""
-    parser = argparse.ArgumentParser(prog='volo-seg publish', description=__doc__)
+    parser = make_parser('publish', __doc__)
     parser.add_argument('config', help='config file, or the name of a shipped config')
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
     parser.add_argument('folder', help='new folder to write; its name is the model name')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from volo_seg.commands.flags import add_config_flags
+from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
 
 NOTES = """
@@ -19,7 +19,7 @@ value (nodata, a mask, full transparency, NaN) get 255, the nodata of the output
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg raster``."""
-    parser = argparse.ArgumentParser(prog='volo-seg raster', description=__doc__, epilog=NOTES)
+    parser = make_parser('raster', __doc__, notes=NOTES)
     add_config_flags(parser)
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
     parser.add_argument('source', metavar='IN', help='an image that rasterio opens: TIFF, GeoTIFF, JPEG 2000, VRT …')

@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg report``."""
-    parser = argparse.ArgumentParser(prog='volo-seg report', description=__doc__)
+    parser = make_parser('report', __doc__)
     parser.add_argument('work_dir', metavar='WORK_DIR', help='work dir of volo-seg train and volo-seg test')
     parser.add_argument('--out', metavar='FILE', help='the HTML file to write (default WORK_DIR/report.html)')
     return parser

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 
 PACKAGES = ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client')
@@ -16,7 +17,7 @@ PACKAGES = ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client')
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg serve``."""
-    parser = argparse.ArgumentParser(prog='volo-seg serve', description=__doc__)
+    parser = make_parser('serve', __doc__)
     add = parser.add_argument
     what = '.pth, .safetensors, .onnx, or a published folder; NAME=MODEL chooses its name; the first is the default'
     add('models', nargs='+', metavar='MODEL', help=what)

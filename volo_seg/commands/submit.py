@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MOST_LINES = 20
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg submit``."""
-    parser = argparse.ArgumentParser(prog='volo-seg submit', description=__doc__)
+    parser = make_parser('submit', __doc__)
     parser.add_argument('pred_dir', type=Path, nargs='?', metavar='PRED_DIR', help='folder of predicted PNGs')
     parser.add_argument('archive', type=Path, nargs='?', metavar='OUT.zip', help='archive to write; must be new')
     parser.add_argument('--validate', type=Path, metavar='ZIP', help='check this archive instead of writing one')

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags
+from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg test``, those of MMSegmentation's tools/test.py and ``--data-root``."""
-    parser = argparse.ArgumentParser(prog='volo-seg test', description=__doc__)
+    parser = make_parser('test', __doc__)
     add_config_flags(parser)
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
     add_run_flags(parser)

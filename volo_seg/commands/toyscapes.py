@@ -6,10 +6,12 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 
+from volo_seg.commands.flags import make_parser
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Flags: how many scenes, how large, which seed."""
-    parser = argparse.ArgumentParser(prog='volo-seg toyscapes', description=__doc__)
+    parser = make_parser('toyscapes', __doc__)
     parser.add_argument('out_dir', help='folder of the data set: new, empty, or a Toyscapes to be completed')
     parser.add_argument('--train', type=int, default=300, metavar='N', help='training scenes (default 300)')
     parser.add_argument('--val', type=int, default=60, metavar='N', help='validation scenes (default 60)')

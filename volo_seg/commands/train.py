@@ -17,6 +17,7 @@ from volo_seg.commands.flags import (
     add_run_flags,
     add_watch_flags,
     bare_amp,
+    make_parser,
 )
 from volo_seg.errors import UserError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg train``, those of MMSegmentation's tools/train.py and ``--data-root``."""
-    parser = argparse.ArgumentParser(prog='volo-seg train', description=__doc__)
+    parser = make_parser('train', __doc__)
     add_config_flags(parser)
     add_run_flags(parser)
     parser.add_argument(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from volo_seg.commands.flags import make_parser
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    parser = argparse.ArgumentParser(prog='volo2mmseg', description=__doc__)
+    parser = make_parser('volo2mmseg', __doc__)
     parser.add_argument('src', help='weights: a path, an http(s) address or a short name such as volo_d1_224')
     parser.add_argument('dst', help='file to write: .pth or .safetensors')
     parser.add_argument('--force', action='store_true', help='overwrite DST if it exists')
