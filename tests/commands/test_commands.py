@@ -196,7 +196,7 @@ def mistakes(toyscapes, checkpoint, tmp_path):
         'nothing to resume': (('train', NANO, *data, '--resume'), 'holds no checkpoint to go on from'),
         'no file to resume': (('train', NANO, *data, '--resume', 'none.pth'), "--resume 'none.pth' is not a file"),
         'no checkpoint': (('test', NANO, tmp_path / 'none.pth', *data), 'none.pth'),
-        'checkpoint of another model': (('test', NANO, other, *data), 'is of another model'),
+        'checkpoint of another model': (('test', NANO, other, *data), 'belongs to another model'),
         'batch of one': (
             ('train', NANO, *data, '--cfg-options', 'train_dataloader.batch_size=1'),
             'train_dataloader.batch_size=1 is too small for batch normalisation',
