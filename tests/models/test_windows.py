@@ -65,7 +65,7 @@ def profile_of(kind, length):
     return torch.tensor(window_profile(kind, length), dtype=torch.float64)
 
 
-def by_definition(model, inputs, config):
+def reference_mean(model, inputs, config):
     """The weighted mean, window after window, each at image size."""
     total = weights = 0
     grid = WindowGrid(tuple(inputs.shape[2:]), crop_size=config.crop_size, stride=config.stride)
@@ -98,7 +98,7 @@ def test_logits_are_the_weighted_mean(kind, stride_of_head, size, crop, share, i
     test_cfg = {'mode': 'slide', 'crop_size': crop, 'stride': stride, 'window_weights': kind}
     model = segmentor(stride_of_head=stride_of_head, batch_windows=together, **test_cfg)
     inputs = torch.randn(images, 3, *size, dtype=torch.float64)
-    expected = by_definition(model, inputs, InferenceConfig.from_test_cfg(test_cfg))
+    expected = reference_mean(model, inputs, InferenceConfig.from_test_cfg(test_cfg))
     torch.testing.assert_close(logits_of(model, inputs), expected, rtol=1e-10, atol=1e-10)
 
 

@@ -47,7 +47,7 @@ def with_gradients(v: Tensor, logits: Tensor, heads: int = 2, **options) -> dict
 
 
 def unfold_matmul_fold(v: Tensor, logits: Tensor, heads: int, window: Window) -> Tensor:
-    """The published order of operations, for one more opinion on the definition itself."""
+    """The published order of operations, an independent check of the reference."""
     _, kernel, stride, padding, scale = window
     batch, height, width, channels = v.shape
     windows = F.unfold(v.permute(0, 3, 1, 2), kernel, padding=padding, stride=stride)
@@ -58,7 +58,7 @@ def unfold_matmul_fold(v: Tensor, logits: Tensor, heads: int, window: Window) ->
 
 
 @pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (3, 3), (5, 2), (5, 4)])
-def test_definition_is_the_published_formula(kernel: int, stride: int) -> None:
+def test_reference_is_the_published_formula(kernel: int, stride: int) -> None:
     v, logits = make_inputs(6, 7, kernel=kernel, stride=stride)
     expected = unfold_matmul_fold(v, logits, 2, Window(2, kernel, stride, kernel // 2, 0.7))
     actual = outlook_attention(v, logits, 2, implementation='reference', **numbers(kernel, stride))
@@ -74,7 +74,7 @@ def test_definition_is_the_published_formula(kernel: int, stride: int) -> None:
     batch=st.integers(1, 2),
     chunk=st.integers(0, 3),
 )
-def test_every_implementation_equals_the_definition(
+def test_every_implementation_equals_the_reference(
     height: int, width: int, kernel_stride: tuple[int, int], heads: int, batch: int, chunk: int
 ) -> None:
     kernel, stride = kernel_stride

@@ -1,4 +1,4 @@
-"""The fused kernel equals the definition: in triton's interpreter on a CPU, compiled where there is a GPU.
+"""The fused kernels equal the reference: in triton's interpreter on a CPU, compiled where there is a GPU.
 
 The interpreter has to be chosen before triton is imported, so without a GPU one test here runs this file again
 in a process of its own.
@@ -63,7 +63,7 @@ def with_gradients(v: Tensor, logits: Tensor, heads: int, **options) -> dict[str
 
 
 def check(v: Tensor, logits: Tensor, heads: int, dtype: torch.dtype, **options) -> None:
-    """Kernel in ``dtype`` against the definition in float64, on inputs that ``dtype`` can hold."""
+    """Kernel in ``dtype`` against the reference in float64, on inputs that ``dtype`` can hold."""
     v, logits = v.to(dtype), logits.to(dtype)
     expected = with_gradients(v.double(), logits.double(), heads, implementation='reference', **options)
     actual = with_gradients(v, logits, heads, implementation='fused', **options)

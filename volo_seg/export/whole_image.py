@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volo_seg.errors import UserError
-from volo_seg.models.segmentors.volo_segmentor import BaseDecodeHead, EncoderDecoder
+from volo_seg.models.segmentors.volo_segmentor import EncoderDecoder, head_only_resizes
 
 
 class WholeImage(nn.Module):
@@ -53,10 +53,8 @@ class WholeImage(nn.Module):
 def _check(model: Any) -> None:
     if not isinstance(model, EncoderDecoder) or type(model).encode_decode is not EncoderDecoder.encode_decode:
         raise UserError(f'a {type(model).__name__} cannot be exported: use EncoderDecoder or VOLOSegmentor')
-    head = type(model.decode_head)
-    if getattr(head, 'predict', None) is not BaseDecodeHead.predict or (
-        head.predict_by_feat is not BaseDecodeHead.predict_by_feat
-    ):
-        raise UserError(f'the head {head.__name__} changes its logits in testing and cannot be exported: use another')
+    if not head_only_resizes(model.decode_head):
+        head = type(model.decode_head).__name__
+        raise UserError(f'the head {head} changes its logits in testing and cannot be exported: use another')
     if getattr(model.data_preprocessor, 'test_cfg', None):
         raise UserError('data_preprocessor.test_cfg pads images, which cannot be exported: set it to None')

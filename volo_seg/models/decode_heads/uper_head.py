@@ -33,7 +33,7 @@ class VOLOUPerHead(UPerHead):
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Pyramid pooling of the last map, and its bottleneck: (B, channels, H_last, W_last)."""
-        if not _is_plain(self.bottleneck.conv):
+        if not _is_conv2d(self.bottleneck.conv):
             return super().psp_forward(inputs)
         x = inputs[-1]
         scales = [s if isinstance(s, tuple) else (s, s) for s in self.psp_modules.pool_scales]
@@ -43,7 +43,7 @@ class VOLOUPerHead(UPerHead):
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H_0, W_0)."""
-        if not (_is_plain(self.bottleneck.conv) and _is_plain(self.fpn_bottleneck.conv)):
+        if not (_is_conv2d(self.bottleneck.conv) and _is_conv2d(self.fpn_bottleneck.conv)):
             return super()._forward_feature(inputs)
         maps = [_to_memory_format(m) for m in self._transform_inputs(inputs)]
         levels = [_pointwise(conv, m) for conv, m in zip(self.lateral_convs, maps[:-1], strict=True)]
@@ -86,13 +86,15 @@ def _pointwise(module: ConvModule, x: Tensor) -> Tensor:
     return _norm_and_activate(module, _linear(module.conv, x)) if _is_linear(module.conv, x) else module(x)
 
 
-def _is_plain(conv: nn.Module) -> bool:
+def _is_conv2d(conv: nn.Module) -> bool:
     return type(conv) is nn.Conv2d
 
 
 def _is_linear(conv: nn.Module, x: Tensor) -> bool:
     """Whether to run a 1x1 convolution as a linear layer, three times as fast at inference on a CPU."""
-    return _is_plain(conv) and x.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    return (
+        _is_conv2d(conv) and x.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    )
 
 
 def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from volo_seg.errors import UserError
 from volo_seg.models.resize.logit_source import (
@@ -98,7 +98,10 @@ class VOLOSegmentor(EncoderDecoder):
         return torch.stack([full_logits(s, budget=config.budget) for s in sources])
 
     def _slide(self, inputs: Tensor, metas: list[dict], config: InferenceConfig) -> list[LogitSource]:
-        """Average over windows: outputs smaller than the image in all are stored, larger ones are summed in place."""
+        """Average over windows.
+
+        The outputs of the head are stored if they have fewer pixels together than the image, else summed at its size.
+        """
         grid = WindowGrid((inputs.shape[2], inputs.shape[3]), crop_size=config.crop_size, stride=config.stride)
         crops = (((y, x), inputs[:, :, y : y + grid.size[0], x : x + grid.size[1]]) for y, x in grid)
         stored: list[tuple[int, int, list[LogitSource]]] = []
@@ -127,17 +130,19 @@ class VOLOSegmentor(EncoderDecoder):
         have the size of the windows.
         """
         remaining = iter(windows)
-        batch_size = 1 if config.batch_windows == 'auto' else int(config.batch_windows)
         measure = config.batch_windows == 'auto'
+        batch_size = 1 if measure else int(config.batch_windows)
         while batch := list(islice(remaining, batch_size)):
-            images = len(batch[0][1])
             crops = torch.cat([pixels for _, pixels in batch])
-            if measure and crops.is_cuda:
-                logits, used = run_with_peak_memory(lambda: self._window_logits(crops, metas), crops.device)  # noqa: B023
+            measure = measure and crops.is_cuda
+            if measure:
+                torch.cuda.reset_peak_memory_stats(crops.device)
+                before = torch.cuda.memory_allocated(crops.device)
+            logits = self._window_logits(crops, metas)
+            if measure:
+                used = torch.cuda.max_memory_allocated(crops.device) - before
                 batch_size, measure = max_windows_in_memory(used, crops.device), False
-            else:
-                logits = self._window_logits(crops, metas)
-            yield from zip((corner for corner, _ in batch), logits.split(images), strict=True)
+            yield from zip((corner for corner, _ in batch), logits.split(len(batch[0][1])), strict=True)
 
     def _window_logits(self, crops: Tensor, metas: list[dict]) -> Tensor:
         """Logits of ``crops`` (B, 3, h, w); see :meth:`forward_windows`."""
@@ -149,12 +154,7 @@ class VOLOSegmentor(EncoderDecoder):
     @property
     def _head_only_resizes(self) -> bool:
         """Whether prediction only resizes the output of the head, so that its logits can be resized later."""
-        head = type(self.decode_head)
-        return (
-            getattr(head, 'predict', None) is BaseDecodeHead.predict
-            and head.predict_by_feat is BaseDecodeHead.predict_by_feat
-            and type(self).encode_decode is EncoderDecoder.encode_decode
-        )
+        return head_only_resizes(self.decode_head) and type(self).encode_decode is EncoderDecoder.encode_decode
 
     def _resize_each(self, logits: Tensor, size: Size) -> list[LogitSource]:
         """Resize each image of ``logits`` (B, C, h, w) to ``size``."""
@@ -195,6 +195,13 @@ class VOLOSegmentor(EncoderDecoder):
         sample.set_data({'seg_logits': logits, 'pred_sem_seg': PixelData(data=labels)})
 
 
+def head_only_resizes(head: nn.Module) -> bool:
+    """Whether ``head.predict`` is that of ``BaseDecodeHead``, which only resizes the output of ``head``."""
+    kind: Any = type(head)
+    predict, by_feat = getattr(kind, 'predict', None), getattr(kind, 'predict_by_feat', None)
+    return predict is BaseDecodeHead.predict and by_feat is BaseDecodeHead.predict_by_feat
+
+
 def _resized_shape(meta: dict) -> Size:
     """The size to which ``BaseDecodeHead.predict_by_feat`` resizes the logits of a whole image."""
     shape = meta['img_shape']
@@ -207,11 +214,3 @@ def max_windows_in_memory(bytes_per_window: int, device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, min(MAX_WINDOWS, free // 2 // max(bytes_per_window, 1)))
-
-
-def run_with_peak_memory(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
-    """The result of ``run()`` and the peak of the bytes that it allocated on the GPU ``device``."""
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    result = run()
-    return result, torch.cuda.max_memory_allocated(device) - before

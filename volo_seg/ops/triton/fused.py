@@ -51,25 +51,13 @@ def _backward(
 
 
 @_forward.register_fake
-def _(
-    v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, stride: int, padding: int, scale: float
-) -> tuple[Tensor, Tensor]:
+def _(v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, *_: float) -> tuple[Tensor, Tensor]:
     rows = (*logits.shape[:3], num_heads * kernel_size * kernel_size)
     return v.new_empty(v.shape), logits.new_empty(rows, dtype=torch.float32)
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    v: Tensor,
-    logits: Tensor,
-    sums: Tensor,
-    num_heads: int,
-    kernel_size: int,
-    stride: int,
-    padding: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, v: Tensor, logits: Tensor, sums: Tensor, *_: float) -> tuple[Tensor, Tensor]:
     return v.new_empty(v.shape), logits.new_empty(logits.shape)
 
 
