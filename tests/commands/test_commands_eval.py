@@ -298,7 +298,7 @@ def test_cityscapes_submission(tmp_path, test_set, capsys):
     assert [path.name for path in archive.parent.iterdir()] == ['out.zip']
     before = archive.read_bytes()
     assert submit(pred, archive, '--dataset', 'cityscapes') == 2
-    assert 'out.zip exists and is left as it is' in capsys.readouterr().err
+    assert 'out.zip exists and is not overwritten' in capsys.readouterr().err
     assert archive.read_bytes() == before
     again = tmp_path / 'again.zip'
     assert submit(pred, again, '--dataset', 'cityscapes') == 0
@@ -324,8 +324,8 @@ def test_ade20k_submission(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('name', 'labels', 'words', 'part'),
     [
-        ('ulm_000000_000019_leftImg8bit.png', [[0]], [], '1x1, but Cityscapes wants 2048x1024'),
-        ('street.png', [[0]], [], 'street.png is not named as Cityscapes wants it'),
+        ('ulm_000000_000019_leftImg8bit.png', [[0]], [], '1x1, but Cityscapes requires 2048x1024'),
+        ('street.png', [[0]], [], 'street.png is not named as Cityscapes requires'),
         ('ulm_000000_000019_a.png', [[0]], [], 'are both predictions of ulm_000000_000019'),
         ('ulm_000009_000019.png', [[0]], ['--images'], 'has predictions without an image: ulm_000009_000019'),
         (None, None, ['--images'], 'has no prediction for ulm_000001_000019'),
@@ -393,7 +393,7 @@ GOOD = np.full((1024, 2048), 7)
             'holds 255, but values are 0..33; write label ids',
         ),
         ([(f'{FRAMES[0]}.png', png(GOOD * 0 + 1))], 'error', 'holds 1 only, as training ids do'),
-        ([(f'{FRAMES[0]}.png', png(GOOD - 7 + 29 * (GOOD.cumsum(1) > 99)))], 'warning', 'can never be right'),
+        ([(f'{FRAMES[0]}.png', png(GOOD - 7 + 29 * (GOOD.cumsum(1) > 99)))], 'warning', 'are never correct'),
         ([(f'{FRAMES[0]}.png', png(GOOD))] * 2, 'error', 'the archive holds this name 2 times'),
         (
             [(f'{FRAMES[0]}.png', png(GOOD)), (f'{FRAMES[0]}_b.png', png(GOOD))],
@@ -465,7 +465,7 @@ def test_validator_of_what_is_no_archive_or_broken(tmp_path, capsys):
     names = [f'ADE_test_{i:08}.png' for i in range(30)]
     archive = zipped(tmp_path / 'a.zip', [(name, png([[0, 150], [i, 1]])) for i, name in enumerate(names)])
     assert submit('--validate', archive, *rule) == 0
-    assert 'warning: archive: holds 0, which can never be right; write 1..150' in capsys.readouterr().out
+    assert 'warning: archive: holds 0, which are never correct; write 1..150' in capsys.readouterr().out
     raw = bytearray(archive.read_bytes())
     raw[60] ^= 255
     archive.write_bytes(raw)
@@ -484,5 +484,5 @@ def test_validator_knows_the_limit_of_the_server(tmp_path):
 
     archive = zipped(tmp_path / 'a.zip', [('ADE_test_00000001.png', png([[1]]))])
     assert check_submission(archive, ade20k_rule()) == []
-    found = check_submission(archive, replace(ade20k_rule(), most_bytes=10))
-    assert ['but the server takes at most' in str(finding) for finding in found] == [True]
+    found = check_submission(archive, replace(ade20k_rule(), max_bytes=10))
+    assert ['but the server accepts at most' in str(finding) for finding in found] == [True]

@@ -22,13 +22,12 @@ from volo_seg.errors import UserError
 from volo_seg.evaluation import ExactIoUMetric
 from volo_seg.evaluation.boundary import boundary_counts, boundary_distance, inner_boundary
 from volo_seg.evaluation.calibration import calibration_counts, expected_calibration_error
-from volo_seg.evaluation.confusion_figure import confusion_picture, row_percent
+from volo_seg.evaluation.confusion_figure import confusion_figure, row_percent
 from volo_seg.evaluation.confusion_matrix import confusion, count_pairs
 from volo_seg.evaluation.folders import Pair, score_folders, shift_table
 from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources, shared_folders
-from volo_seg.evaluation.report import class_csv, report_content
+from volo_seg.evaluation.report import class_csv, class_table, report_content, sorted_worst_first, summary
 from volo_seg.evaluation.scores import compute_scores, unique_names
-from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
 from volo_seg.evaluation.tally import Tally
 from volo_seg.label_png import read_labels, write_labels
 
@@ -185,7 +184,7 @@ def test_the_three_definitions_of_mean_iou():
     assert scores.mean_iou == {'mmseg': 0.5, 'ade': 0.375, 'gt_classes': 0.75}
     assert scores.mean_accuracy == 0.75
     assert [row.absent for row in scores.classes] == [False, False, False, True]
-    with pytest.raises(UserError, match="'voc' is no mean IoU; choose one of mmseg, ade, gt_classes"):
+    with pytest.raises(UserError, match="'voc' is unknown; choose one of mmseg, ade, gt_classes"):
         metric(definition='voc')
 
 
@@ -357,7 +356,7 @@ def test_calibration_of_one_channel_and_of_nothing():
     assert counts[0].nonzero().flatten().tolist() == [11, 13]
     certain = calibration_counts(torch.ones(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1), ignore_index=255)
     assert certain[0, 14] == certain[1, 14] == 1
-    with pytest.raises(ValueError, match='no pixel'):
+    with pytest.raises(ValueError, match='undefined without pixels'):
         expected_calibration_error(counts * 0)
 
 
@@ -513,7 +512,7 @@ def test_nothing_to_score_is_an_error_and_not_a_nan():
         evaluated([])
     made = ExactIoUMetric()
     made.dataset_meta = {}
-    with pytest.raises(UserError, match='names no classes'):
+    with pytest.raises(UserError, match='has no class names'):
         made.process({}, [sample(1)])
 
 
@@ -616,7 +615,7 @@ def test_picture_is_capped(classes):
     matrix = rng.integers(0, 100, (classes, classes + 1))
     matrix[1] = 0
     names = [f'class {i} ' + 'x' * i for i in range(classes)]
-    content = confusion_picture(matrix, names)
+    content = confusion_figure(matrix, names)
     with Image.open(io.BytesIO(content)) as picture:
         assert 700 <= min(picture.size) <= max(picture.size) <= 3000
     percent = row_percent(matrix)

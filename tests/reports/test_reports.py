@@ -219,7 +219,7 @@ def test_image_scores_are_those_of_the_image_alone(seed, present):
     found = evaluated([maps])
     truth, prediction = maps['gt_sem_seg']['data'][0], maps['pred_sem_seg']['data'][0]
     matrix, ignored = confusion(truth, prediction, num_classes=5, ignore_index=255, where='x')
-    score = score_image(Tally.of_image(matrix, ignored=ignored, pixels=truth.numel()), image='x', place=0)
+    score = score_image(Tally.of_image(matrix, ignored=ignored, pixels=truth.numel()), image='x', index=0)
     assert 100 * score.mean_iou == pytest.approx(found['mIoU'])
     assert 100 * score.accuracy == pytest.approx(found['aAcc'])
     ious = {key: value for key, value in found.items() if key.startswith('IoU/')}
@@ -247,7 +247,7 @@ def test_each_image_has_a_row_and_the_worst_a_picture(tmp_path):
     assert [entry['image'] for entry in content] == ['images/1.jpg', 'images/3.jpg']
     assert [entry['file'] for entry in content] == ['worst/01.jpg', 'worst/02.jpg']
     assert all(cv2.imread(str(tmp_path / entry['file'])).shape[1] == 976 for entry in content)
-    with pytest.raises(UserError, match='worst_images=-1 is no number'):
+    with pytest.raises(UserError, match='worst_images=-1 is negative'):
         metric(worst_images=-1)
 
 
@@ -258,7 +258,7 @@ def test_worst_images_do_not_depend_on_the_processes(cut, keep):
     for place in range(9):
         matrix = torch.zeros(2, 3, dtype=torch.int64)
         matrix[0, 0], matrix[0, 1] = place * 7 % 5 + 1, 3
-        scores.append(score_image(Tally.of_image(matrix, ignored=0, pixels=int(matrix.sum())), image='x', place=place))
+        scores.append(score_image(Tally.of_image(matrix, ignored=0, pixels=int(matrix.sum())), image='x', index=place))
     maps = torch.zeros(2, 2)
 
     def gathered(part):

@@ -165,9 +165,15 @@ def watched(pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 def show(tally: Tally, rule: Rule, args: argparse.Namespace, extra: Sequence[Path]) -> None:
     """Print the tables and write what was asked for."""
-    from volo_seg.evaluation.report import report_content, write_json, write_report
+    from volo_seg.evaluation.report import (
+        class_table,
+        report_content,
+        sorted_worst_first,
+        summary,
+        write_json,
+        write_report,
+    )
     from volo_seg.evaluation.scores import compute_scores, unique_names
-    from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
 
     scores = compute_scores(tally, unique_names(rule.classes))
     print(class_table(scores.classes))

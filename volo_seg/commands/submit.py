@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table=table,
         suffix=args.pred_suffix,
         frames=frames,
-        watch=watched,
+        progress=watched,
     )
     print(f'{args.archive}: {count} predictions for {rule.name}')
     return check(args.archive, rule, args.images)
@@ -81,7 +81,7 @@ def check(archive: Path, rule: ServerRule, images: Path | None) -> int:
     from volo_seg.evaluation.submission.check import check_submission
 
     frames = None if images is None else image_frames(images, rule)
-    findings = sorted(check_submission(archive, rule, images=frames, watch=watched), key=lambda f: f.level)
+    findings = sorted(check_submission(archive, rule, images=frames, progress=watched), key=lambda f: f.level)
     for finding in findings[:MOST_LINES]:
         print(finding)
     if len(findings) > MOST_LINES:

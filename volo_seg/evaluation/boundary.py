@@ -1,8 +1,8 @@
-"""Boundary IoU: agreement of two label maps near the contours of their regions.
+"""Boundary IoU: the IoU of the pixels near the contours of two label maps.
 
-A pixel is on the inner boundary of its region if something else (another label, or the edge of the image)
-lies within d pixels of it (square neighbourhood). That depends on the extremes of its neighbourhood alone, so
-one pass serves all classes.
+A pixel is on the inner boundary of its region if another label or the edge of the image is at most d pixels away
+(square neighbourhood). This holds if minimum and maximum of its neighbourhood differ, so that one pass serves all
+classes.
 
 Source: Cheng et al., 'Boundary IoU: Improving Object-Centric Image Segmentation Evaluation',
 arXiv:2103.16562.
@@ -20,14 +20,14 @@ DILATION_RATIO = 0.02
 
 
 def boundary_distance(height: int, width: int, *, ratio: float = DILATION_RATIO) -> int:
-    """Width d of the boundary in pixels: a share of the image's diagonal, at least 1."""
+    """The width d of the boundary in pixels: ``ratio`` times the diagonal of the image, at least 1."""
     return max(1, round(ratio * math.hypot(height, width)))
 
 
 def inner_boundary(labels: Tensor, *, distance: int) -> Tensor:
-    """Boolean map (H, W): does the window of 2 * distance + 1 pixels around a pixel hold another label?
+    """Boolean map (H, W): whether the square of side 2 * distance + 1 around a pixel contains another label.
 
-    ``labels`` are not negative; what lies outside the image counts as different.
+    ``labels`` are not negative. Pixels outside the image count as another label.
     """
     padded = torch.nn.functional.pad(labels.to(torch.int16), (distance,) * 4, value=-1)
     width = 2 * distance + 1
@@ -39,10 +39,10 @@ def inner_boundary(labels: Tensor, *, distance: int) -> Tensor:
 def boundary_counts(
     truth: Tensor, prediction: Tensor, *, num_classes: int, ignore_index: int, count_missed: bool = False
 ) -> Tensor:
-    """(3, C) int64 on the CPU: boundary pixels that agree, those of the truth, those of the prediction.
+    """Count the boundary pixels that agree, of the truth and of the prediction: (3, C) int64, CPU.
 
-    Both maps are (H, W) with classes 0..C-1 or ``ignore_index`` (in the prediction: with ``count_missed``).
-    Ignored pixels of the truth are blanked in both maps: they draw a contour in both, but do not count.
+    Both maps are (H, W) with classes 0..C-1 or ``ignore_index`` (in the prediction with ``count_missed`` only). Ignored
+    pixels of the truth are blanked in both maps: they form a contour in both, and are not counted.
     """
     ignored = truth == ignore_index
     blank = ignored | (prediction == ignore_index) if count_missed else ignored
@@ -61,12 +61,12 @@ def _per_class(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(kept, minlength=num_classes + 1)[:num_classes].cpu()
 
 
-def _sliding(pick: Callable[[Tensor, Tensor], Tensor], values: Tensor, width: int, dim: int) -> Tensor:
-    """``pick`` (minimum or maximum) over windows of ``width`` along ``dim``, doubling at each step."""
-    reach = 1
-    while reach < width:
-        step = min(reach, width - reach)
+def _sliding(reduce: Callable[[Tensor, Tensor], Tensor], values: Tensor, width: int, dim: int) -> Tensor:
+    """``reduce`` (minimum or maximum) over windows of ``width`` along ``dim``; the window doubles at each step."""
+    covered = 1
+    while covered < width:
+        step = min(covered, width - covered)
         length = values.shape[dim] - step
-        values = pick(values.narrow(dim, 0, length), values.narrow(dim, step, length))
-        reach += step
+        values = reduce(values.narrow(dim, 0, length), values.narrow(dim, step, length))
+        covered += step
     return values

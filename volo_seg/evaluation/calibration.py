@@ -1,7 +1,7 @@
-"""Expected calibration error: is a model that says 80 % right in 80 % of the pixels?
+"""Expected calibration error: the difference of confidence and accuracy, averaged over bins of confidence.
 
-Source: Guo et al., 'On Calibration of Modern Neural Networks', arXiv:1706.04599, equation 3, 15 bins of equal
-width, each without its lower and with its upper end.
+Source: Guo et al., 'On Calibration of Modern Neural Networks', arXiv:1706.04599, equation 3; 15 bins of equal width,
+each including its upper end.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ _ROWS = 64
 
 
 def calibration_counts(scores: Tensor, truth: Tensor, prediction: Tensor, *, ignore_index: int) -> Tensor:
-    """(3, 15) int64 on the CPU: pixels, correct pixels and summed confidence (units of 2**-24) in each bin.
+    """Count pixels, correct pixels and summed confidence (units of 2**-24) in each bin: (3, 15) int64, CPU.
 
-    ``scores`` (C, H, W) are logits, or probabilities if they lie in [0, 1] and sum to 1 in every pixel
-    (averaged predictions do); with C = 1 they are the probability of class 1. Works in strips of rows.
+    The memory needed does not depend on the height, because strips of rows are counted one after another.
+
+    Args:
+        scores: (C, H, W) logits, or probabilities if they lie in [0, 1] and sum to 1 in every pixel (averaged
+            predictions do); with C = 1 the probability of class 1.
+        truth: (H, W).
+        prediction: (H, W).
+        ignore_index: Value of ``truth`` that is not counted.
     """
     counts = torch.zeros(3, CALIBRATION_BINS, dtype=torch.int64, device=scores.device)
     truth, prediction = truth.to(scores.device), prediction.to(scores.device)
@@ -32,14 +38,14 @@ def calibration_counts(scores: Tensor, truth: Tensor, prediction: Tensor, *, ign
 
 
 def expected_calibration_error(counts: Tensor) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by pixels; a share in [0, 1].
+    """Mean absolute difference of confidence and accuracy over the bins, weighted by pixels; in [0, 1].
 
     Raises:
-        ValueError: nothing was counted.
+        ValueError: No pixel was counted.
     """
     pixels, correct, confidence = counts.double()
     if not pixels.any():
-        raise ValueError('the calibration error of no pixel at all is not defined')
+        raise ValueError('the calibration error is undefined without pixels')
     return float((correct - confidence / UNIT).abs().sum() / pixels.sum())
 
 
@@ -58,7 +64,7 @@ def _confidence(scores: Tensor, prediction: Tensor, probabilities: bool) -> Tens
 
 
 def _binned(confidence: Tensor, truth: Tensor, prediction: Tensor, ignore_index: int) -> Tensor:
-    """Ignored pixels go to a bin of their own, which is dropped."""
+    """The counts of a strip. Ignored pixels are counted in an additional bin, which is dropped."""
     edges = torch.arange(1, CALIBRATION_BINS, device=confidence.device) / CALIBRATION_BINS
     bins = torch.bucketize(confidence, edges).masked_fill_(truth == ignore_index, CALIBRATION_BINS)
     amounts = torch.stack(

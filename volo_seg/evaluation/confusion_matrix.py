@@ -1,7 +1,7 @@
-"""Exact counting: which predicted class meets which true class, pixel by pixel.
+"""Exact confusion matrices of pairs of label maps.
 
-The pixel loop knows no rules. It counts how often each pair of values occurs (one bincount, no masks); what a
-value means (a class, the ignored value, a mistake) is decided afterwards on the small table of counts.
+One bincount counts how often each pair of values occurs, without masks. Which values are classes, ignored or errors is
+decided afterwards on the small table of counts.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from volo_seg.errors import UserError
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_MOST_BINS = 2**22
-_MOST_PAIRS = 2**26
+_MAX_BINS = 2**22
+_MAX_PAIRS = 2**26
 
 
 @dataclass(frozen=True)
 class PairCounts:
-    """``counts[i, j]`` pixels (int64, CPU) carry ``truth[i]`` and ``prediction[j]``; values are distinct."""
+    """``counts[i, j]`` pixels (int64, CPU) have the values ``truth[i]`` and ``prediction[j]``; values are distinct."""
 
     truth: Tensor
     prediction: Tensor
@@ -31,21 +31,21 @@ def count_pairs(truth: Tensor, prediction: Tensor) -> PairCounts:
     """Count the pairs of values of two integer label maps of one shape, on the device that holds ``truth``.
 
     Raises:
-        ValueError: the shapes differ, or a map holds fractions or no labels at all (thousands of values).
+        ValueError: The shapes differ, a map has fractions, or thousands of different values.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f'label maps of shape {tuple(truth.shape)} and {tuple(prediction.shape)} differ')
-    truth, prediction = _whole(truth), _whole(prediction).to(truth.device)
+    truth, prediction = _as_integers(truth), _as_integers(prediction).to(truth.device)
     if truth.numel() == 0:
         none = torch.zeros(0, dtype=torch.int64)
         return PairCounts(none, none, torch.zeros(0, 0, dtype=torch.int64))
     (low_t, high_t), (low_p, high_p) = _bounds(truth), _bounds(prediction)
-    if min(low_t, low_p) >= 0 and (high_t + 1) * (high_p + 1) <= _MOST_BINS:
+    if min(low_t, low_p) >= 0 and (high_t + 1) * (high_p + 1) <= _MAX_BINS:
         counts = _histogram(truth, prediction, high_t + 1, high_p + 1)
         return PairCounts(torch.arange(high_t + 1), torch.arange(high_p + 1), counts)
     values_t, places_t = torch.unique(truth, return_inverse=True)
     values_p, places_p = torch.unique(prediction, return_inverse=True)
-    if len(values_t) * len(values_p) > _MOST_PAIRS:
+    if len(values_t) * len(values_p) > _MAX_PAIRS:
         raise ValueError(f'maps of {len(values_t)} and {len(values_p)} different values are not label maps')
     counts = _histogram(places_t, places_p, len(values_t), len(values_p))
     return PairCounts(values_t.long().cpu(), values_p.long().cpu(), counts)
@@ -61,14 +61,22 @@ def confusion(
     prediction_where: str | None = None,
     count_missed: bool = False,
 ) -> tuple[Tensor, int]:
-    """Confusion counts of one image: (C, C + 1) int64 on the CPU and the number of ignored pixels.
+    """Count one image: the confusion matrix (C, C + 1), int64 on the CPU, and the number of ignored pixels.
 
-    Rows are true classes, columns predicted ones; the last column counts pixels that were *missed*: their
-    prediction is ``ignore_index`` itself, which only ``count_missed`` allows. ``where`` and
-    ``prediction_where`` name the files of truth and prediction in errors.
+    Rows are true classes and columns predicted ones. The last column counts *missed* pixels, whose prediction is
+    ``ignore_index``.
+
+    Args:
+        truth: (H, W) labels.
+        prediction: (H, W) labels.
+        num_classes: C.
+        ignore_index: Value of ``truth`` that is not counted.
+        where: File of ``truth``, for messages.
+        prediction_where: File of ``prediction``, for messages.
+        count_missed: Accept ``ignore_index`` in ``prediction``.
 
     Raises:
-        UserError: the sizes differ, or a value is neither a class nor ``ignore_index``.
+        UserError: The sizes differ, or a value is neither a class nor ``ignore_index``.
     """
     if truth.shape != prediction.shape:
         raise UserError(
@@ -91,13 +99,13 @@ def confusion(
     return matrix, int(pairs.counts[ignored].sum())
 
 
-def _whole(labels: Tensor) -> Tensor:
+def _as_integers(labels: Tensor) -> Tensor:
     if labels.dtype in _INTEGERS:
         return labels
-    whole = labels.to(torch.int64)
-    if labels.is_floating_point() and not torch.equal(whole.to(labels.dtype), labels):
+    integers = labels.to(torch.int64)
+    if labels.is_floating_point() and not torch.equal(integers.to(labels.dtype), labels):
         raise ValueError(f'a label map must hold whole numbers, not fractions ({labels.dtype})')
-    return whole
+    return integers
 
 
 def _bounds(labels: Tensor) -> tuple[int, int]:
@@ -147,7 +155,7 @@ def _refuse_prediction(pairs: PairCounts, bad: Tensor, num_classes: int, where: 
         )
 
 
-def listed(values: list[int], *, most: int = 10) -> str:
-    """The first values of a list as text: ``19, 20 and 3 more``."""
-    text = ', '.join(str(value) for value in values[:most])
-    return text if len(values) <= most else f'{text} and {len(values) - most} more'
+def listed(values: list[int], *, limit: int = 10) -> str:
+    """The first ``limit`` values as text: ``19, 20 and 3 more``."""
+    text = ', '.join(str(value) for value in values[:limit])
+    return text if len(values) <= limit else f'{text} and {len(values) - limit} more'

@@ -1,4 +1,4 @@
-"""Scoring folders of label PNGs, whichever model wrote them."""
+"""Score folders of label PNGs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Pair:
 
 
 def label_files(folder: Path, *, suffix: str) -> list[Path]:
-    """All files below ``folder`` whose name ends with ``suffix``, sorted; hidden ones are left out.
+    """The sorted paths of all files below ``folder`` that end with ``suffix``, without hidden files.
 
     Raises:
-        UserError: there is no such folder, or no such file in it.
+        UserError: The folder does not exist, or has no such file.
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; check the path')
@@ -51,22 +51,24 @@ def pair_files(
     prediction_suffix: str = '.png',
     frame: re.Pattern[str] | None = None,
 ) -> tuple[list[Pair], list[Path]]:
-    """Pair each label file with its prediction; return the pairs and the predictions left over.
+    """Match each label file with its prediction; return the pairs and the predictions without a label file.
 
-    Files belong together if their paths below the two folders agree (less the suffixes); failing that, if
-    their names do and no other file has that name. ``frame``: only its first group in a name counts.
+    Files match if their paths relative to the two folders are equal without the suffixes. Otherwise they match if their
+    names are equal and unique; with ``frame``, the first group of its match is compared instead of the name.
 
     Raises:
-        UserError: a prediction is missing, or it is not clear which one is meant.
+        UserError: A prediction is missing or ambiguous.
     """
     predictions = label_files(prediction_dir, suffix=prediction_suffix)
-    by_path = {_stem(path.relative_to(prediction_dir).as_posix(), prediction_suffix): path for path in predictions}
+    by_path = {
+        path.relative_to(prediction_dir).as_posix().removesuffix(prediction_suffix): path for path in predictions
+    }
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in predictions:
         by_name[_key(path, prediction_suffix, frame)].append(path)
     pairs, missing = [], []
     for truth in label_files(truth_dir, suffix=truth_suffix):
-        stem = _stem(truth.relative_to(truth_dir).as_posix(), truth_suffix)
+        stem = truth.relative_to(truth_dir).as_posix().removesuffix(truth_suffix)
         named = by_name.get(_key(truth, truth_suffix, frame), [])
         candidates = [by_path[stem]] if stem in by_path else named
         if len(candidates) > 1:
@@ -79,10 +81,10 @@ def pair_files(
 
 
 def map_labels(labels: Labels, table: Table, *, where: str) -> Labels:
-    """Replace each value by ``table``'s (int32).
+    """Replace each value by its entry in ``table``; int32.
 
     Raises:
-        UserError: a value is not in ``table``.
+        UserError: A value is not in ``table``.
     """
     small = labels.dtype == np.uint8
     values = np.flatnonzero(np.bincount(labels.reshape(-1))) if small else np.unique(labels)
@@ -106,12 +108,12 @@ def score_folders(
     prediction_table: Table | None = None,
     boundary: bool = False,
 ) -> Tally:
-    """Count all pairs. A table turns the values of a file into classes 0..C-1 or ``ignore_index``.
+    """Count the pixels of all pairs. The tables map values of the files to classes 0..C-1 or ``ignore_index``.
 
-    A prediction of ``ignore_index`` where the truth has a class is a miss.
+    A pixel is missed if its prediction is ``ignore_index`` and its ground truth is a class.
 
     Raises:
-        UserError: a file cannot be read, sizes differ, or a value is out of range.
+        UserError: A file cannot be read, sizes differ, or a value is out of range.
     """
     total = Tally.empty(num_classes)
     for pair in pairs:
@@ -136,7 +138,7 @@ def score_folders(
 
 
 def shift_table(num_classes: int, *, ignore_index: int) -> dict[int, int]:
-    """The table of labels that count from 1: 0 means none, 1..C become 0..C-1, ``ignore_index`` stays."""
+    """The table for labels that start at 1: 1..C become 0..C-1, 0 becomes ``ignore_index``."""
     return {ignore_index: ignore_index, 0: ignore_index} | {i + 1: i for i in range(num_classes)}
 
 
@@ -145,13 +147,9 @@ def _read(path: Path, table: Table | None) -> Labels:
     return labels if table is None else map_labels(labels, table, where=str(path))
 
 
-def _stem(name: str, suffix: str) -> str:
-    return name[: len(name) - len(suffix)]
-
-
 def _key(path: Path, suffix: str, frame: re.Pattern[str] | None) -> str:
     match = frame.match(path.name) if frame else None
-    return match[1] if match else _stem(path.name, suffix)
+    return match[1] if match else path.name.removesuffix(suffix)
 
 
 def _check_pairs(pairs: Sequence[Pair], missing: Sequence[str], prediction_dir: Path) -> None:

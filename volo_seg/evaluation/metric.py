@@ -1,4 +1,4 @@
-"""``ExactIoUMetric``: MMSegmentation's ``IoUMetric`` with exact counts, named errors and a full report."""
+"""``ExactIoUMetric``: MMSegmentation's ``IoUMetric`` with exact counts, checks of the labels, and a report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from volo_seg.evaluation.calibration import calibration_counts
 from volo_seg.evaluation.confusion_matrix import confusion
 from volo_seg.evaluation.per_image import ImageScores, score_image
 from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources
-from volo_seg.evaluation.report import check_report_folder, write_report
+from volo_seg.evaluation.report import check_report_folder, class_table, sorted_worst_first, summary, write_report
 from volo_seg.evaluation.scores import Scores, check_definition, compute_scores, unique_names
-from volo_seg.evaluation.tables import class_table, sorted_worst_first, summary
 from volo_seg.evaluation.tally import Tally
 from volo_seg.visualization import image_of_batch
 
@@ -32,7 +31,7 @@ PREDICTION, TRUTH = 'pred_sem_seg', 'gt_sem_seg'
 
 @dataclass(frozen=True)
 class Counted:
-    """The image counted last: it may still turn out to be a repetition."""
+    """The image counted last, which is not in the total yet because it may be a repetition."""
 
     tally: Tally
     sample: Mapping[str, Any]
@@ -41,30 +40,30 @@ class Counted:
 
 @METRICS.register_module()
 class ExactIoUMetric(BaseMetric):
-    """Mean IoU and all that goes with it, from one exact int64 confusion matrix.
+    """Mean IoU and related scores from one exact int64 confusion matrix.
 
-    ``evaluate`` returns percent: ``mIoU`` (by ``definition``), ``mAcc``, ``aAcc``, on request ``mFscore``,
-    ``mDice``, ``boundary_mIoU`` and ``ECE``, and ``IoU/<class>`` for each class that is not absent. The
-    result is the same whatever the batch size, the order of the images and the number of processes.
+    ``evaluate`` returns percent: ``mIoU`` (by ``definition``), ``mAcc``, ``aAcc``, on request ``mFscore``, ``mDice``,
+    ``boundary_mIoU`` and ``ECE``, and ``IoU/<class>`` for each class that is not absent. The result does not depend on
+    the batch size, the order of the images or the number of processes.
 
     Args:
-        ignore_index: ground-truth value that is not counted.
-        definition: ``'mmseg'``, ``'ade'`` or ``'gt_classes'``; the log and ``metrics.json`` hold all three.
+        ignore_index: Ground-truth value that is not counted.
+        definition: ``'mmseg'``, ``'ade'`` or ``'gt_classes'``; the log and ``metrics.json`` have all three.
         iou_metrics: ``'mIoU'`` always; ``'mFscore'`` and ``'mDice'`` add their means to the result.
-        boundary: also count boundary IoU.
-        calibration: also count the expected calibration error, from the ``seg_logits`` of the results.
-        per_class: return ``IoU/<class>`` entries, for the trackers.
-        out_dir: folder for ``metrics.json``, ``metrics.csv``, ``per_image.csv`` and ``confusion_matrix.png``;
-            none: not written.
-        worst_images: of so many images with the lowest mIoU of their own, write image, prediction and truth
-            into ``<out_dir>/worst``, small.
-        output_dir: folder for the predictions, as label PNGs named after the images (+1 where labels lost 1).
-        img_dir: folder above all images; its subfolders are kept below ``output_dir``.
-        format_only: write predictions only; there is no ground truth.
-        keep_results: taken for the sake of MMSegmentation's tools; predictions are kept in any case.
+        boundary: Also compute boundary IoU.
+        calibration: Also compute the expected calibration error, from the ``seg_logits`` of the results.
+        per_class: Return ``IoU/<class>`` entries, for the visualization backends.
+        out_dir: Folder for ``metrics.json``, ``metrics.csv``, ``per_image.csv`` and ``confusion_matrix.png``; None
+            writes no report.
+        worst_images: Number of images with the lowest mIoU of which image, prediction and truth are written, reduced,
+            into ``<out_dir>/worst``.
+        output_dir: Folder for the predictions as label PNGs, which count from 1 if ``reduce_zero_label`` is set.
+        img_dir: Folder above all images; its subfolders are kept below ``output_dir``.
+        format_only: Only write predictions; no ground truth is needed.
+        keep_results: Accepted for MMSegmentation's tools, without effect: predictions are always kept.
 
     Raises:
-        UserError: an option contradicts another or names what does not exist.
+        UserError: An option is unknown or contradicts another.
     """
 
     default_prefix = ''
@@ -102,7 +101,7 @@ class ExactIoUMetric(BaseMetric):
         self.format_only = format_only
         self.writer = None if output_dir is None else PredictionWriter(output_dir, img_dir=img_dir)
         if worst_images < 0:
-            raise UserError(f'worst_images={worst_images} is no number of images; 0 writes none')
+            raise UserError(f'worst_images={worst_images} is negative; 0 writes no images')
         self.worst_images = worst_images
         self._total: Tally | None = None
         self._last: Counted | None = None
@@ -113,19 +112,19 @@ class ExactIoUMetric(BaseMetric):
         """Count (and write, with ``output_dir``) one batch of results.
 
         Raises:
-            UserError: a label is out of range, sizes differ, or a result lacks what an option needs.
+            UserError: A label is out of range, sizes differ, or a result lacks an entry that an option needs.
         """
         for index, sample in enumerate(data_samples):
             prediction = _map_of(sample, PREDICTION)
             if self.writer is not None:
                 self._write(sample, prediction)
             if not self.format_only:
-                self._settle()
+                self._add_last()
                 self._last = Counted(self._count(sample, prediction), sample, image_of_batch(data_batch, index))
                 self._seen += 1
 
     def compute_metrics(self, results: list[Tally], *, images: ImageScores | None = None) -> dict[str, float]:
-        """Scores of the counts as ``evaluate`` returns them; the main process logs and writes them."""
+        """The scores that ``evaluate`` returns; the main process logs them and writes the report."""
         total = Tally.empty(len(self._classes()))
         for tally in results:
             total.add(tally)
@@ -147,22 +146,25 @@ class ExactIoUMetric(BaseMetric):
     def evaluate(self, size: int) -> dict[str, float]:
         """Sum the counts of all processes and compute the scores of the ``size`` images of the data set.
 
-        Samplers deal images to processes in turn and repeat the first ones to give each the same number; the
-        repeated ones are the last of a process, and are left out here.
+        Samplers distribute images over the processes in turn and repeat the first ones, so that all processes have the
+        same number. A repeated image is the last one of its process and is not counted.
 
         Raises:
-            UserError: nothing can be scored. RuntimeError: more images were counted than there are.
+            UserError: No score is defined.
+            RuntimeError: More images were counted than the data set has.
         """
-        rank, world = get_dist_info()
-        if self.writer is not None and world > 1:
+        rank, world_size = get_dist_info()
+        if self.writer is not None and world_size > 1:
             check_sources(all_gather_object(self.writer.sources))
         if self.format_only:
             print_log(f'predictions are in {self.writer.folder}', logger='current')  # type: ignore[union-attr]
             return {}
-        if (self._seen - 1) * world + rank < size:
-            self._settle()
+        if (self._seen - 1) * world_size + rank < size:
+            self._add_last()
         total, images = self._total or Tally.empty(len(self._classes())), self._images
-        self._restart()
+        self._total = self._last = None
+        self._images = ImageScores(self.worst_images)
+        self._seen = 0
         vector = total.to_vector()
         all_reduce(vector)
         total = Tally.from_vector(vector, len(self._classes()))
@@ -177,31 +179,26 @@ class ExactIoUMetric(BaseMetric):
         metrics = self.compute_metrics([total], images=images)
         return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
 
-    def _restart(self) -> None:
-        self._total = self._last = None
-        self._images = ImageScores(self.worst_images)
-        self._seen = 0
-
-    def _settle(self) -> None:
-        """Add the last image to the total, now that it is known to be no repetition."""
+    def _add_last(self) -> None:
+        """Add the last image, which is not a repetition, to the total and to the scores by image."""
         if self._last is not None:
             self._total = self._total or Tally.empty(len(self._classes()))
             self._total.add(self._last.tally)
             if self.out_dir is not None:
-                self._note(self._last)
+                rank, world_size = get_dist_info()
+                sample = self._last.sample
+                score = score_image(
+                    self._last.tally,
+                    image=str(sample.get('img_path') or sample.get('seg_map_path') or ''),
+                    index=len(self._images.scores) * world_size + rank,
+                )
+                prediction, truth = _map_of(sample, PREDICTION), _map_of(sample, TRUTH)
+                self._images.add(score, prediction=prediction, truth=truth, image=self._last.image)
             self._last = None
-
-    def _note(self, last: Counted) -> None:
-        """Keep the scores of the image just settled, and a small copy of it if it is among the worst."""
-        rank, world = get_dist_info()
-        name = str(last.sample.get('img_path') or last.sample.get('seg_map_path') or '')
-        place = len(self._images.scores) * world + rank
-        maps = {name: _map_of(last.sample, key) for name, key in (('prediction', PREDICTION), ('truth', TRUTH))}
-        self._images.add(score_image(last.tally, image=name, place=place), image=last.image, **maps)
 
     def _classes(self) -> Sequence[str]:
         if not self.dataset_meta or not self.dataset_meta.get('classes'):
-            raise UserError("the data set names no classes; give it metainfo=dict(classes=('road', ...))")
+            raise UserError("the data set has no class names; give it metainfo=dict(classes=('road', ...))")
         return self.dataset_meta['classes']
 
     def _count(self, sample: Mapping[str, Any], prediction: Tensor) -> Tally:
@@ -255,7 +252,7 @@ def _check_iou_metrics(names: Sequence[str] | str) -> list[str]:
 
 
 def _map_of(sample: Mapping[str, Any], key: str) -> Tensor:
-    """(H, W) labels of a result."""
+    """The (H, W) labels of a result."""
     return _field(sample, key).squeeze(0)
 
 

@@ -1,4 +1,4 @@
-"""Scores image by image, and small copies of the worst images."""
+"""Scores of single images, and reduced copies of the images with the lowest scores."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _COLUMNS = ('image', 'mIoU', 'aAcc', 'worst_class', 'worst_IoU', 'counted_pixels
 
 @dataclass(frozen=True, order=True)
 class ImageScore:
-    """Scores of one image as shares, worst first when sorted; -1 where all its pixels are ignored or missing."""
+    """Scores of one image in [0, 1], -1 if no pixel is counted; sorting puts the lowest first."""
 
     mean_iou: float
     accuracy: float
-    place: int
-    """In the data set, from 0."""
+    index: int
+    """Position in the data set, from 0."""
     image: str
     worst_class: int
     worst_iou: float
@@ -35,20 +35,20 @@ class ImageScore:
     ignored: int
 
 
-def score_image(tally: Tally, *, image: str, place: int) -> ImageScore:
-    """Scores of the image that ``tally`` counts: mean IoU over the classes that it holds or is said to hold."""
+def score_image(tally: Tally, *, image: str, index: int) -> ImageScore:
+    """The scores of the image that ``tally`` counts. The mean IoU is over the classes in its truth or prediction."""
     matrix = tally.matrix
     correct = matrix.diagonal()
     truth = matrix.sum(1)
     union = truth + matrix[:, :-1].sum(0) - correct
     columns = zip(correct.tolist(), union.tolist(), truth.tolist(), strict=True)
-    ious = [(c / u, -t, i) for i, (c, u, t) in enumerate(columns) if u]  # of equals, the class with most pixels
+    ious = [(c / u, -t, i) for i, (c, u, t) in enumerate(columns) if u]  # for equal IoU, the class with most pixels
     counted, right = int(matrix.sum()), int(correct.sum())
     worst_iou, _, worst_class = min(ious, default=(-1.0, 0, -1))
     return ImageScore(
         mean_iou=sum(iou for iou, *_ in ious) / len(ious) if ious else -1.0,
         accuracy=right / counted if counted else -1.0,
-        place=place,
+        index=index,
         image=image,
         worst_class=worst_class,
         worst_iou=worst_iou,
@@ -60,14 +60,14 @@ def score_image(tally: Tally, *, image: str, place: int) -> ImageScore:
 
 @dataclass
 class ImageScores:
-    """The scores of all images of one process so far, and small copies of its ``keep`` worst."""
+    """The scores of the images of one process, and reduced copies of the ``keep`` images with the lowest scores."""
 
     keep: int
     scores: list[ImageScore] = field(default_factory=list)
     worst: list[tuple[ImageScore, SheetRow]] = field(default_factory=list)
 
     def add(self, score: ImageScore, *, prediction: Tensor, truth: Tensor, image: Any) -> None:
-        """Note one image; ``image`` is (C, H, W) as the data pipeline gave it, or None."""
+        """Add one image; ``image`` is the (C, H, W) tensor of the data pipeline, or None."""
         self.scores.append(score)
         if score.counted == 0 or self.keep == 0:
             return
@@ -77,13 +77,13 @@ class ImageScores:
             del self.worst[self.keep :]
 
     def merged(self, others: Sequence[ImageScores]) -> ImageScores:
-        """All processes' scores in the order of the data set, and the worst of all."""
-        scores = sorted((score for other in others for score in other.scores), key=lambda score: score.place)
+        """The scores of all processes in the order of the data set, with the worst images of all."""
+        scores = sorted((score for other in others for score in other.scores), key=lambda score: score.index)
         worst = sorted((pair for other in others for pair in other.worst), key=lambda pair: pair[0])
         return ImageScores(self.keep, scores, worst[: self.keep])
 
     def csv(self, classes: Sequence[str]) -> str:
-        """One row an image, percent; empty where nothing can be scored."""
+        """A row per image, in percent; undefined scores are empty."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator='\n')
         writer.writerow(_COLUMNS)
@@ -93,15 +93,15 @@ class ImageScores:
             writer.writerow([score.image, *shares, score.counted, score.correct, score.ignored])
         return stream.getvalue()
 
-    def pictures(self, classes: Sequence[str], palette: Sequence[Sequence[int]] | None) -> dict[str, bytes]:
-        """File name to JPEG of each of the worst images: image, prediction, truth."""
+    def sheets(self, classes: Sequence[str], palette: Sequence[Sequence[int]] | None) -> dict[str, bytes]:
+        """JPEGs of the worst images (image, prediction, ground truth) by file name."""
         return {
             f'{number:02d}.jpg': draw_sheet([row], title=_title(score, classes), classes=classes, palette=palette)
             for number, (score, row) in enumerate(self.worst, start=1)
         }
 
     def content(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """The worst images for ``metrics.json``, the worst first."""
+        """The entries of the worst images in ``metrics.json``, the worst first."""
         return [
             {
                 'file': f'{FOLDER}/{number:02d}.jpg',

@@ -1,4 +1,4 @@
-"""Predictions as label PNGs, named after their images."""
+"""Write predictions as label PNGs with the names of their images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from volo_seg.label_png import Labels, write_labels
 
 
 class PredictionWriter:
-    """Writes ``<folder>/<subfolders>/<image name>.png``.
+    """Write predictions to ``<folder>/<subfolders>/<image name>.png``.
 
-    The subfolders are the image's below ``img_dir``; without ``img_dir`` those that the paths of the image
-    and of its labels have in common at the end (``…/images/val/ulm/a.jpg`` and ``…/labels/val/ulm/a_ids.png``
-    give ``val/ulm``), and none for an image without labels.
+    The subfolders are those of the image below ``img_dir``. Without ``img_dir`` they are the last folders that the
+    paths of the image and its labels share (``val/ulm`` for ``…/images/val/ulm/a.jpg`` and
+    ``…/labels/val/ulm/a_ids.png``), or none if the image has no labels.
     """
 
     def __init__(self, folder: str | Path, *, img_dir: str | Path | None = None) -> None:
@@ -27,7 +27,7 @@ class PredictionWriter:
         """Write one prediction (H, W) and return its path.
 
         Raises:
-            UserError: two images want the same name, or a file of somebody else's has it.
+            UserError: Another image has the same prediction file, or the file exists and is not a prediction.
         """
         name = self._name(PurePath(img_path), seg_map_path).as_posix()
         check_sources([self.sources, {name: img_path}])
@@ -47,7 +47,7 @@ class PredictionWriter:
 
 
 def shared_folders(image: PurePath, labels: PurePath) -> tuple[str, ...]:
-    """The folders that two paths have in common just above the file, below the first that differs."""
+    """The last folders that two paths have in common, up to the first that differs."""
     ours, theirs = image.parent.parts, labels.parent.parts
     if ours == theirs:
         return ()
@@ -58,10 +58,13 @@ def shared_folders(image: PurePath, labels: PurePath) -> tuple[str, ...]:
 
 
 def check_sources(parts: list[dict[str, str]]) -> None:
-    """Check that the images of all writers (one a process) have names of their own.
+    """Check that the prediction files of all processes are different.
+
+    Args:
+        parts: The images by prediction file, one dict per process.
 
     Raises:
-        UserError: two images would have, or had, the same prediction file.
+        UserError: Two images have the same prediction file.
     """
     known: dict[str, str] = {}
     for part in parts:

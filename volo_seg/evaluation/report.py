@@ -1,4 +1,4 @@
-"""``metrics.json``, ``metrics.csv``, ``per_image.csv``, ``confusion_matrix.png``: scores and the counts behind them."""
+"""Reports of scores: text for the log, and the files ``metrics.json``, ``metrics.csv`` and ``confusion_matrix.png``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
-from volo_seg.evaluation.confusion_figure import confusion_picture
+from volo_seg.evaluation.confusion_figure import confusion_figure
 from volo_seg.evaluation.per_image import CSV_NAME as IMAGES_NAME
 from volo_seg.evaluation.per_image import FOLDER as WORST
 from volo_seg.evaluation.per_image import ImageScores
@@ -20,7 +20,7 @@ from volo_seg.evaluation.tally import Tally
 from volo_seg.io import atomic_write, check_writable
 from volo_seg.label_png import MARK
 
-JSON_NAME, CSV_NAME, PICTURE_NAME = 'metrics.json', 'metrics.csv', 'confusion_matrix.png'
+JSON_NAME, CSV_NAME, FIGURE_NAME = 'metrics.json', 'metrics.csv', 'confusion_matrix.png'
 
 
 def write_report(
@@ -30,16 +30,16 @@ def write_report(
     *,
     definition: str,
     ignore_index: int,
-    picture: bool = True,
+    figure: bool = True,
     images: ImageScores | None = None,
     palette: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Write the files into ``folder``, which is made. Files of an earlier report of ours are replaced.
+    """Write the report into ``folder``, which is created. Files of an earlier report are replaced.
 
-    With ``images``: also their scores, and pictures of the worst in the colours of ``palette``.
+    With ``images``, their scores in ``per_image.csv`` and images of the worst in the colours of ``palette`` are added.
 
     Raises:
-        UserError: one of the files exists and is not ours, or cannot be written.
+        UserError: A file exists that is not part of a report, or a file cannot be written.
     """
     check_report_folder(folder)
     content = report_content(tally, scores, definition=definition, ignore_index=ignore_index)
@@ -50,22 +50,22 @@ def write_report(
     atomic_write(folder / CSV_NAME, class_csv(tally, scores).encode())
     if images is not None:
         atomic_write(folder / IMAGES_NAME, images.csv(names).encode())
-        for name, content_of_file in images.pictures(names, palette).items():
-            atomic_write(folder / WORST / name, content_of_file)
-    if picture:
-        atomic_write(folder / PICTURE_NAME, confusion_picture(tally.matrix.numpy(), names))
+        for name, jpeg in images.sheets(names, palette).items():
+            atomic_write(folder / WORST / name, jpeg)
+    if figure:
+        atomic_write(folder / FIGURE_NAME, confusion_figure(tally.matrix.numpy(), names))
 
 
 def check_report_folder(folder: Path) -> None:
-    """Check that a report may be written there: a folder or nothing, and no report files but our own.
+    """Check, before the evaluation, that a report can be written into ``folder``.
 
     Raises:
-        UserError: that is not so.
+        UserError: It is a file, is not writable, or contains files with the names of a report from another source.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{folder} is a file; name a folder for the metrics')
     check_writable(folder)
-    names = (JSON_NAME, CSV_NAME, IMAGES_NAME, PICTURE_NAME, WORST)
+    names = (JSON_NAME, CSV_NAME, IMAGES_NAME, FIGURE_NAME, WORST)
     found = [name for name in names if (folder / name).exists()]
     if found and not _is_ours(folder / JSON_NAME):
         raise UserError(
@@ -74,7 +74,7 @@ def check_report_folder(folder: Path) -> None:
 
 
 def report_content(tally: Tally, scores: Scores, *, definition: str, ignore_index: int) -> dict[str, Any]:
-    """The content of ``metrics.json``. Scores are percent; ``null`` where a class leaves one undefined."""
+    """The content of ``metrics.json``. Scores are in percent; undefined scores are ``null``."""
     return {
         'written_by': f'{MARK} {__version__}',
         'unit': 'percent',
@@ -100,7 +100,7 @@ def report_content(tally: Tally, scores: Scores, *, definition: str, ignore_inde
 
 
 def class_csv(tally: Tally, scores: Scores) -> str:
-    """One row a class: percent (empty: undefined), pixel counts, its row of the confusion matrix."""
+    """The content of ``metrics.csv``: a row per class with scores in percent, pixel counts and confusion matrix row."""
     stream = io.StringIO()
     contents = [_class_content(row) for row in scores.classes]
     names = [row.name for row in scores.classes]
@@ -112,24 +112,66 @@ def class_csv(tally: Tally, scores: Scores) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as JSON; a file that is there is replaced only if it is a report of ours.
+    """Write ``content`` as JSON to ``path``.
 
     Raises:
-        UserError: it is not ours, or cannot be written.
+        UserError: See :func:`check_json`.
     """
     check_json(path)
     atomic_write(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + '\n').encode())
 
 
 def check_json(path: Path) -> None:
-    """Check that ``path`` may be written: it is new, or a report of ours.
+    """Check that ``path`` can be written.
 
     Raises:
-        UserError: it is neither.
+        UserError: It exists and is not a ``metrics.json`` of this package, or its folder is not writable.
     """
     if path.exists() and not _is_ours(path):
         raise UserError(f'{path} exists and was not written by {MARK}; name another file')
     check_writable(path.parent)
+
+
+def class_table(classes: Sequence[ClassScores]) -> str:
+    """A text table with a line per class, in percent, in the order given; ``absent`` if a class does not occur."""
+    boundary = any(row.boundary_iou is not None for row in classes)
+    heads = ['class', 'IoU', 'Acc', 'F-score', *(['B-IoU'] if boundary else []), 'pixels']
+    total = sum(row.truth_pixels for row in classes)
+    lines = [heads, *(_cells(row, boundary, total) for row in classes)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    return '\n'.join('  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+
+
+def sorted_worst_first(classes: Sequence[ClassScores]) -> list[ClassScores]:
+    """The classes by IoU, lowest first; absent classes last."""
+    return sorted(classes, key=lambda row: 2.0 if row.iou is None else row.iou)
+
+
+def summary(scores: Scores, *, definition: str) -> str:
+    """The means as three lines of text; the first is mean IoU by ``definition``."""
+    main = f'mIoU {scores.mean_iou[definition]:.2%} ({DEFINITIONS[definition]})'
+    others = [f'{name} {value:.2%}' for name, value in scores.mean_iou.items() if name != definition]
+    means = [
+        f'mAcc {scores.mean_accuracy:.2%}',
+        f'aAcc {scores.pixel_accuracy:.2%}',
+        f'mFscore {scores.mean_f_score:.2%}',
+    ]
+    if scores.mean_boundary_iou is not None:
+        means.append(f'boundary mIoU {scores.mean_boundary_iou:.2%}')
+    if scores.calibration_error is not None:
+        means.append(f'expected calibration error {scores.calibration_error:.2%}')
+    return f'{main}\nby the other definitions: {", ".join(others)}\n{", ".join(means)}'
+
+
+def _cells(row: ClassScores, boundary: bool, total: int) -> list[str]:
+    if row.absent:
+        return [row.name, 'absent', *['-'] * (3 if boundary else 2), '-']
+    shares = [row.iou, row.accuracy, row.f_score, *([row.boundary_iou] if boundary else [])]
+    return [
+        row.name,
+        *('-' if share is None else f'{100 * share:.2f}' for share in shares),
+        f'{row.truth_pixels / total:.2%}',
+    ]
 
 
 def _class_content(row: ClassScores) -> dict[str, Any]:

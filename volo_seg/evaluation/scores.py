@@ -1,4 +1,4 @@
-"""From counts to scores: shares in [0, 1], and ``None`` where a class gives nothing to divide by."""
+"""Compute scores from counts. Scores are in [0, 1], or None if the denominator is 0."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ClassScores:
 
     @property
     def absent(self) -> bool:
-        """Neither in the ground truth nor in a prediction (ignored pixels apart)."""
+        """Whether the class is neither in the ground truth nor in a prediction, outside ignored pixels."""
         return self.truth_pixels == 0 and self.predicted_pixels == 0
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that is reported. ``mean_iou`` has one entry for each of :data:`DEFINITIONS`."""
+    """The scores of an evaluation. ``mean_iou`` has an entry for each of :data:`DEFINITIONS`."""
 
     classes: tuple[ClassScores, ...]
     mean_iou: dict[str, float]
@@ -53,15 +53,15 @@ class Scores:
 
 
 def compute_scores(tally: Tally, classes: Sequence[str]) -> Scores:
-    """Scores of the counts, one class a name.
+    """Compute the scores of ``tally``, whose classes are named ``classes``.
 
     Raises:
-        UserError: no pixel has a ground-truth class, so that no score is defined.
+        UserError: There is no image, or all pixels are ignored, so that no score is defined.
     """
     if len(classes) != len(tally.matrix):
         raise ValueError(f'{len(classes)} class names for a matrix of {len(tally.matrix)} classes')
     if tally.images == 0:
-        raise UserError('no image was evaluated; the data set is empty or its loader gave nothing')
+        raise UserError('no image was evaluated; check that the data set has images')
     counted = int(tally.matrix.sum())
     if counted == 0:
         raise UserError(
@@ -82,7 +82,7 @@ def compute_scores(tally: Tally, classes: Sequence[str]) -> Scores:
 
 
 def mean_iou(rows: Sequence[ClassScores], *, definition: str) -> float:
-    """Mean IoU of the classes by one of :data:`DEFINITIONS`."""
+    """The mean IoU of the classes by ``definition``, a key of :data:`DEFINITIONS`."""
     if definition == 'ade':
         return sum(row.iou or 0.0 for row in rows) / len(rows)
     if definition == 'gt_classes':
@@ -91,7 +91,7 @@ def mean_iou(rows: Sequence[ClassScores], *, definition: str) -> float:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Class names; a name that occurs twice is followed by its class number each time."""
+    """The class names, with the class number added to names that occur several times."""
     names = list(names)
     return [name if names.count(name) == 1 else f'{name} #{i}' for i, name in enumerate(names)]
 
@@ -100,10 +100,10 @@ def check_definition(definition: str) -> str:
     """Return ``definition``.
 
     Raises:
-        UserError: there is no such definition of mean IoU.
+        UserError: It is not a key of :data:`DEFINITIONS`.
     """
     if definition not in DEFINITIONS:
-        raise UserError(f'definition={definition!r} is no mean IoU; choose one of {", ".join(DEFINITIONS)}')
+        raise UserError(f'definition={definition!r} is unknown; choose one of {", ".join(DEFINITIONS)}')
     return definition
 
 

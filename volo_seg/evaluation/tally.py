@@ -1,4 +1,4 @@
-"""What an evaluation has counted so far: whole numbers only, so that sums do not depend on their order."""
+"""The counts of an evaluation: integers only, so that sums do not depend on the order of the images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ CALIBRATION_BINS = 15
 
 @dataclass
 class Tally:
-    """Counts of one image or of many (int64, CPU); C classes.
+    """The counts of one or more images for C classes; int64, CPU.
 
-    ``matrix`` (C, C + 1): true class by predicted class, last column missed pixels. ``seen`` (3,): images,
-    pixels, ignored pixels. ``boundary`` (3, C): contour pixels that agree, of the truth, of the prediction.
-    ``calibration`` (3, 15): pixels, correct pixels, summed confidence in units of 2**-24, by confidence.
+    Attributes:
+        matrix: (C, C + 1) pixels by true and predicted class; missed pixels in the last column.
+        seen: (3,) images, pixels, ignored pixels.
+        boundary: (3, C) boundary pixels that agree, of the truth, of the prediction.
+        calibration: (3, 15) pixels, correct pixels and summed confidence (units of 2**-24) by bin of confidence.
     """
 
     matrix: Tensor
@@ -26,13 +28,13 @@ class Tally:
 
     @classmethod
     def empty(cls, num_classes: int) -> Tally:
-        """Nothing counted yet."""
+        """A tally of no image."""
         shapes = ((num_classes, num_classes + 1), (3,), (3, num_classes), (3, CALIBRATION_BINS))
         return cls(*(torch.zeros(shape, dtype=torch.int64) for shape in shapes))
 
     @classmethod
     def of_image(cls, matrix: Tensor, *, ignored: int, pixels: int) -> Tally:
-        """The counts of one image of ``pixels`` pixels."""
+        """The counts of an image with ``pixels`` pixels."""
         tally = cls.empty(len(matrix))
         tally.matrix += matrix
         tally.seen += torch.tensor([1, pixels, ignored])
@@ -48,23 +50,23 @@ class Tally:
         return int(self.seen[2])
 
     def check(self) -> None:
-        """Every pixel seen is in the matrix or was ignored, and none twice.
+        """Check that the matrix and the ignored pixels sum to the pixels seen.
 
         Raises:
-            RuntimeError: that is not so (a fault of the counting itself).
+            RuntimeError: They do not; this is a bug in the counting.
         """
         counted, pixels = int(self.matrix.sum()) + self.ignored, int(self.seen[1])
         if counted != pixels:
             raise RuntimeError(f'the confusion matrix accounts for {counted} pixels of {pixels} seen')
 
     def add(self, other: Tally) -> None:
-        """Add the counts of ``other`` in place; the matrix must grow by exactly the pixels counted there."""
+        """Add the counts of ``other`` in place, and check the sum."""
         for field in fields(self):
             getattr(self, field.name).add_(getattr(other, field.name))
         self.check()
 
     def to_vector(self) -> Tensor:
-        """All counts in one row, to be summed across processes."""
+        """All counts as one vector, for summing across processes."""
         return torch.cat([getattr(self, field.name).reshape(-1) for field in fields(self)])
 
     @classmethod

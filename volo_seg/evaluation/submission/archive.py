@@ -1,4 +1,4 @@
-"""Archives for the test servers of Cityscapes and ADE20K."""
+"""Write archives for the test servers of Cityscapes and ADE20K."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class ServerRule:
-    """What a server wants: file names that start with ``frame`` and show ``pattern``, and ``allowed`` values.
+    """The requirements of a test server.
 
-    ``scored``: the values that can be right; the other allowed ones always count as misses. ``size`` is
-    (height, width) in pixels, or None where images differ; ``count`` the number of test images;
-    ``most_bytes`` the limit of the archive.
+    Attributes:
+        name: The data set.
+        frame: Matches the start of a file name; its first group is the name of the image.
+        pattern: File names, for messages.
+        allowed: Values that the server accepts.
+        scored: Values that can be correct; the others in ``allowed`` always count as misses.
+        size: (height, width) in pixels, None if images differ.
+        count: Number of test images, None if unknown.
+        max_bytes: Size limit of the archive, None if there is none.
+        hint: How to correct the values, for messages.
     """
 
     name: str
@@ -34,12 +41,12 @@ class ServerRule:
     scored: frozenset[int]
     size: tuple[int, int] | None
     count: int | None
-    most_bytes: int | None
+    max_bytes: int | None
     hint: str
 
 
 def cityscapes_rule(label_ids: Iterable[int], scored_ids: Iterable[int]) -> ServerRule:
-    """Pixel-level labelling: 8-bit PNGs of label ids, one a test image, at most 100 MB.
+    """Cityscapes pixel-level labelling: an 8-bit PNG of label ids per test image, at most 100 MB.
 
     Source: cityscapesScripts 2.3.0, ``evalPixelLevelSemanticLabeling`` (names, sizes and ids), and the
     submission page of the benchmark (archive).
@@ -52,13 +59,13 @@ def cityscapes_rule(label_ids: Iterable[int], scored_ids: Iterable[int]) -> Serv
         scored=frozenset(scored_ids),
         size=(1024, 2048),
         count=1525,
-        most_bytes=100 * 1000**2,
+        max_bytes=100 * 1000**2,
         hint='write label ids (road is 7), not training ids (road is 0)',
     )
 
 
 def ade20k_rule() -> ServerRule:
-    """Scene parsing: PNGs named as the test images, pixels 1..150.
+    """ADE20K scene parsing: PNGs with the names of the test images and values 1..150.
 
     Source: github.com/CSAILVision/sceneparsing, README.md and evaluationCode at 07a8e27f8b34.
     """
@@ -70,7 +77,7 @@ def ade20k_rule() -> ServerRule:
         scored=frozenset(range(1, 151)),
         size=None,
         count=None,
-        most_bytes=None,
+        max_bytes=None,
         hint='write 1..150 (wall is 1), not training ids 0..149 (wall is 0)',
     )
 
@@ -83,36 +90,43 @@ def write_submission(
     table: Mapping[int, int],
     suffix: str = '.png',
     frames: Iterable[str] | None = None,
-    watch: Callable[[Sequence[str]], Iterable[str]] = iter,
+    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> int:
-    """Write the predictions as ``<frame>.png`` into a new zip, and return their number.
+    """Write the predictions as ``<frame>.png`` into a new zip file, and return their number.
 
-    ``table`` turns the predictions' values into the server's; ``frames``: the images that must be there;
-    ``watch`` sees the frames pass, for a progress bar.
+    Args:
+        prediction_dir: Folder of label PNGs.
+        archive: The zip file.
+        rule: Requirements of the server.
+        table: Maps the values of the predictions to those of the server.
+        suffix: End of the names of the predictions.
+        frames: The images that need a prediction; None for those in ``prediction_dir``.
+        progress: Wraps the iteration over the frames.
 
     Raises:
-        UserError: ``archive`` exists; a file is not named after an image, is there twice or is missing, has
-            another size than the server wants, or holds a value that is not in ``table``.
+        UserError: ``archive`` exists; a prediction has an unknown name, exists twice or is missing, has another size
+        than
+            the server accepts, or a value that is not in ``table``.
     """
     if archive.exists():
-        raise UserError(f'{archive} exists and is left as it is; name another archive')
+        raise UserError(f'{archive} exists and is not overwritten; name another archive')
     check_writable(archive.parent)
     files = _by_frame(label_files(prediction_dir, suffix=suffix), rule)
     _check_frames(set(files), None if frames is None else set(frames), prediction_dir)
     with atomic_path(archive) as part, zipfile.ZipFile(part, 'x', zipfile.ZIP_STORED) as file:
-        for frame in watch(sorted(files)):
+        for frame in progress(sorted(files)):
             file.writestr(zipfile.ZipInfo(f'{frame}.png', _EPOCH), _server_png(files[frame], rule, table))
     return len(files)
 
 
 def frame_of(name: str, rule: ServerRule) -> str | None:
-    """The image that a file name belongs to, if it is one of the server's."""
+    """The name of the image to which a file name belongs; None if it does not match ``rule``."""
     match = rule.frame.match(name)
     return match[1] if match else None
 
 
 def image_frames(folder: Path, rule: ServerRule) -> dict[str, Path]:
-    """The images below ``folder`` that the server knows: name of the frame and file.
+    """The test images below ``folder`` by frame.
 
     Raises:
         UserError: there is none.
@@ -131,7 +145,7 @@ def _by_frame(paths: Iterable[Path], rule: ServerRule) -> dict[str, Path]:
     for path in paths:
         frame = frame_of(path.name, rule)
         if frame is None:
-            raise UserError(f'{path} is not named as {rule.name} wants it ({rule.pattern}); rename or remove it')
+            raise UserError(f'{path} is not named as {rule.name} requires ({rule.pattern}); rename or remove it')
         if files.setdefault(frame, path) != path:
             raise UserError(f'{files[frame]} and {path} are both predictions of {frame}; keep one of them')
     return files
@@ -152,7 +166,7 @@ def _server_png(path: Path, rule: ServerRule, table: Mapping[int, int]) -> bytes
     if rule.size is not None and labels.shape != rule.size:
         height, width = rule.size
         raise UserError(
-            f'{path} is {labels.shape[1]}x{labels.shape[0]}, but {rule.name} wants {width}x{height} pixels; '
+            f'{path} is {labels.shape[1]}x{labels.shape[0]}, but {rule.name} requires {width}x{height} pixels; '
             'predict at full size'
         )
     return encode_labels(map_labels(labels, table, where=str(path)).astype(np.uint8))
