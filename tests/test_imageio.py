@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from volo_seg import imageio as images
-from volo_seg.datasets.inspection.observation import Look, inspect_pair
+from volo_seg.datasets.inspection.observation import InspectionOptions, inspect_pair
 from volo_seg.datasets.masks import decode_mask
 from volo_seg.errors import UserError
 from volo_seg.imageio import (
@@ -535,7 +535,7 @@ def test_hostile_files(name, tmp_path):
         assert not reason or (isinstance(told, str) and name in told and '\n' not in told), told
     assert reason in told_or_read(read_image, path) if reason else read_image(path).shape == (4, 9, 3)
     assert name in told_or_read(read_labels, path)
-    seen = inspect_pair((str(path), str(path)), Look())
+    seen = inspect_pair((str(path), str(path)), InspectionOptions())
     assert {kind for kind, *_ in seen.problems} <= {'unreadable', 'mode', 'size'} and seen.problems
 
 
@@ -616,6 +616,6 @@ def test_mutated_files(name, tmp_path, monkeypatch):
         assert isinstance(labels, str) or (labels.ndim == 2 and labels.dtype in (np.uint8, np.int32))
         mask = told_or_read(decode_mask, copy, where=name)
         assert isinstance(mask, str) or (mask.ndim == 2 and mask.dtype == np.uint8)
-        assert inspect_pair((str(path), str(path)), Look()).image == str(path)
+        assert inspect_pair((str(path), str(path)), InspectionOptions()).image == str(path)
         assert time.perf_counter() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**18  # 256 MiB

@@ -72,7 +72,7 @@ def missing_label(root):
     mask_of(root, 'b').unlink()
     return 'error', [
         f"image '{root}/images/train/b.jpg' has no label image '{mask_of(root, 'b')}'",
-        'move the image away',
+        'remove the image',
     ]
 
 
@@ -215,7 +215,7 @@ def counts_from_one(root):
 def never_seen(root):
     for name in 'abc':
         replace_mask(root, name, np.where(LABELS == 1, 0, LABELS).astype(np.uint8))
-    return 'warning', ['1 of 3 classes never occur in train', 'cannot be learned: car', 'add images with them']
+    return 'warning', ['1 of 3 classes do not occur in train', 'cannot be learned: car', 'add images with them']
 
 
 def wholly_ignored(root):
@@ -227,7 +227,7 @@ def duplicate(root):
     shutil.copy(root / 'images/train/a.jpg', root / 'images/val/d.jpg')
     return 'warning', [
         f"'{root}/images/val/d.jpg' has the same bytes as '{root}/images/train/a.jpg'",
-        'come out too high',
+        'are too high',
     ]
 
 
@@ -301,7 +301,7 @@ def test_quick_check_stops_at_what_is_fatal_and_at_nothing_else(root, damage):
         return
     with pytest.raises(UserError) as error:
         quick_check(config_of(root))
-    assert '--no-check trains without looking' in str(error.value)
+    assert '--no-check skips this check' in str(error.value)
     if damage is not no_folder:
         assert all(word in str(error.value) for word in words), error.value
 

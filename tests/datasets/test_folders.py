@@ -139,7 +139,7 @@ def test_colour_mistakes(coloured):
     with pytest.raises(UserError, match=r'is a colour image \(mode RGB\): it holds no class numbers'):
         build(coloured)[0]
     cv2.imwrite(str(coloured / 'annotations' / 'a.png'), np.ones((4, 6), np.uint8))
-    with pytest.raises(UserError, match='or take the colours away if masks hold class numbers'):
+    with pytest.raises(UserError, match='or remove the colours if masks hold class numbers'):
         build(coloured, colours=COLOURS)[0]
 
 
@@ -148,7 +148,7 @@ def test_sixteen_bit_masks(root):
     cv2.imwrite(path, np.full((4, 6), 2, np.uint16))
     assert build(root)[0]['gt_seg_map'].max() == 2
     cv2.imwrite(path, np.full((4, 6), 300, np.uint16))
-    with pytest.raises(UserError, match=r'holds label 300, and labels are read as 8 bit, where it would become 44'):
+    with pytest.raises(UserError, match=r'holds label 300, but labels are read as 8 bit, where it would become 44'):
         build(root)[0]
 
 

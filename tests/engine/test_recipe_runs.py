@@ -229,7 +229,7 @@ def test_other_commands_read_averaged_weights(averaged, toyscapes):
 
 
 def test_class_weights_of_the_labels(toyscapes):
-    from volo_seg.datasets.inspection.training_weights import training_weights
+    from volo_seg.datasets.inspection.frequencies import training_weights
 
     config = load_config(NANO)
     for split in ('train', 'val', 'test'):

@@ -91,7 +91,7 @@ def draw_frequencies(config: Config, args: argparse.Namespace) -> bytes:
         seen = label_counts(
             split,
             processes=1,
-            watch=lambda seen, total, name: track(seen, f'labels of {name}', total, console=Console(stderr=True)),
+            progress=lambda seen, total, name: track(seen, f'labels of {name}', total, console=Console(stderr=True)),
         )
         counts.append(count_classes(split, seen))
     return frequency_plot(splits, counts)

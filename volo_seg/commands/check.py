@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from volo_seg.datasets.inspection.check import check_splits
 
     findings = config_findings(config)
-    checked, broken = check_splits(config, processes=processes, fast=args.fast, watch=watched)
+    checked, broken = check_splits(config, processes=processes, fast=args.fast, progress=show_progress)
     known = {found.sentence for found in findings}
     findings += [found for found in broken if found.sentence not in known]
     findings += [found for one in checked for found in one.findings]
@@ -117,8 +117,8 @@ def config_findings(config: Config) -> list[Finding]:
     return list(findings.values())
 
 
-def watched(observations: Iterable[Observation], total: int, name: str) -> Iterable[Observation]:
-    """Pass ``observations`` on, with a progress bar, rate and time left on stderr."""
+def show_progress(observations: Iterable[Observation], total: int, name: str) -> Iterable[Observation]:
+    """Yield ``observations``, with a progress bar, the rate and the remaining time on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

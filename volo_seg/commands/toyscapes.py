@@ -10,7 +10,7 @@ from volo_seg.commands.flags import make_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Flags: how many scenes, how large, which seed."""
+    """The flags of ``volo-seg toyscapes``."""
     parser = make_parser('toyscapes', __doc__)
     parser.add_argument('out_dir', help='folder of the data set: new, empty, or a Toyscapes to be completed')
     parser.add_argument('--train', type=int, default=300, metavar='N', help='training scenes (default 300)')

@@ -125,8 +125,7 @@ def weigh_classes(config: Config, how: str) -> None:
         UserError: ``how`` is neither a method nor a file of weights, or no loss takes weights.
     """
     from volo_seg.config.losses import WEIGHT_SUFFIXES, read_class_weights, set_class_weights
-    from volo_seg.datasets.inspection.frequencies import METHODS
-    from volo_seg.datasets.inspection.training_weights import training_weights
+    from volo_seg.datasets.inspection.frequencies import METHODS, training_weights
     from volo_seg.engine.launch import is_first_process
 
     if how not in METHODS and not how.endswith(WEIGHT_SUFFIXES):

@@ -17,9 +17,15 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Label:
-    """One row: name, id in ``labelIds``, class in training (255: none, -1: never drawn), RGB colour.
+    """A row of the table.
 
-    ``ignored``: left out of the evaluation. ``has_instances``: single objects are told apart.
+    Attributes:
+        name: Name of the label.
+        id: Value in ``labelIds``.
+        train_id: Class in training; 255 is ignored, -1 does not occur in label images.
+        color: RGB.
+        ignored: Whether the label is left out of the evaluation.
+        has_instances: Whether single objects have numbers.
     """
 
     name: str
@@ -70,14 +76,7 @@ _ROWS: tuple[tuple[str, int, int, tuple[int, int, int], bool], ...] = (
 )
 
 LABELS: tuple[Label, ...] = tuple(
-    Label(
-        name=name,
-        id=id_,
-        train_id=train_id,
-        color=color,
-        ignored=train_id in (IGNORE, -1),
-        has_instances=has_instances,
-    )
+    Label(name, id_, train_id, color, ignored=train_id in (IGNORE, -1), has_instances=has_instances)
     for name, id_, train_id, color, has_instances in _ROWS
 )
 BY_NAME: dict[str, Label] = {label.name: label for label in LABELS}

@@ -117,7 +117,7 @@ class FolderDataset(BaseSegDataset):
             raise UserError(f'{other!r} and {one!r} share a name and would share a mask; rename one')
         if found.unlabelled:
             image, mask = found.unlabelled[0]
-            raise UserError(f'image {image!r} has no mask {mask!r}; add it, or move the image away')
+            raise UserError(f'image {image!r} has no mask {mask!r}; add it, or remove the image')
         common = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
         return [
             dict(img_path=image, **({'seg_map_path': mask} if mask else {}), **common, seg_fields=[])

@@ -1,4 +1,4 @@
-"""Label files as training reads them: 8-bit class numbers, or one colour per class; and lists of classes."""
+"""Decode label images (8-bit class numbers, or a colour per class), and read lists of classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLOUR_MODES = ('1', 'L', 'P', 'RGB', 'RGBA')
 
 @dataclass(frozen=True)
 class ColourTable:
-    """RGB colours (0..255) of the classes, in the order of the classes, and those of pixels to be ignored."""
+    """The RGB colours (0..255) of the classes in their order, and the colours of ignored pixels."""
 
     colours: tuple[Colour, ...]
     ignored: tuple[Colour, ...] = ()
@@ -33,10 +33,10 @@ class ColourTable:
 
 
 def decode_mask(content: bytes, *, where: str, table: ColourTable | None = None) -> Labels:
-    """Labels (H, W) of an image file's content; with a ``table``, every mask is read by its colours.
+    """Decode the content of a label image to labels (H, W), by its colours if there is a ``table``.
 
     Raises:
-        ImageError: The file is damaged, of a kind that holds no labels, or holds a label or colour out of range.
+        ImageError: The file is damaged, its mode has no labels, or a label or colour is out of range.
     """
     name = f'label image {where!r}'
     try:
@@ -52,18 +52,18 @@ def decode_mask(content: bytes, *, where: str, table: ColourTable | None = None)
 def read_class_list(path: Path) -> tuple[list[str], list[Colour] | None]:
     """Read class names, and their RGB colours if given, from a text file with one class per line.
 
-    A line is ``name`` or ``name R G B``; empty lines do not count.
+    A line is ``name`` or ``name R G B``; empty lines are skipped.
 
     Raises:
-        UserError: The file cannot be read, holds no name or a very long one, or gives only some classes a colour.
+        UserError: The file cannot be read, has no name or a very long one, or has colours for some classes only.
     """
     try:
         lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, 'strerror', None) or 'it is no UTF-8 text'
-        raise UserError(f'class list {path} cannot be read ({reason}); write one class name a line') from error
+        reason = getattr(error, 'strerror', None) or 'it is not UTF-8 text'
+        raise UserError(f'class list {path} cannot be read ({reason}); write one class name per line') from error
     if not lines:
-        raise UserError(f'class list {path} is empty; write one class name a line')
+        raise UserError(f'class list {path} is empty; write one class name per line')
     long = [line for line in lines if len(line) > _MAX_CHARACTERS]
     if long:
         raise UserError(f'class name {long[0][:40]!r}… in {str(path)!r} has {len(long[0])} characters; shorten it')
@@ -78,7 +78,7 @@ def read_class_list(path: Path) -> tuple[list[str], list[Colour] | None]:
 
 
 def label_lookup(*, reduce_zero_label: bool, label_map: Mapping[int, int] | None) -> Labels:
-    """What training makes of the label values 0..255, as an array (256,): MMSegmentation's rules."""
+    """The label in training of each label value 0..255, as an array (256,), by MMSegmentation's rules."""
     lookup = np.arange(256, dtype=np.uint8)
     if reduce_zero_label:
         lookup = np.array([255, *range(254), 255], np.uint8)
@@ -103,7 +103,7 @@ def _by_value(image: Image.Image, name: str) -> Labels:
     if largest > 255 or smallest < 0:
         value = largest if largest > 255 else smallest
         raise ImageError(
-            f'{name} (mode {image.mode}) holds label {value}, and labels are read as 8 bit, where it would become '
+            f'{name} (mode {image.mode}) holds label {value}, but labels are read as 8 bit, where it would become '
             f'{value % 256}; number the classes 0..254 and write the label image again',
             kind='16-bit',
         )
@@ -113,7 +113,7 @@ def _by_value(image: Image.Image, name: str) -> Labels:
 def _by_colour(image: Image.Image, table: ColourTable, name: str) -> Labels:
     if image.mode not in _COLOUR_MODES:
         raise ImageError(
-            f'{name} has mode {image.mode}, and masks with a colour table are RGB images; write it as an RGB PNG',
+            f'{name} has mode {image.mode}, but masks with a colour table are RGB images; write it as an RGB PNG',
             kind='mode',
         )
     red, green, blue = np.moveaxis(np.asarray(image.convert('RGB')).astype(np.int32), -1, 0)
@@ -122,7 +122,7 @@ def _by_colour(image: Image.Image, table: ColourTable, name: str) -> Labels:
     unknown = labels < 0
     if unknown.any():
         value = int(packed[unknown][0])
-        grey = '' if image.mode.startswith('RGB') else ', or take the colours away if masks hold class numbers'
+        grey = '' if image.mode.startswith('RGB') else ', or remove the colours if masks hold class numbers'
         raise ImageError(
             f'{name} holds colour {unpack(value)} in {int((packed == value).sum())} pixels, which no class has; '
             f'add it to the colours of the classes or to ignore_colours{grey}',
@@ -132,13 +132,13 @@ def _by_colour(image: Image.Image, table: ColourTable, name: str) -> Labels:
 
 
 def unpack(value: int) -> Colour:
-    """The colour (R, G, B) of a number 0xRRGGBB."""
+    """Split 0xRRGGBB into (R, G, B)."""
     return value >> 16, value >> 8 & 255, value & 255
 
 
 @functools.lru_cache(maxsize=4)
 def _colour_lookup(table: ColourTable) -> npt.NDArray[np.int16]:
-    """0xRRGGBB to label, -1 for all other colours; 32 MB, made once a process."""
+    """The label of each colour 0xRRGGBB, -1 for unknown colours; 32 MB, cached in each process."""
     lookup = np.full(1 << 24, -1, np.int16)
     labels = [table.ignore_index] * len(table.ignored) + list(range(len(table.colours)))
     for (red, green, blue), label in zip([*table.ignored, *table.colours], labels, strict=True):

@@ -1,4 +1,4 @@
-"""Which image belongs to which label image: by the name without suffix, below two folders."""
+"""Pair the images and label images of two folders by their relative names without suffix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass
 class Pairing:
-    """What two folders hold: pairs, and whatever has no partner. Paths as text, in the order of the images."""
+    """The pairs of two folders and the files without a partner, as paths in the order of the images."""
 
     pairs: list[tuple[str, str | None]] = field(default_factory=list)
     unlabelled: list[tuple[str, str]] = field(default_factory=list)  # image, the label image that is missing
@@ -26,11 +26,15 @@ def pair_folders(
     mask_suffix: str,
     any_case: bool = False,
 ) -> Pairing:
-    """Pair each image with the label image of the same relative name; without ``mask_dir``, images alone.
+    """Pair each image with the label image of the same relative name, or with None if ``mask_dir`` is None.
 
-    Hidden files do not count. ``any_case``: image suffixes match in any case. A folder that does not exist is empty.
+    Hidden files are left out. With ``any_case``, image suffixes match in any case. A folder that does not exist is
+    empty.
     """
-    found, masks = Pairing(), {} if mask_dir is None else _by_stem(mask_dir, (mask_suffix,), False)
+    found, masks = Pairing(), {}
+    if mask_dir is not None:
+        stems = ((_stem(name, (mask_suffix,), False), name) for name in _names(mask_dir))
+        masks = {stem: str(mask_dir / name) for stem, name in stems if stem is not None}
     images: dict[str, str] = {}
     for name in _names(image_dir):
         stem = _stem(name, image_suffixes, any_case)
@@ -49,13 +53,8 @@ def pair_folders(
     return found
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str], any_case: bool) -> dict[str, str]:
-    stems = ((_stem(name, suffixes, any_case), name) for name in _names(folder))
-    return {stem: str(folder / name) for stem, name in stems if stem is not None}
-
-
 def _names(folder: Path) -> list[str]:
-    """Relative names of all files below ``folder``, sorted; links to folders are followed, hidden files left out."""
+    """The sorted relative paths of all files below ``folder`` but hidden ones; links to folders are followed."""
     names: list[str] = []
     for root, _, files in os.walk(folder, followlinks=True):
         below = Path(root).relative_to(folder)

@@ -1,4 +1,4 @@
-"""Pictures of a data set: augmented samples with their labels, and how often each class occurs."""
+"""Draw a data set: augmented samples with their labels, and the frequencies of its classes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from volo_seg.visualization import Palette, draw_sheet, make_row
 
 
 def sample_sheet(samples: Sequence[dict[str, Any]], classes: Sequence[str], palette: Palette | None) -> bytes:
-    """A contact sheet (PNG) of packed samples of a pipeline: image and labels, two samples side by side.
+    """Draw a contact sheet (PNG) of the outputs of a pipeline: image and labels, two samples per row.
 
-    Labels of another size are fitted to the image; ignored pixels and samples without labels are black.
+    Labels of another size are resized to the image. Ignored pixels and samples without labels are black.
     """
     rows = []
     for sample in samples:
@@ -30,7 +30,7 @@ def sample_sheet(samples: Sequence[dict[str, Any]], classes: Sequence[str], pale
 
 
 def frequency_plot(splits: Sequence[Split], counts: Sequence[Frequencies]) -> bytes:
-    """A plot (PNG): the share of pixels (logarithmic) and of images that each class has, one bar per split."""
+    """Plot (PNG) the shares of pixels (logarithmic) and of images of each class, with a bar per split."""
     from matplotlib.figure import Figure
 
     classes = splits[0].classes

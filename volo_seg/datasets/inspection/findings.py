@@ -1,4 +1,4 @@
-"""From what was seen in the files of a split to findings: what is wrong, what follows, and how to mend it."""
+"""Derive findings from the observations of a split: the problem, its effect, and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate')
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of problem in one split: a sentence about the first file, and all the files that have it."""
+    """A problem of a split: a sentence about the first file, and the paths of all files that have it."""
 
     split: str
     kind: str
@@ -24,18 +24,18 @@ class Finding:
 
     @property
     def fatal(self) -> bool:
-        """Whether training would fail or learn something wrong."""
+        """Whether training would fail or learn from wrong labels."""
         return self.kind not in WARNINGS
 
 
 def findings_of(split: Split, observations: Sequence[Observation], *, sample: bool = False) -> list[Finding]:
-    """All findings of one split; of a ``sample`` of its files, none that only the whole can show."""
+    """All findings of a split. With ``sample``, observations are a part of the files, and coverage is not checked."""
     found = [*_pairing(split), *_files(split, observations), *_values(split, observations)]
     return found if sample else [*found, *_coverage(split, observations)]
 
 
 def duplicates(train: Sequence[Observation], other: Sequence[Observation], name: str) -> Iterator[Finding]:
-    """Images of ``other`` (the split ``name``) whose bytes are those of a training image."""
+    """Yield a finding if images of ``other``, the split ``name``, have the same bytes as training images."""
     known = {seen.digest: seen.image for seen in train if seen.digest}
     same = [(seen.image, known[seen.digest]) for seen in other if seen.digest in known]
     if same:
@@ -43,7 +43,7 @@ def duplicates(train: Sequence[Observation], other: Sequence[Observation], name:
             name,
             'duplicate',
             f'{same[0][0]!r} has the same bytes as {same[0][1]!r} of train ({len(same)} of {len(other)} images of '
-            f'{name}): scores on {name} come out too high; remove them from one of the two',
+            f'{name}): scores on {name} are too high; remove them from one of the two',
             tuple(image for image, _ in same),
         )
 
@@ -62,7 +62,7 @@ def _pairing(split: Split) -> Iterator[Finding]:
         yield Finding(
             split.name,
             'unlabelled',
-            f'image {image!r} has no label image {mask!r}: training would stop there; add it, or move the image away',
+            f'image {image!r} has no label image {mask!r}: training would stop there; add it, or remove the image',
             tuple(image for image, _ in pairing.unlabelled),
         )
     if pairing.twins:
@@ -93,7 +93,7 @@ def _files(split: Split, observations: Sequence[Observation]) -> Iterator[Findin
 
 
 def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
-    """Label values that training cannot use, and binary masks whose 255 would be ignored."""
+    """Find label values out of range, and binary masks whose white value is not a class."""
     total: Counter[int] = Counter()
     for seen in observations:
         total.update(seen.values)
@@ -123,7 +123,7 @@ def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Findi
 
 
 def is_binary(split: Split, values: Sequence[int]) -> bool:
-    """Whether ``values`` are those of a black and white image, and white is not a class."""
+    """Whether ``values`` are 0 and one other value that is not a class."""
     white = values[-1] if values else 0
     return (
         len(values) == 2
@@ -155,9 +155,9 @@ def _coverage(split: Split, observations: Sequence[Observation]) -> Iterator[Fin
         yield Finding(
             split.name,
             'unseen',
-            f'{len(unseen)} of {len(split.classes)} classes never occur in {split.name}, and what never occurs {effect}'
+            f'{len(unseen)} of {len(split.classes)} classes do not occur in {split.name}, and such a class {effect}'
             f': {", ".join(unseen[:10])}{f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""}; add images with '
-            'them, or take them out of the class list',
+            'them, or remove them from the class list',
         )
 
 

@@ -1,4 +1,4 @@
-"""How often each class occurs, and class weights from that."""
+"""Count how often each class occurs, and compute class weights from the counts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from mmengine.config import Config
 
+from volo_seg.datasets.inspection.check import label_counts
 from volo_seg.datasets.inspection.observation import Observation
-from volo_seg.datasets.inspection.splits import Split
+from volo_seg.datasets.inspection.splits import Split, read_splits
+from volo_seg.errors import UserError
 
 METHODS = ('inverse', 'median')
 
 
 @dataclass(frozen=True)
 class Frequencies:
-    """Per class of a split, each (C,): its pixels, the images it is in, and the counted pixels of those images."""
+    """The frequencies of the C classes of a split.
+
+    Attributes:
+        pixels: (C,) pixels of each class.
+        images: (C,) images that contain each class.
+        pixels_around: (C,) pixels of all classes in the images that contain each class.
+        ignored: Ignored pixels.
+        out_of_range: Pixels whose label is neither a class nor ignored.
+    """
 
     pixels: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
@@ -26,12 +37,12 @@ class Frequencies:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """Share of each class among the counted pixels, in [0, 1]."""
+        """(C,) the share of each class in the counted pixels, in [0, 1]."""
         return self.pixels / max(1, int(self.pixels.sum()))
 
 
 def count_classes(split: Split, observations: Sequence[Observation]) -> Frequencies:
-    """Count the classes as training sees them."""
+    """Count the classes in the observed label images, after ``reduce_zero_label`` and ``label_map`` of the data set."""
     classes = len(split.classes)
     pixels, images, around = (np.zeros(classes, np.int64) for _ in range(3))
     ignored = out_of_range = 0
@@ -52,11 +63,10 @@ def count_classes(split: Split, observations: Sequence[Observation]) -> Frequenc
 
 
 def class_weights(frequencies: Frequencies, method: str) -> list[float]:
-    """A weight a class for the loss; 1 for a class that never occurs, which no pixel will use.
+    """The weight of each class in the loss; 1 for a class that does not occur.
 
-    ``inverse``: proportional to 1 / pixels, scaled so that the mean weight over pixels is 1.
-    ``median``: median frequency balancing, frequency = pixels / pixels of the images with the class
-    (Source: arXiv 1411.4734).
+    ``inverse`` is proportional to 1 / pixels, with a mean weight over pixels of 1. ``median`` is median frequency
+    balancing, with frequency = pixels / pixels of the images that contain the class (Source: arXiv 1411.4734).
     """
     seen = frequencies.pixels > 0
     weights = np.ones(len(seen))
@@ -68,3 +78,24 @@ def class_weights(frequencies: Frequencies, method: str) -> list[float]:
     else:
         raise ValueError(f'method={method!r} is not one of {METHODS}')
     return [float(f'{weight:.6g}') for weight in weights]
+
+
+def training_weights(config: Config, method: str, *, processes: int) -> list[float]:
+    """The class weights by ``method`` (see :func:`class_weights`) from all labels of the training split of ``config``.
+
+    Raises:
+        UserError: There are no labels to count.
+    """
+    counts = [count_classes(split, label_counts(split, processes=processes)) for split in read_splits(config, 'train')]
+    if not sum(int(count.pixels.sum()) for count in counts):
+        raise UserError('no training label was counted for class weights; run volo-seg check to see why')
+    return class_weights(
+        Frequencies(
+            pixels=sum((count.pixels for count in counts), np.zeros_like(counts[0].pixels)),
+            images=sum((count.images for count in counts), np.zeros_like(counts[0].images)),
+            pixels_around=sum((count.pixels_around for count in counts), np.zeros_like(counts[0].pixels_around)),
+            ignored=sum(count.ignored for count in counts),
+            out_of_range=sum(count.out_of_range for count in counts),
+        ),
+        method,
+    )

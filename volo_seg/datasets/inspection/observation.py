@@ -1,4 +1,4 @@
-"""Inspect one pair of files. Runs in worker processes, so it imports only NumPy, Pillow and OpenCV."""
+"""Inspect an image and its label image. Worker processes import this module, so it needs no torch or mmseg."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ _ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True)
-class Look:
-    """How closely to look: decode images to their last byte, hash them, or leave them alone and read labels only."""
+class InspectionOptions:
+    """What is read of a pair.
+
+    Attributes:
+        images: Read images.
+        decode: Decode images completely.
+        digest: Hash images.
+        table: Colours of the classes, if label images are read by colour.
+    """
 
     images: bool = True
     decode: bool = True
@@ -30,7 +37,7 @@ class Look:
 
 @dataclass
 class Observation:
-    """What a pair holds. ``values`` counts the pixels of each label value; ``problems`` are (kind, file, sentence)."""
+    """The content of a pair: ``values`` has the pixels of each label value, ``problems`` are (kind, file, sentence)."""
 
     image: str
     mask: str | None
@@ -39,13 +46,13 @@ class Observation:
     problems: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def inspect_pair(pair: tuple[str, str | None], look: Look) -> Observation:
+def inspect_pair(pair: tuple[str, str | None], options: InspectionOptions) -> Observation:
     """Read both files of ``pair`` once."""
     seen = Observation(*pair)
-    size, turned = _inspect_image(seen, look) if look.images else (None, 1)
+    size, turned = _inspect_image(seen, options) if options.images else (None, 1)
     if seen.mask is None:
         return seen
-    mask_size = _inspect_mask(seen, look.table)
+    mask_size = _inspect_mask(seen, options.table)
     if size and mask_size and size != mask_size:
         why = f' (loading turns the image by its EXIF orientation {turned}, labels have none)' if turned > 1 else ''
         _add(
@@ -67,13 +74,13 @@ def inspect_pair(pair: tuple[str, str | None], look: Look) -> Observation:
     return seen
 
 
-def _inspect_image(seen: Observation, look: Look) -> tuple[Size | None, int]:
-    """Size as training sees it, and the EXIF orientation (1: as stored)."""
+def _inspect_image(seen: Observation, options: InspectionOptions) -> tuple[Size | None, int]:
+    """The size after EXIF rotation (None if unreadable) and the EXIF orientation (1: as stored)."""
     try:
         content = read_regular(seen.image)
-        if look.digest:
+        if options.digest:
             seen.digest = hashlib.blake2b(content, digest_size=16).digest()
-        return _open_image(content, decode=look.decode)
+        return _open_image(content, decode=options.decode)
     except OSError as error:
         _add(seen, 'unreadable', seen.image, _unreadable(seen.image, _reason(error)))
     except ImageError as error:
@@ -97,10 +104,10 @@ def _open_image(content: bytes, *, decode: bool) -> tuple[Size, int]:
     if image.format == 'JPEG':
         with pillow_errors('image has damaged EXIF data'):
             orientation = image.getexif().get(_ORIENTATION, 1)
-            # one eighth of the size: reads every byte, and skips most arithmetic
+            # decoding at one eighth of the size reads every byte in less time
             image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
     if decode and image.format == 'PNG':
-        check_data(image, name='image')  # a PNG has checksums: no need to inflate it
+        check_data(image, name='image')  # the checksums of a PNG are verified without decompression
     elif decode:
         load_image(image, name='image')
     return (size[::-1] if orientation in (5, 6, 7, 8) else size), orientation
@@ -143,7 +150,7 @@ def _reason(error: OSError) -> str:
 
 def _unreadable(path: str, reason: str) -> str:
     return (
-        f'cannot read {path!r}: {reason}; training would stop there, or learn from what is left of it; '
+        f'cannot read {path!r}: {reason}; training would stop at it or use a damaged image; '
         'copy the file again, or remove the pair'
     )
 

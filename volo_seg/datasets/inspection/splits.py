@@ -1,4 +1,4 @@
-"""The splits of a config as a data check sees them: files in pairs, and what training makes of label values."""
+"""Read the splits of a config: pairs of files, and how training maps label values."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ SPLITS = ('train', 'val', 'test')
 
 @dataclass(frozen=True)
 class Split:
-    """One data set of one split: its files and the rule of its labels."""
+    """A data set of a split: its files and how its labels are read."""
 
     name: str
     kind: str  # the data set's type
     classes: tuple[str, ...]
     ignore_index: int
     reduce_zero_label: bool
-    lookup: Labels  # (256,): label value -> what training sees
+    lookup: Labels  # (256,): label value in a file -> label in training
     table: ColourTable | None
     pairing: Pairing
 
     def in_range(self, value: int) -> bool:
-        """Whether training knows what to do with label ``value`` of a file."""
+        """Whether label ``value`` of a file is a class or ignored."""
         seen = int(self.lookup[value])
         return seen < len(self.classes) or seen == self.ignore_index
 
 
 def split_names(config: Config) -> list[str]:
-    """The splits that ``config`` has; without test where it reads the files of val."""
+    """The splits of ``config``; test is left out if it has the files of val."""
     names = [name for name in SPLITS if config.get(f'{name}_dataloader') is not None]
     if 'val' in names and 'test' in names and _files(config, 'val') == _files(config, 'test'):
         names.remove('test')
@@ -46,7 +46,7 @@ def split_names(config: Config) -> list[str]:
 
 
 def read_splits(config: Config, name: str) -> Iterator[Split]:
-    """The data sets of the split ``name``: one, or those that its data set is put together from."""
+    """Yield the data set of the split ``name``, or the data sets of which it consists."""
     loader = config.get(f'{name}_dataloader')
     if loader is not None:
         for dataset in _parts(loader.dataset):
@@ -54,7 +54,7 @@ def read_splits(config: Config, name: str) -> Iterator[Split]:
 
 
 def read_split(name: str, dataset: Mapping[str, Any]) -> Split:
-    """List the files of the data set that a config describes; none of them is opened."""
+    """Build ``dataset`` and list its files, without opening them."""
     built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
     return Split(
         name=name,
@@ -75,7 +75,7 @@ def _files(config: Config, name: str) -> Any:
 
 
 def _parts(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The data sets inside ConcatDataset, RepeatDataset and their like."""
+    """The data sets inside wrappers such as ConcatDataset and RepeatDataset."""
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else None)
     if inner is None:
         yield dataset
@@ -99,7 +99,7 @@ def _pair(built: Any) -> Pairing:
 
 
 def _listed(entries: Sequence[Mapping[str, Any]]) -> Pairing:
-    """The pairs of a data set that lists its files itself; label files that it does not list are no finding."""
+    """The pairs of a data set that lists its files. Label files that are not in its list are not reported."""
     found = Pairing()
     for entry in entries:
         image, mask = entry['img_path'], entry.get('seg_map_path')

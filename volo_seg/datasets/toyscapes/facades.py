@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import NEAR, Array, Camera, plane_coordinates
-from volo_seg.datasets.toyscapes.palettes import BARS, CURTAINS, FRONTS, PANES, SHOPS, WALLS, jitter, pick
+from volo_seg.datasets.toyscapes.materials import BARS, CURTAINS, FRONTS, PANES, SHOPS, WALLS, jitter, lookup, pick
 from volo_seg.datasets.toyscapes.sketch import Painter, Patch, Thing, View, outlines
-from volo_seg.datasets.toyscapes.textures import lookup
 
 UP = np.array([0.0, 1.0, 0.0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import Array
-from volo_seg.datasets.toyscapes.palettes import LITTER, STEEL, jitter, pick
+from volo_seg.datasets.toyscapes.materials import LITTER, STEEL, jitter, pick
 from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View
 
 UP = np.array([0.0, 1.0, 0.0])

@@ -9,9 +9,8 @@ import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import Array, plane_coordinates
 from volo_seg.datasets.toyscapes.light import Light
-from volo_seg.datasets.toyscapes.palettes import ASPHALT, GRASS, GRAVEL, SLABS, pick
+from volo_seg.datasets.toyscapes.materials import ASPHALT, GRASS, GRAVEL, SLABS, lookup, pick, tile
 from volo_seg.datasets.toyscapes.sketch import Patch, Thing, View, outlines
-from volo_seg.datasets.toyscapes.textures import lookup, tile
 
 FAR = 170.0  # metres; beyond it the backdrop begins
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from volo_seg.datasets.toyscapes.bodywork import TYRE, UP, Body
 from volo_seg.datasets.toyscapes.camera import Array
-from volo_seg.datasets.toyscapes.palettes import CARS, CLOTHES, HAIR, JACKETS, SKINS, TROUSERS, pick
+from volo_seg.datasets.toyscapes.materials import CARS, CLOTHES, HAIR, JACKETS, SKINS, TROUSERS, pick
 from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View, circle
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import NEAR, Array
-from volo_seg.datasets.toyscapes.palettes import BARK, LEAVES, pick
+from volo_seg.datasets.toyscapes.materials import BARK, LEAVES, TILE, pick, tile
 from volo_seg.datasets.toyscapes.sketch import Patch, Sketch, Thing, View, outlines
-from volo_seg.datasets.toyscapes.textures import TILE, tile
 
 PINE = np.array([(0, 1.25), (-0.18, 0.44), (-0.11, 0.44), (-0.38, -0.38), (-0.22, -0.38), (-0.5, -1.25),
                  (0.5, -1.25), (0.22, -0.38), (0.38, -0.38), (0.11, 0.44), (0.18, 0.44)])  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import NEAR, Array, Camera
 from volo_seg.datasets.toyscapes.light import Light
-from volo_seg.datasets.toyscapes.textures import tile
+from volo_seg.datasets.toyscapes.materials import tile
 
 _SHIFT = 4  # cv2's sub-pixel bits
 _ANGLES = np.linspace(0, 2 * np.pi, 12, endpoint=False)

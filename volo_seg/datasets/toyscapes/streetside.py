@@ -7,7 +7,7 @@ import numpy as np
 from volo_seg.datasets.toyscapes import facades, ground, plants
 from volo_seg.datasets.toyscapes.facades import Plane, Style
 from volo_seg.datasets.toyscapes.ground import FAR, Surface
-from volo_seg.datasets.toyscapes.palettes import ROOFS, WOODS, pick
+from volo_seg.datasets.toyscapes.materials import ROOFS, WOODS, pick
 from volo_seg.datasets.toyscapes.town import SIDES, Place, Town
 
 HOUSES, WALL, FENCE, PARK = range(4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from volo_seg.datasets.toyscapes.bodywork import GLASS, UP, Body, Profile, hull, lamps, panes, row, wheels
-from volo_seg.datasets.toyscapes.palettes import BUSES, CARS, LOADS, TRAMS, pick
+from volo_seg.datasets.toyscapes.materials import BUSES, CARS, LOADS, TRAMS, pick
 from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View
 
 SEDAN = Profile(

@@ -1,11 +1,21 @@
-"""Colours (BGR, 0 to 255) of what a town is made of. Kinds lean to their own, but none has a colour to itself."""
+"""Colours (BGR, 0 to 255) and noise textures of the objects. No colour belongs to one class only."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import Array
 
+TILE = 256
+# exponent of the power law, lowest and highest frequency in cycles per tile
+_BANDS = {
+    'grain': (0.0, 20.0, 90.0),
+    'blotch': (1.7, 2.0, 90.0),
+    'leaf': (0.8, 8.0, 70.0),
+    'cloud': (2.2, 1.0, 60.0),
+}
 Palette = tuple[tuple[int, int, int], ...]
 
 ASPHALT: Palette = ((98, 92, 88), (84, 80, 77), (110, 103, 98))
@@ -52,3 +62,23 @@ def jitter(rng: np.random.Generator, colour: tuple[float, float, float] | Array,
 def pick(rng: np.random.Generator, palette: Palette, spread: float) -> Array:
     """Return one colour of ``palette``, (3,), moved by about ``spread`` levels."""
     return jitter(rng, palette[rng.integers(len(palette))], spread)
+
+
+@cache
+def tile(kind: str) -> Array:
+    """The seamless noise tile ``kind`` (grain, blotch, leaf, cloud): (256, 256) float32, mean 0, variance 1."""
+    slope, low, high = _BANDS[kind]
+    rng = np.random.default_rng(sum(map(ord, kind)))
+    spectrum = np.fft.fft2(rng.standard_normal((TILE, TILE)))
+    frequency = np.fft.fftfreq(TILE) * TILE
+    radius = np.hypot(frequency[:, None], frequency[None])
+    spectrum *= np.where((radius >= low) & (radius <= high), np.maximum(radius, 1.0) ** -slope, 0.0)
+    noise = np.fft.ifft2(spectrum).real
+    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
+
+
+def lookup(kind: str, s: Array, t: Array, texels: float, shift: tuple[int, int] = (0, 0)) -> Array:
+    """Sample a tile at plane coordinates ``s``, ``t`` in metres, ``texels`` per metre; float32, the shape of ``s``."""
+    column = (s * np.float32(texels)).astype(np.int32) + shift[0]
+    row = (t * np.float32(texels)).astype(np.int32) + shift[1]
+    return tile(kind)[row & (TILE - 1), column & (TILE - 1)]
