@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from volo_seg.commands import infer, run
-from volo_seg.inference.base import BasePredictor, Scores
+from volo_seg.inference.base import BasePredictor, Prediction
 
 CLASSES = ('dark', 'grey', 'bright')
 PALETTE = [(0, 0, 0), (90, 100, 110), (250, 240, 230)]
@@ -31,7 +31,7 @@ class Brightness(BasePredictor):
         labels = [np.minimum(image.mean(axis=2) // 86, 2).astype(np.uint8) for image in batch]
         sure = [np.stack([plane == index for index in range(3)]).astype(np.float32) for plane in labels]
         return [
-            Scores(
+            Prediction(
                 plane,
                 np.ones(plane.shape, np.float32) if confidence else None,
                 scores if probabilities else None,

@@ -7,7 +7,7 @@ from torch import nn
 
 import volo_seg.models  # noqa: F401
 from volo_seg.config.load import load_config
-from volo_seg.inference.network import load_network
+from volo_seg.inference.loaded_model import load_model
 
 from mmseg.registry import MODELS  # isort: skip
 
@@ -83,7 +83,7 @@ def volo_config():
 def network_of(config):
     """The network of ``config`` with random weights, its normalisations away from the identity."""
     init_default_scope('mmseg')
-    network = load_network(config, 'none')
+    network = load_model(config, 'none')
     generator = torch.Generator().manual_seed(1)
     for module in network.model.modules():
         if isinstance(module, nn.BatchNorm2d):

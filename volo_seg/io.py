@@ -32,8 +32,8 @@ _locked_folders: set[Path] = set()
 class WriteError(UserError):
     """A file cannot be written: full disk, no permission, or no such folder. What was there before is unchanged."""
 
-    def __init__(self, path: str | Path, reason: object) -> None:
-        super().__init__(f'{str(path)!r} cannot be written ({reason}); free some space or name another place')
+    def __init__(self, path: str | Path, reason: object, *, fix: str = 'free some space or name another place') -> None:
+        super().__init__(f'{str(path)!r} cannot be written ({reason}); {fix}')
         self.reason = str(reason)
 
 
@@ -81,6 +81,25 @@ def atomic_path(path: str | Path, *, suffix: str = '') -> Iterator[Path]:
 def part_path(path: Path, *, suffix: str = '') -> Path:
     """A unique hidden name beside ``path`` of at most 255 bytes, which ends in ``PART`` and ``suffix``."""
     return path.with_name(f'.{path.name[:50]}.{uuid.uuid4().hex[:16]}{PART}{suffix}')
+
+
+def safe_join(folder: str | Path, name: str | Path) -> Path:
+    """The path of ``name`` (relative, subfolders allowed) in ``folder``, with symbolic links resolved.
+
+    Raises:
+        WriteError: ``name`` is empty or absolute, or leads out of ``folder`` by ``..`` or by a symbolic link.
+    """
+    text, root = str(name), Path(folder).resolve()
+    fix = f'give a relative path that stays in {str(folder)!r}'
+    if text in ('', '.') or '\0' in text or Path(text).is_absolute():
+        raise WriteError(text, 'the name is empty or absolute', fix=fix)
+    try:
+        path = (root / text).resolve()
+    except (OSError, RuntimeError) as error:  # a cycle of links, or a name that is too long
+        raise WriteError(text, error, fix=fix) from error
+    if path == root or not path.is_relative_to(root):
+        raise WriteError(text, f'it leads out of {str(folder)!r} to {str(path)!r}', fix=fix)
+    return path
 
 
 def check_writable(folder: str | Path, *, what: str = '', fix: str = 'name another place', size: int = 1) -> None:

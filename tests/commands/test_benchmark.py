@@ -63,7 +63,7 @@ def test_timing_changes_no_result(project):
     """The wrapped predictors give what they gave; batches of several images too."""
     network = network_of(config_of(resize={'scale': (96, 48), 'keep_ratio': True}))
     paths = [project / 'images' / '0.png', project / 'images' / '1.png']
-    for make in (lambda: Predictor.from_network(network, device='cpu'), lambda: OnnxPredictor(project / 'net.onnx')):
+    for make in (lambda: Predictor(network, device='cpu'), lambda: OnnxPredictor(project / 'net.onnx')):
         expected, predictor = make()(paths), make()
         timed = Timed(predictor)
         sample = timed.batch(paths)
@@ -75,7 +75,7 @@ def test_timing_changes_no_result(project):
 def test_windows_are_summed(project):
     """The network's stage holds all windows of an image, so nothing of it is left to the other stages."""
     config = config_of(test_cfg={'mode': 'slide', 'crop_size': (16, 16), 'stride': (8, 8)})
-    predictor = Predictor.from_network(network_of(config), device='cpu')
+    predictor = Predictor(network_of(config), device='cpu')
     calls = []
     forward = predictor.model.backbone.forward
     predictor.model.backbone.forward = lambda x: calls.append(len(x)) or forward(x)

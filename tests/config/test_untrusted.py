@@ -31,8 +31,8 @@ from volo_seg.config.untrusted import FIX, refuse_access, safe_model_config
 from volo_seg.config.untrusted_parts import IGNORED, LABEL_STEPS
 from volo_seg.config.validation import accepted_keys, find_type
 from volo_seg.errors import UserError
-from volo_seg.inference import Predictor, open_predictor
-from volo_seg.inference.network import build_network
+from volo_seg.inference import Predictor, load_predictor
+from volo_seg.inference.loaded_model import build_model
 
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 CLASSES = ['a', 'b', 'c']
@@ -159,13 +159,13 @@ def weights_of(config):
 
 def segmented(network):
     torch.manual_seed(0)
-    predictor = Predictor.from_network(network, device='cpu', probabilities=True)
+    predictor = Predictor(network, device='cpu', probabilities=True)
     return predictor(IMAGE).probabilities
 
 
 def built(config, weights, *, name='weights.pth'):
-    return build_network(
-        safe_model_config(config, name=name), {'state_dict': weights}, name=name, described=DESCRIBED, trusted=False
+    return build_model(
+        safe_model_config(config, name=name), {'state_dict': weights}, name=name, dataset_meta=DESCRIBED, trusted=False
     )
 
 
@@ -231,8 +231,8 @@ def test_parts_of_the_list_predict_as_with_their_own_config(config):
     if isinstance(config['model'].get('auxiliary_head'), list):
         config['model']['auxiliary_head'][0] |= {'in_channels': 16, 'in_index': 3}
     weights = weights_of(config)
-    given = build_network(
-        Config(copy.deepcopy(config)), {'state_dict': weights}, name='weights.pth', described=DESCRIBED
+    given = build_model(
+        Config(copy.deepcopy(config)), {'state_dict': weights}, name='weights.pth', dataset_meta=DESCRIBED
     )
     np.testing.assert_array_equal(segmented(given), segmented(built(config, weights)))
 
@@ -259,7 +259,7 @@ def test_both_ways_in_predict_like_the_given_config(tmp_path):
     file = checkpoint(tmp_path / 'w.pth', config, weights)
     expected = Predictor(Config(copy.deepcopy(config)), file, device='cpu')(IMAGE).labels
     for opened in (file, publish(tmp_path / 'published', config, weights)):
-        np.testing.assert_array_equal(open_predictor(opened, device='cpu')(IMAGE).labels, expected)
+        np.testing.assert_array_equal(load_predictor(opened, device='cpu')(IMAGE).labels, expected)
 
 
 # what is refused
@@ -555,10 +555,10 @@ def test_shown_attacks(attack, by_url, way, trap, tmp_path):
     else:
         sent = publish(tmp_path / 'sent', config, weights)
     if attack is _class_weights:  # losses are left out, so the model predicts
-        assert open_predictor(sent, device='cpu')(IMAGE).labels.shape == IMAGE.shape[:2]
+        assert load_predictor(sent, device='cpu')(IMAGE).labels.shape == IMAGE.shape[:2]
     else:
         with pytest.raises(UserError, match=r'asks for (model\.backbone|test_dataloader)\..*is refused'):
-            open_predictor(sent, device='cpu')
+            load_predictor(sent, device='cpu')
     trap.check()
 
 
@@ -597,7 +597,7 @@ def test_further_ways_in_are_refused(attack, trap, tmp_path):
     for number, source in enumerate((str(trap.file), trap.url, 'torch.hub.load', trap.url.encode())):
         attack(config, source)
         with pytest.raises(UserError, match='is refused'):
-            open_predictor(checkpoint(tmp_path / f'{number}.pth', config, weights), device='cpu')
+            load_predictor(checkpoint(tmp_path / f'{number}.pth', config, weights), device='cpu')
     trap.check()
 
 
@@ -609,12 +609,12 @@ def test_keys_that_configs_resolve_are_values_here(trap, tmp_path, monkeypatch):
     content = torch.load(file, weights_only=True)
     content['meta']['cfg'] += f'\n_base_ = {str(trap.file)!r}\ncustom_imports = dict(imports=["trap_module"])\n'
     torch.save(content, file)
-    assert open_predictor(file, device='cpu')(IMAGE).labels.shape == IMAGE.shape[:2]
+    assert load_predictor(file, device='cpu')(IMAGE).labels.shape == IMAGE.shape[:2]
     for text in ('{{$SECRET:x}}', '{{ fileDirname }}', '{{_base_.model}}'):
         content['meta']['cfg'] += f'\nmodel = dict(type="EncoderDecoder", backbone=dict(type={text!r}))\n'
         torch.save(content, file)
         with pytest.raises(UserError, match='is refused') as caught:
-            open_predictor(file, device='cpu')
+            load_predictor(file, device='cpu')
         assert text in str(caught.value) and 'told' not in str(caught.value)
     trap.check()
 
@@ -881,7 +881,7 @@ def test_damaged_text_gives_one_sentence():
         (['a', 'b', '\x1b]0;title\x07'], 'cannot be printed'),
         (['a', 'b', 'line\nline'], 'cannot be printed'),
         (['x'] * 10**5, 'names 100000 classes, more than 65536'),
-        (['a', 'b'], 'names 2 classes, and its model tells 3 apart'),
+        (['a', 'b'], 'names 2 classes, but its model has 3'),
     ],
 )
 def test_odd_classes(classes, told, tmp_path):
@@ -889,14 +889,14 @@ def test_odd_classes(classes, told, tmp_path):
     weights = weights_of(config)
     file = checkpoint(tmp_path / 'w.pth', config, weights, dataset_meta={'classes': classes})
     with pytest.raises(UserError, match=told) as caught:
-        open_predictor(file, device='cpu')
+        load_predictor(file, device='cpu')
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
     folder = publish(tmp_path / 'published', config, weights)
     (folder / 'config.json').write_text(
         json.dumps({**config, 'classes': classes, 'palette': [[0, 0, 0]] * len(classes)})
     )
     with pytest.raises(UserError):
-        open_predictor(folder, device='cpu')
+        load_predictor(folder, device='cpu')
 
 
 @pytest.mark.parametrize('meta', [None, [], ['a', 'b', 'c'], 'abc', 3, torch.zeros(3)])
@@ -904,7 +904,7 @@ def test_odd_dataset_meta(meta, tmp_path):
     config = described()
     file = checkpoint(tmp_path / 'w.pth', config, weights_of(config), dataset_meta=meta)
     with pytest.raises(UserError, match='names no classes'):
-        open_predictor(file, device='cpu')
+        load_predictor(file, device='cpu')
 
 
 @pytest.mark.parametrize(
@@ -916,4 +916,4 @@ def test_an_odd_palette_is_replaced(palette, tmp_path):
     config = described()
     meta = {'classes': CLASSES, 'palette': palette}
     file = checkpoint(tmp_path / 'w.pth', config, weights_of(config), dataset_meta=meta)
-    assert open_predictor(file, device='cpu')(IMAGE).palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert load_predictor(file, device='cpu')(IMAGE).palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]

@@ -19,13 +19,13 @@ from onnx import numpy_helper
 from volo_seg.commands import run
 from volo_seg.errors import UserError
 from volo_seg.export import onnx_export
-from volo_seg.export.card import make_card
+from volo_seg.export.metadata import make_metadata
 from volo_seg.export.onnx_export import OPSET, export_onnx, foreign_operators, make_graph, with_metadata, write_checked
 from volo_seg.export.parity import check_parity, compare, example_input, open_session, table
 from volo_seg.export.quantization import calibration_images, equal_labels, quantize
 from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference import OnnxPredictor
-from volo_seg.inference.onnx_card import OnnxCard
+from volo_seg.inference.onnx_metadata import OnnxMetadata
 
 from onnx_models import CLASSES, config_of, network_of, volo_config  # isort: skip
 
@@ -35,7 +35,7 @@ HARD_SHAPES = ((2, 160, 192), (1, 1, 1), (1, 8, 8), (3, 17, 300), (1, 97, 131), 
 class Exported(NamedTuple):
     model: onnx.ModelProto
     network: WholeImage
-    card: OnnxCard
+    metadata: OnnxMetadata
 
     def damaged(self, change):
         """A copy with ``change`` done to its model."""
@@ -47,13 +47,15 @@ class Exported(NamedTuple):
 
 def graph_of(config, **options):
     network = network_of(config)
-    card = make_card(network, normalize=options.get('normalize', False), argmax=options.get('argmax', False), source={})
+    metadata = make_metadata(
+        network, normalize=options.get('normalize', False), argmax=options.get('argmax', False), source={}
+    )
     exported = WholeImage(network.model, **options)
-    return Exported(make_graph(exported), exported, card)
+    return Exported(make_graph(exported), exported, metadata)
 
 
 def file_of(made):
-    return with_metadata(made.model, made.card)
+    return with_metadata(made.model, made.metadata)
 
 
 @pytest.fixture(scope='module')
@@ -211,7 +213,7 @@ def test_steps_that_a_file_cannot_say(tmp_path):
 
 def test_rooms_load_in_any_order():
     """The first thing of all that a process imports, wherever an optional part of the host is broken."""
-    for name in ('onnx_export', 'card'):
+    for name in ('onnx_export', 'metadata'):
         subprocess.run([sys.executable, '-c', f'import volo_seg.export.{name}'], check=True)
 
 
@@ -232,7 +234,7 @@ def write_images(folder, count=5, size=(40, 56)):
 
 def test_int8_of_volo(volo, tmp_path):
     """A smaller file with 8-bit weights per channel, of standard operators, that gives nearly the same labels."""
-    model, card = file_of(volo), volo.card
+    model, metadata = file_of(volo), volo.metadata
     source, target = tmp_path / 'float.onnx', tmp_path / 'int8.onnx'
     onnx.save(model, source)
     images = calibration_images(write_images(tmp_path), count=3)
@@ -244,8 +246,8 @@ def test_int8_of_volo(volo, tmp_path):
     assert not foreign_operators(done) and [e.domain for e in done.opset_import] == ['']
     assert target.stat().st_size < 0.8 * source.stat().st_size
     assert 0.8 < equal_labels(source, target, images) <= 1
-    assert OnnxPredictor(target).card.classes == card.classes
-    assert OnnxPredictor(target).card.source['int8']['images'] == 3
+    assert OnnxPredictor(target).metadata.classes == metadata.classes
+    assert OnnxPredictor(target).metadata.source['int8']['images'] == 3
 
 
 def test_int8_calibrates_on_windows(tmp_path):
@@ -297,7 +299,7 @@ def test_command(project, tmp_path, capsys):
     assert '2 x 97 x 131' in said and '5 test images' in said and 'of 5 calibration images' in said
     assert sorted(p.name for p in out.parent.iterdir()) == ['net-int8.onnx', 'net.onnx']
     predictor = OnnxPredictor(out)
-    assert predictor.classes == CLASSES and predictor.card.source['config'] == 'tiny'
+    assert predictor.classes == CLASSES and predictor.metadata.source['config'] == 'tiny'
     labels = np.stack([predictor(project / 'images' / f'{i}.png').labels for i in range(5)])
     truth = np.stack([np.full((40, 56), i % 3) for i in range(5)])
     ious = [((labels == c) & (truth == c)).sum() / ((labels == c) | (truth == c)).sum() for c in range(3)]

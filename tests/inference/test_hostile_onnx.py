@@ -8,13 +8,13 @@ from onnx import TensorProto, helper
 
 from volo_seg.commands import run
 from volo_seg.errors import UserError
-from volo_seg.inference.onnx_card import FORMAT, OnnxCard
+from volo_seg.inference.onnx_metadata import FORMAT, OnnxMetadata
 from volo_seg.inference.onnx_predictor import OnnxPredictor
 
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('onnxruntime')
 
-CARD = OnnxCard(classes=('a', 'b', 'c'), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+METADATA = OnnxMetadata(classes=('a', 'b', 'c'), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 
 
@@ -29,7 +29,7 @@ def model(nodes=None, *, initializers=(), metadata=None, kind=TensorProto.FLOAT,
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)])
     built.ir_version = 10
-    for key, value in (CARD.to_metadata() if metadata is None else metadata).items():
+    for key, value in (METADATA.to_metadata() if metadata is None else metadata).items():
         built.metadata_props.add(key=key, value=value)
     return built
 
@@ -159,19 +159,19 @@ METADATA = [
 
 @pytest.mark.parametrize(('key', 'value'), METADATA, ids=[f'{key}-{value[:24]}' for key, value in METADATA])
 def test_metadata_of_any_content(tmp_path, capsys, key, value):
-    metadata = {**CARD.to_metadata(), key: value}
+    metadata = {**METADATA.to_metadata(), key: value}
     told = refused(capsys, write(tmp_path / 'm.onnx', model(metadata=metadata)))
     assert 'export it again' in told or 'write it with volo-seg export' in told
 
 
-@pytest.mark.parametrize('key', list(CARD.to_metadata()))
+@pytest.mark.parametrize('key', list(METADATA.to_metadata()))
 def test_metadata_that_lack_an_entry(tmp_path, capsys, key):
-    metadata = {name: value for name, value in CARD.to_metadata().items() if name != key}
+    metadata = {name: value for name, value in METADATA.to_metadata().items() if name != key}
     refused(capsys, write(tmp_path / 'm.onnx', model(metadata=metadata)))
 
 
 def test_the_smallest_windows_take_seconds(tmp_path):
-    metadata = {**CARD.to_metadata(), 'windows': '{"crop_size": [16, 16], "stride": [2, 2]}'}
+    metadata = {**METADATA.to_metadata(), 'windows': '{"crop_size": [16, 16], "stride": [2, 2]}'}
     counted = []
     predictor = OnnxPredictor(write(tmp_path / 'm.onnx', model(metadata=metadata)))
     run_graph = predictor.run
@@ -218,7 +218,7 @@ def test_labels_outside_the_classes(tmp_path):
             ],
             kind=TensorProto.INT64,
             shape=None,
-            metadata={**CARD.to_metadata(), 'output': '{"kind": "labels"}'},
+            metadata={**METADATA.to_metadata(), 'output': '{"kind": "labels"}'},
         )
         with pytest.raises(UserError, match='not its labels: export it again'):
             OnnxPredictor(write(tmp_path / 'm.onnx', built))(IMAGE)

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
-from volo_seg.export.card import make_card
+from volo_seg.export.metadata import make_metadata
 from volo_seg.export.onnx_export import export_onnx, make_graph, with_metadata
 from volo_seg.export.whole_image import WholeImage
-from volo_seg.inference import OnnxPredictor, Predictor, open_predictor
-from volo_seg.inference.logits import enlarged_rows, scores_from_logits
-from volo_seg.inference.onnx_card import Input, OnnxCard, Resize
-from volo_seg.inference.onnx_predictor import resized_by
+from volo_seg.inference import OnnxPredictor, Predictor, load_predictor
+from volo_seg.inference.onnx_metadata import InputSpec, OnnxMetadata, ResizeSpec
+from volo_seg.inference.onnx_predictor import resize_image
 from volo_seg.inference.pipeline import image_pipeline
+from volo_seg.inference.resizing import enlarged_rows, prediction_from_logits
 
 from onnx_models import CLASSES, config_of, network_of  # isort: skip
 
@@ -68,7 +68,7 @@ def graph():
 
 
 def write(graph, network, path):
-    onnx.save(with_metadata(graph, make_card(network, normalize=False, argmax=False, source={})), path)
+    onnx.save(with_metadata(graph, make_metadata(network, normalize=False, argmax=False, source={})), path)
     return path
 
 
@@ -82,7 +82,7 @@ def test_equals_predictor(rule, graph, tmp_path):
         write(graph, network, tmp_path / 'a.onnx')
     options = {'device': 'cpu', 'confidence': True, 'probabilities': True}
     ours = OnnxPredictor(tmp_path / 'a.onnx', batch_size=3, **options)(images())
-    theirs = Predictor.from_network(network, **options)(images())
+    theirs = Predictor(network, **options)(images())
     for one, other, image in zip(ours, theirs, images(), strict=True):
         assert one.labels.shape == image.shape[:2] and one.labels.dtype == np.uint8
         assert (one.labels == other.labels).mean() > 0.999
@@ -108,7 +108,7 @@ def test_one_channel(tmp_path):
     network = network_of(config_of(classes=1, head={'out_channels': 1, 'num_classes': 2, 'threshold': 0.45}))
     export_onnx(network, tmp_path / 'a.onnx', shapes=[(1, 33, 47)])
     options = {'device': 'cpu', 'confidence': True, 'probabilities': True}
-    ours, theirs = OnnxPredictor(tmp_path / 'a.onnx', **options), Predictor.from_network(network, **options)
+    ours, theirs = OnnxPredictor(tmp_path / 'a.onnx', **options), Predictor(network, **options)
     assert ours.classes == ('background', 'a')
     for image in images():
         one, other = ours(image), theirs(image)
@@ -121,7 +121,7 @@ def test_labels_and_pixels_inside(tmp_path):
     """With normalisation and argmax inside: equal labels where nothing is resized, whole images, labels alone."""
     network = network_of(config_of(resize={'scale': (96, 48), 'keep_ratio': True}))
     export_onnx(network, tmp_path / 'a.onnx', normalize=True, argmax=True, shapes=[(2, 33, 47)])
-    ours, theirs = OnnxPredictor(tmp_path / 'a.onnx'), Predictor.from_network(network, device='cpu')
+    ours, theirs = OnnxPredictor(tmp_path / 'a.onnx'), Predictor(network, device='cpu')
     same, resized = images([(48, 96), (40, 56)])
     assert np.array_equal(ours(same).labels, theirs(same).labels)
     assert ours(resized).labels.shape == (40, 56) and (ours(resized).labels == theirs(resized).labels).mean() > 0.9
@@ -130,16 +130,16 @@ def test_labels_and_pixels_inside(tmp_path):
 
 
 def test_runs_without_torch(graph, tmp_path):
-    """In a process of its own, neither PyTorch nor MMSegmentation is imported; through open_predictor too."""
+    """In a process of its own, neither PyTorch nor MMSegmentation is imported; through load_predictor too."""
     write(graph, network_of(config_of(**RULES['windows without seams'])), tmp_path / 'a.onnx')
     cv2.imwrite(str(tmp_path / 'a.png'), images()[0])
     code = (
         'import sys\n'
         "for name in ('torch', 'mmengine', 'mmcv', 'mmseg', 'onnx', 'onnxscript', 'triton'):\n"
         '    sys.modules[name] = None\n'
-        'from volo_seg.inference import OnnxPredictor, open_predictor\n'
+        'from volo_seg.inference import OnnxPredictor, load_predictor\n'
         f'result = OnnxPredictor({str(tmp_path / "a.onnx")!r}, probabilities=True)({str(tmp_path / "a.png")!r})\n'
-        f'again = open_predictor({str(tmp_path / "a.onnx")!r})({str(tmp_path / "a.png")!r})\n'
+        f'again = load_predictor({str(tmp_path / "a.onnx")!r})({str(tmp_path / "a.png")!r})\n'
         f'print(result.labels.shape, (again.labels == result.labels).all(), *result.save({str(tmp_path / "out")!r}))\n'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
@@ -163,8 +163,8 @@ def test_resizing_equals_the_pipeline(size, scale, factor, keep_ratio):
     (image,) = images([size])
     expected = pipeline({'img': image})['inputs'].permute(1, 2, 0).numpy()
     factors = (factor, factor) if isinstance(factor, float) else factor
-    ours = Resize(scale=scale if factor is None else None, scale_factor=factors, keep_ratio=keep_ratio)
-    np.testing.assert_array_equal(resized_by(ours, image), expected)
+    ours = ResizeSpec(scale=scale if factor is None else None, scale_factor=factors, keep_ratio=keep_ratio)
+    np.testing.assert_array_equal(resize_image(ours, image), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -184,9 +184,9 @@ def test_logits_are_enlarged_as_pytorch_does(shape, size, align_corners):
 
 def test_chunks_of_rows_make_no_difference(monkeypatch):
     logits = np.random.default_rng(0).normal(size=(5, 9, 7)).astype(np.float32)
-    whole = scores_from_logits(logits, (50, 41), classes=5, confidence=True, probabilities=True)
-    monkeypatch.setattr('volo_seg.inference.logits.CHUNK', 1)
-    rows = scores_from_logits(logits, (50, 41), classes=5, confidence=True, probabilities=True)
+    whole = prediction_from_logits(logits, (50, 41), classes=5, confidence=True, probabilities=True)
+    monkeypatch.setattr('volo_seg.inference.resizing.CHUNK', 1)
+    rows = prediction_from_logits(logits, (50, 41), classes=5, confidence=True, probabilities=True)
     for one, other in zip(whole, rows, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(whole.probabilities.sum(0), 1, rtol=1e-5)
@@ -196,21 +196,21 @@ def test_chunks_of_rows_make_no_difference(monkeypatch):
 
 def test_ties_go_to_the_first_class():
     logits = np.random.default_rng(0).integers(0, 3, (7, 20, 30)).astype(np.float32)
-    np.testing.assert_array_equal(scores_from_logits(logits, (20, 30), classes=7).labels, logits.argmax(0))
+    np.testing.assert_array_equal(prediction_from_logits(logits, (20, 30), classes=7).labels, logits.argmax(0))
 
 
 def test_many_classes_have_wide_labels():
     logits = np.zeros((300, 2, 2), np.float32)
     logits[299] = 1
-    labels = scores_from_logits(logits, (3, 3), classes=300).labels
+    labels = prediction_from_logits(logits, (3, 3), classes=300).labels
     assert labels.dtype == np.int32 and (labels == 299).all()
 
 
 def test_metadata_round_trip(graph, tmp_path):
     for rule in RULES.values():
-        card = make_card(network_of(config_of(**rule)), normalize=False, argmax=False, source={'config': 'x'})
-        assert OnnxCard.from_metadata(card.to_metadata(), name='a.onnx') == card
-    assert card.classes == CLASSES and dataclasses.asdict(card)['source'] == {'config': 'x'}
+        metadata = make_metadata(network_of(config_of(**rule)), normalize=False, argmax=False, source={'config': 'x'})
+        assert OnnxMetadata.from_metadata(metadata.to_metadata(), name='a.onnx') == metadata
+    assert metadata.classes == CLASSES and dataclasses.asdict(metadata)['source'] == {'config': 'x'}
 
 
 def test_files_that_are_not_ours(graph, tmp_path):
@@ -226,7 +226,7 @@ def test_files_that_are_not_ours(graph, tmp_path):
     onnx.save(graph, path)
     with pytest.raises(UserError, match='write it with volo-seg export'):
         OnnxPredictor(path)
-    model = with_metadata(graph, make_card(network_of(config_of()), normalize=False, argmax=False, source={}))
+    model = with_metadata(graph, make_metadata(network_of(config_of()), normalize=False, argmax=False, source={}))
     for key, damage in DAMAGES:
         damaged = onnx.ModelProto()
         damaged.CopyFrom(model)
@@ -240,20 +240,21 @@ def test_files_that_are_not_ours(graph, tmp_path):
 
 def test_graphs_that_do_not_fit_their_metadata(graph, tmp_path):
     path = tmp_path / 'a.onnx'
-    card = make_card(network_of(config_of()), normalize=False, argmax=False, source={})
-    onnx.save(with_metadata(graph, dataclasses.replace(card, classes=('a', 'b'), palette=((0, 0, 0),) * 2)), path)
+    metadata = make_metadata(network_of(config_of()), normalize=False, argmax=False, source={})
+    onnx.save(with_metadata(graph, dataclasses.replace(metadata, classes=('a', 'b'), palette=((0, 0, 0),) * 2)), path)
     with pytest.raises(UserError, match='gives 3 channels and names 2 classes'):
         OnnxPredictor(path)
-    onnx.save(with_metadata(graph, dataclasses.replace(card, input=Input(name='pixels'))), path)
+    onnx.save(with_metadata(graph, dataclasses.replace(metadata, input=InputSpec(name='pixels'))), path)
     with pytest.raises(UserError, match="has no input 'pixels'"):
         OnnxPredictor(path)
 
 
 def test_a_graph_that_does_not_run(graph, tmp_path):
     """One sentence, also where one image fails in the middle of many."""
-    card = make_card(network_of(config_of()), normalize=False, argmax=False, source={})
+    metadata = make_metadata(network_of(config_of()), normalize=False, argmax=False, source={})
     onnx.save(
-        with_metadata(graph, dataclasses.replace(card, input=Input(channels='BGR', dtype='uint8'))), tmp_path / 'a'
+        with_metadata(graph, dataclasses.replace(metadata, input=InputSpec(channels='BGR', dtype='uint8'))),
+        tmp_path / 'a',
     )
     (failure,) = OnnxPredictor(tmp_path / 'a').stream(images()[:1], on_error='yield')
     assert 'onnxruntime cannot run the network on 1 x 3 x 40 x 56 values' in failure.reason
@@ -263,7 +264,7 @@ def test_devices(graph, tmp_path):
     path = write(graph, network_of(config_of()), tmp_path / 'a.onnx')
     with pytest.raises(UserError, match="device 'tpu' is not auto, cpu, cuda or cuda:N"):
         OnnxPredictor(path, device='tpu')
-    assert open_predictor(path, device='cpu', confidence=True)(images()[0]).confidence is not None
+    assert load_predictor(path, device='cpu', confidence=True)(images()[0]).confidence is not None
 
 
 def test_without_onnxruntime(graph, tmp_path, monkeypatch):

@@ -17,8 +17,8 @@ import volo_seg.models  # noqa: F401
 from volo_seg.checkpoints import save_file
 from volo_seg.config.load import load_config
 from volo_seg.errors import UserError
-from volo_seg.inference import Predictor, open_predictor
-from volo_seg.inference.network import forget_initial_weights
+from volo_seg.inference import Predictor, load_predictor
+from volo_seg.inference.loaded_model import forget_initial_weights
 from volo_seg.inference.pipeline import FittedResize, image_pipeline
 from volo_seg.inference.resizing import fitted_size, resize_to
 from volo_seg.visualization import default_palette
@@ -274,8 +274,8 @@ def test_many_classes_need_wider_labels(folder):
 
 def test_from_checkpoint(predictor, checkpoint):
     alone = Predictor.from_checkpoint(checkpoint, device='cpu')
-    opened = open_predictor(checkpoint, device='cpu', confidence=True)
-    given = open_predictor(str(checkpoint), config=NANO, device='cpu')
+    opened = load_predictor(checkpoint, device='cpu', confidence=True)
+    given = load_predictor(str(checkpoint), config=NANO, device='cpu')
     image = noise(64, 128)
     expected = predictor(image)
     assert alone.classes == opened.classes == predictor.classes
@@ -292,7 +292,7 @@ def test_from_checkpoint(predictor, checkpoint):
         ({'cfg': 'model = dict(type="os.system")'}, 'has no test_dataloader'),
         ({'dataset_meta': {}}, 'names no classes'),
         ({'dataset_meta': {'classes': 'abc'}}, 'names no classes'),
-        ({'dataset_meta': {'classes': ('a', 'b')}}, 'names 2 classes, and its model tells 19 apart'),
+        ({'dataset_meta': {'classes': ('a', 'b')}}, 'names 2 classes, but its model has 19'),
     ],
 )
 def test_checkpoints_that_are_not_enough(folder, change, reason):
@@ -368,11 +368,11 @@ def test_unknown_devices(checkpoint, device):
 def test_what_cannot_be_opened(folder, checkpoint):
     for missing in (folder / 'missing.pth', 'runs/missing.safetensors'):
         with pytest.raises(UserError, match='checkpoint .*missing.* does not exist'):
-            open_predictor(missing, device='cpu')
+            load_predictor(missing, device='cpu')
     with pytest.raises(UserError, match='is neither a folder nor a hub id'):
-        open_predictor(folder / 'missing', device='cpu')
+        load_predictor(folder / 'missing', device='cpu')
     with pytest.raises(UserError, match="'x.onnx' needs no config, and 'y' was given"):
-        open_predictor('x.onnx', config='y')
+        load_predictor('x.onnx', config='y')
     with pytest.raises(UserError, match='no weights file'):
         Predictor(NANO, folder / 'missing.pth')
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from volo_seg.errors import UserError
 from volo_seg.inference import BasePredictor, Failure
-from volo_seg.inference.base import Scores
+from volo_seg.inference.base import Prediction
 
 SETTINGS = settings(max_examples=80, deadline=None, database=None)
 
@@ -25,7 +25,7 @@ class Counting(BasePredictor):
         self.asked.append((confidence, probabilities))
         if len(batch) > self.fits or any(image.max() == 255 for image in batch):
             raise UserError('it does not fit into the memory')
-        return [Scores(image[..., 0] % 3) for image in batch]
+        return [Prediction(image[..., 0] % 3) for image in batch]
 
 
 def pictures(sizes):

@@ -10,7 +10,7 @@ import weakref
 import cv2
 import numpy as np
 
-from volo_seg.inference.base import BasePredictor, Scores
+from volo_seg.inference.base import BasePredictor, Prediction
 from volo_seg.serve.app import build_app
 from volo_seg.serve.limits import Limits
 from volo_seg.serve.models import Model
@@ -36,7 +36,7 @@ class Thirds(BasePredictor):
         self.batches.append(len(batch))
         assert self.go.wait(60)
         sure = np.full(batch[0].shape[:2], 0.5, np.float32) if confidence else None
-        scores = [Scores(image[..., 0] % 3, sure) for image in batch]
+        scores = [Prediction(image[..., 0] % 3, sure) for image in batch]
         self.made += [weakref.ref(score.labels) for score in scores]
         self.running -= 1
         return scores

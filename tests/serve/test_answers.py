@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from serving import NAMES, PALETTE, Thirds, noise
 
 from volo_seg.errors import UserError
-from volo_seg.inference.base import Scores
+from volo_seg.inference.base import Prediction
 from volo_seg.inference.result import Result
 from volo_seg.serve.models import Model, open_models
 from volo_seg.serve.responses import Answer, choose_output, class_shares, encode, jpeg, label_png
@@ -116,10 +116,10 @@ def test_a_model_without_confidence_is_found_out(monkeypatch):
     def labels_alone(batch, *, confidence, probabilities):
         if confidence:
             raise UserError('labels alone')
-        return [Scores(score.labels) for score in whole(batch, confidence=False, probabilities=False)]
+        return [Prediction(score.labels) for score in whole(batch, confidence=False, probabilities=False)]
 
     monkeypatch.setattr(predictor, '_segment', labels_alone)
-    monkeypatch.setattr('volo_seg.inference.load.open_predictor', lambda *a, **k: predictor)
+    monkeypatch.setattr('volo_seg.inference.load.load_predictor', lambda *a, **k: predictor)
     assert not open_models(['argmax.onnx'])[0].confidence
     monkeypatch.setattr(predictor, '_segment', whole)
     assert open_models(['logits.onnx']) == [Model('logits', predictor)]

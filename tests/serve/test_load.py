@@ -310,7 +310,7 @@ def slowly(batch, **wanted):
         time.sleep(1.5)
     return segment(batch, **wanted)
 predictor._segment = slowly
-volo_seg.inference.load.open_predictor = lambda *a, **k: predictor
+volo_seg.inference.load.load_predictor = lambda *a, **k: predictor
 from volo_seg.commands import run
 sys.exit(run('serve', ['one=x.pth', '--port', '0', *sys.argv[1:]]))
 """

@@ -39,7 +39,7 @@ def save_checkpoint(path, *, seed):
     from mmseg.registry import MODELS
 
     from volo_seg.config.load import load_config
-    from volo_seg.inference.network import describe_dataset
+    from volo_seg.inference.loaded_model import describe_dataset
 
     torch.manual_seed(seed)
     config = load_config(CONFIG)

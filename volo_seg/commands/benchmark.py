@@ -82,11 +82,11 @@ def open_predictors(args: argparse.Namespace, config: Config) -> dict[str, BaseP
     import torch
 
     from volo_seg.inference import OnnxPredictor, Predictor
-    from volo_seg.inference.network import load_network
+    from volo_seg.inference.loaded_model import load_model
 
-    network = load_network(config.copy(), args.checkpoint)
+    network = load_model(config.copy(), args.checkpoint)
     predictors: dict[str, BasePredictor] = {
-        'PyTorch': Predictor.from_network(network, device=args.device, batch_size=args.batch_size)
+        'PyTorch': Predictor(network, device=args.device, batch_size=args.batch_size)
     }
     for path in args.onnx:
         predictors[Path(path).name] = OnnxPredictor(

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from volo_seg.export.onnx_export import export_onnx, require_onnx
     from volo_seg.export.parity import table
     from volo_seg.export.quantization import calibration_images
-    from volo_seg.inference.network import load_network
+    from volo_seg.inference.loaded_model import load_model
 
     require_onnx()
     images = calibration_images(args.int8, count=args.calibration_images) if args.int8 else []
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     with busy('exporting, a minute or more'):
         found = export_onnx(
-            load_network(config.copy(), args.checkpoint),
+            load_model(config.copy(), args.checkpoint),
             paths['float32'],
             normalize=args.normalize,
             argmax=args.argmax,

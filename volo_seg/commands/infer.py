@@ -129,9 +129,9 @@ def open_model(args: argparse.Namespace, config: str | None, checkpoint: str) ->
         from volo_seg.inference.predictor import Predictor
 
         return Predictor(config, checkpoint, device=device, cfg_options=args.cfg_options)
-    from volo_seg.inference.load import open_predictor
+    from volo_seg.inference.load import load_predictor
 
-    return open_predictor(checkpoint, config=config, device=device)
+    return load_predictor(checkpoint, config=config, device=device)
 
 
 def conclude(job: Job, failures: Sequence[Failure], *, seconds: float) -> int:

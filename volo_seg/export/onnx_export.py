@@ -14,11 +14,11 @@ import torch
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
-from volo_seg.export.card import make_card
+from volo_seg.export.metadata import make_metadata
 from volo_seg.export.parity import SHAPES, TRACED, Agreement, Shape, check_parity, example_input
 from volo_seg.export.whole_image import WholeImage
-from volo_seg.inference.network import Network
-from volo_seg.inference.onnx_card import OnnxCard
+from volo_seg.inference.loaded_model import LoadedModel
+from volo_seg.inference.onnx_metadata import OnnxMetadata
 from volo_seg.io import atomic_write
 
 OPSET = 18
@@ -27,7 +27,7 @@ AXES = {'logits': ('batch', None, 'height', 'width'), 'labels': ('batch', 'heigh
 
 
 def export_onnx(
-    network: Network,
+    network: LoadedModel,
     path: str | Path,
     *,
     normalize: bool = False,
@@ -52,9 +52,9 @@ def export_onnx(
         UserError: The network cannot be exported, the graph gives other values, or the file cannot be written.
     """
     made_by = {**(source or {}), 'volo_seg': __version__, 'torch': str(torch.__version__), 'opset': OPSET}
-    card = make_card(network, normalize=normalize, argmax=argmax, source=made_by)
+    metadata = make_metadata(network, normalize=normalize, argmax=argmax, source=made_by)
     exported = WholeImage(network.model, normalize=normalize, argmax=argmax)
-    return write_checked(make_graph(exported), exported, card, path, shapes=shapes)
+    return write_checked(make_graph(exported), exported, metadata, path, shapes=shapes)
 
 
 def make_graph(network: WholeImage) -> Any:
@@ -82,14 +82,14 @@ def make_graph(network: WholeImage) -> Any:
 
 
 def write_checked(
-    model: Any, network: WholeImage, card: OnnxCard, path: str | Path, *, shapes: Sequence[Shape] = SHAPES
+    model: Any, network: WholeImage, metadata: OnnxMetadata, path: str | Path, *, shapes: Sequence[Shape] = SHAPES
 ) -> list[Agreement]:
-    """Write the graph ``model`` with the metadata of ``card`` if it agrees with ``network``."""
+    """Write the graph ``model`` with the metadata of ``metadata`` if it agrees with ``network``."""
     foreign = foreign_operators(model)
     if foreign:
         raise UserError(f'the graph needs {", ".join(foreign)}, which many runtimes lack: nothing was written')
     found = check_parity(model, network, shapes=shapes)
-    atomic_write(path, with_metadata(model, card).SerializeToString())
+    atomic_write(path, with_metadata(model, metadata).SerializeToString())
     return found
 
 
@@ -114,8 +114,8 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(part)
 
 
-def with_metadata(model: Any, card: OnnxCard) -> Any:
-    """Copy ``model`` with named axes, the metadata of ``card``, and without paths and names of this machine."""
+def with_metadata(model: Any, metadata: OnnxMetadata) -> Any:
+    """Copy ``model`` with named axes, the metadata of ``metadata``, and without paths and names of this machine."""
     done = type(model)()
     done.CopyFrom(model)
     for node in done.graph.node:
@@ -123,7 +123,7 @@ def with_metadata(model: Any, card: OnnxCard) -> Any:
         node.ClearField('doc_string')
     for field in ('value_info', 'metadata_props', 'doc_string'):
         done.graph.ClearField(field)
-    kept = [output for output in done.graph.output if output.name == card.output.name]
+    kept = [output for output in done.graph.output if output.name == metadata.output.name]
     del done.graph.output[:]
     done.graph.output.extend(kept)
     for value in (*done.graph.input, *done.graph.output):
@@ -133,7 +133,7 @@ def with_metadata(model: Any, card: OnnxCard) -> Any:
                 dim.dim_param = axis
     done.producer_name, done.producer_version = 'volo-seg', __version__
     del done.metadata_props[:]
-    for key, text in card.to_metadata().items():
+    for key, text in metadata.to_metadata().items():
         done.metadata_props.add(key=key, value=text)
     return done
 

@@ -14,8 +14,8 @@ from volo_seg.errors import UserError
 from volo_seg.export.onnx_export import foreign_operators, quiet, require_onnx
 from volo_seg.export.parity import open_session
 from volo_seg.imageio import SUFFIXES, read_image
-from volo_seg.inference.onnx_card import OnnxCard
-from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resized_by
+from volo_seg.inference.onnx_metadata import OnnxMetadata
+from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resize_image
 from volo_seg.io import atomic_write
 from volo_seg.windows import WindowGrid
 
@@ -41,14 +41,14 @@ def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> 
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model = onnx.load(source)
-    card = OnnxCard.from_metadata({entry.key: entry.value for entry in model.metadata_props}, name=str(source))
+    metadata = OnnxMetadata.from_metadata({entry.key: entry.value for entry in model.metadata_props}, name=str(source))
     with tempfile.TemporaryDirectory() as folder, quiet():
         ready, done = Path(folder, 'ready.onnx'), Path(folder, 'int8.onnx')
         quant_pre_process(str(source), ready, skip_symbolic_shape=True)
         quantize_static(
             ready,
             done,
-            _reader(card, images),
+            _reader(metadata, images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS),
             nodes_to_exclude=_without_weights(onnx.load(ready)),
@@ -58,7 +58,7 @@ def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> 
             calibrate_method=CalibrationMethod.MinMax,
         )
         result = onnx.load(done)
-    _tidy(result, model, card, images=len(images))
+    _tidy(result, model, metadata, images=len(images))
     foreign = foreign_operators(result)
     assert not foreign, foreign
     open_session(result)
@@ -86,31 +86,31 @@ def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]
     return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
 
 
-def calibration_inputs(card: OnnxCard, images: Iterable[Path]) -> Iterator[np.ndarray]:
+def calibration_inputs(metadata: OnnxMetadata, images: Iterable[Path]) -> Iterator[np.ndarray]:
     """Network inputs for ``images``: each image as a whole, or its windows."""
     for path in images:
-        image = resized_by(card.resize, read_image(path))
-        if card.windows is None:
-            yield network_input(card.input, [image])
+        image = resize_image(metadata.resize, read_image(path))
+        if metadata.windows is None:
+            yield network_input(metadata.input, [image])
             continue
-        grid = WindowGrid(image.shape[:2], crop_size=card.windows.crop_size, stride=card.windows.stride)
+        grid = WindowGrid(image.shape[:2], crop_size=metadata.windows.crop_size, stride=metadata.windows.stride)
         height, width = grid.size
         for top, left in grid:
-            yield network_input(card.input, [image[top : top + height, left : left + width]])
+            yield network_input(metadata.input, [image[top : top + height, left : left + width]])
 
 
-def _reader(card: OnnxCard, images: Sequence[Path]) -> Any:
+def _reader(metadata: OnnxMetadata, images: Sequence[Path]) -> Any:
     """Wrap the inputs in onnxruntime's ``CalibrationDataReader``."""
     from onnxruntime.quantization import CalibrationDataReader
     from rich.progress import track
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.inputs = calibration_inputs(card, track(images, 'calibrating'))
+            self.inputs = calibration_inputs(metadata, track(images, 'calibrating'))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             found = next(self.inputs, None)
-            return None if found is None else {card.input.name: found}
+            return None if found is None else {metadata.input.name: found}
 
     return Reader()
 
@@ -121,7 +121,7 @@ def _without_weights(model: Any) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type in OPERATORS and not weights & set(n.input)]
 
 
-def _tidy(result: Any, model: Any, card: OnnxCard, *, images: int) -> None:
+def _tidy(result: Any, model: Any, metadata: OnnxMetadata, *, images: int) -> None:
     """Copy metadata and header of the float file to ``result``; remove operator sets that no node uses."""
     used = {node.domain for node in result.graph.node}
     kept = [entry for entry in result.opset_import if entry.domain in used]
@@ -130,7 +130,7 @@ def _tidy(result: Any, model: Any, card: OnnxCard, *, images: int) -> None:
     result.ir_version = model.ir_version
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     int8 = {'format': 'QDQ', 'activations': 'uint8, min to max', 'weights': 'int8 per channel', 'images': images}
-    card = dataclasses.replace(card, source={**card.source, 'int8': int8})
+    metadata = dataclasses.replace(metadata, source={**metadata.source, 'int8': int8})
     del result.metadata_props[:]
-    for key, value in card.to_metadata().items():
+    for key, value in metadata.to_metadata().items():
         result.metadata_props.add(key=key, value=value)

@@ -1,11 +1,10 @@
-"""From many images to many results: reading ahead, batches by size, input order."""
+"""The interface of all predictors: one image or many, read ahead, grouped into batches, results in input order."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,11 +15,15 @@ from PIL import Image
 
 from volo_seg.errors import UserError
 from volo_seg.imageio import Source, read_image
+from volo_seg.inference.concurrency import prefetch
 from volo_seg.inference.result import Failure, Result
 
 
-class Scores(NamedTuple):
-    """What a predictor says of one image: ``labels`` (H, W), ``confidence`` (H, W), ``probabilities`` (C, H, W)."""
+class Prediction(NamedTuple):
+    """The arrays predicted for one image; see :class:`Result` for their values.
+
+    ``labels`` (H, W), ``confidence`` (H, W) or None, ``probabilities`` (C, H, W) or None.
+    """
 
     labels: np.ndarray
     confidence: np.ndarray | None = None
@@ -28,29 +31,34 @@ class Scores(NamedTuple):
 
 
 @dataclass
-class _Slot:
-    """One input on its way: it waits, prepared, until it has an outcome or an error."""
+class _Entry:
+    """One input: first read and prepared, then with a result or an error."""
 
     source: Any
     image: np.ndarray | None = None
     key: Hashable = None
     prepared: Any = None
-    outcome: Result | None = None
+    result: Result | None = None
     error: UserError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.result is not None or self.error is not None
 
 
 class BasePredictor(ABC):
-    """Segments images; a subclass says how a batch of one size is segmented.
+    """Segments images. A subclass implements :meth:`_segment` for a batch of images of one size.
 
-    Calling it with one image gives a :class:`Result`, with a list or tuple of images a list of them, with any other
-    iterable an iterator that reads on as it is asked (see :meth:`stream`). An image is a path, an array (BGR) or a PIL
-    image, as :func:`read_image` takes it.
+    Called with one image it returns a :class:`Result`, with a list or tuple of images a list of them, and with any
+    other iterable an iterator that reads the images lazily (see :meth:`stream`). An image is a path, an array (BGR) or
+    a PIL image; see :func:`read_image`.
 
     Args:
         classes: Class names.
         palette: (len(classes), 3), RGB, 0 to 255.
-        batch_size: Images that go through the network together at most.
-        confidence, probabilities: What each result has beside its labels.
+        batch_size: Largest number of images in one forward pass.
+        confidence: Whether results hold the probability of each label.
+        probabilities: Whether results hold the probabilities of all classes.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class BasePredictor(ABC):
     ) -> None:
         self.classes = tuple(classes)
         self.palette = np.asarray(palette, dtype=np.uint8)
-        self.batch_size = check_count(batch_size, 'batch_size')
+        self.batch_size = _check_count(batch_size, 'batch_size')
         self.confidence, self.probabilities = confidence, probabilities
 
     @overload
@@ -74,7 +82,7 @@ class BasePredictor(ABC):
     @overload
     def __call__(self, source: Iterable[Any]) -> Iterator[Result]: ...
     def __call__(self, source: Any) -> Result | list[Result] | Iterator[Result]:
-        """Segment one image, or several.
+        """Segment one image or several.
 
         Raises:
             UserError: An image cannot be read; see :func:`read_image`.
@@ -97,146 +105,123 @@ class BasePredictor(ABC):
         probabilities: bool | None = None,
         on_error: str = 'raise',
     ) -> Iterator[Result | Failure]:
-        """Segment ``items`` one after the other, in their order, with few of them in memory at a time.
+        """Segment ``items`` lazily and in order, with a bounded number of them in memory.
 
-        Images whose network input has the same size go through the network together.
+        Images whose network input has the same size share a forward pass.
 
         Args:
-            items: Paths, arrays, PIL images; taken from as results are asked for.
-            batch_size: Images that go through the network together at most; by default the predictor's own.
-            look_ahead: Images that may wait in memory for others of their size; by default two batches, and with
-                batches of one image, one.
-            readers: Threads that read and prepare up to ``2 * readers`` images more while the network works; 0 reads
+            items: Paths, arrays or PIL images.
+            batch_size: Largest number of images in one forward pass; by default that of the predictor.
+            look_ahead: Number of images that may wait in memory for others of their size; by default two batches, or
+                one image if ``batch_size`` is 1.
+            readers: Threads that read and prepare up to ``2 * readers`` further images while the network runs; 0 reads
                 in the calling thread.
-            confidence: Whether results have the probability of each label; by default as the predictor was made.
-            probabilities: Whether they have those of all classes; by default as the predictor was made.
-            on_error: ``'raise'`` stops at an image that cannot be read, after the results before it; ``'yield'`` gives
-                a :class:`Failure` in its place and goes on.
+            confidence: Whether results hold the probability of each label; by default as in the constructor.
+            probabilities: Whether results hold the probabilities of all classes; by default as in the constructor.
+            on_error: ``'raise'`` raises the error of an image that cannot be segmented, after the results before it;
+                ``'yield'`` yields a :class:`Failure` in its place.
 
         Raises:
-            UserError: A number is below 1, or ``on_error`` is none of the two.
+            UserError: A number is too small, or ``on_error`` is unknown.
         """
-        size = check_count(self.batch_size if batch_size is None else batch_size, 'batch_size')
-        ahead = check_count((2 * size if size > 1 else 1) if look_ahead is None else look_ahead, 'look_ahead')
-        check_count(readers, 'readers', least=0)
+        size = _check_count(self.batch_size if batch_size is None else batch_size, 'batch_size')
+        waiting = _check_count((2 * size if size > 1 else 1) if look_ahead is None else look_ahead, 'look_ahead')
+        _check_count(readers, 'readers', least=0)
         if on_error not in ('raise', 'yield'):
             raise UserError(f"on_error={on_error!r} is not known; choose 'raise' or 'yield'")
-        wanted = {
+        outputs = {
             'confidence': self.confidence if confidence is None else confidence,
             'probabilities': self.probabilities if probabilities is None else probabilities,
         }
-        slots = _read_ahead(items, self._read, readers=readers)
-        return self._in_order(slots, size=size, ahead=ahead, wanted=wanted, on_error=on_error)
+        if readers:
+            # the caller may fill the next image into the same array
+            copies = (item.copy() if isinstance(item, np.ndarray) else item for item in items)
+            entries = prefetch(self._read, copies, threads=readers, depth=2 * readers)
+        else:
+            entries = map(self._read, items)
+        return self._in_order(entries, size=size, waiting=waiting, outputs=outputs, on_error=on_error)
 
     def _prepare(self, image: np.ndarray) -> tuple[Hashable, Any]:
-        """(key, what :meth:`_segment` takes) of an image; images with equal keys may share a batch.
+        """Return (key, input of :meth:`_segment`) for an image; images with equal keys may share a batch.
 
-        By default the key is the image's size, and the image itself is handed on. May run in several threads.
+        By default the key is the size of the image, and the input is the image. May be called from several threads.
         """
         return image.shape[:2], image
 
     @abstractmethod
-    def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Scores]:
-        """Segment a batch of what :meth:`_prepare` made of images, all with one key; at the images' own sizes.
+    def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Prediction]:
+        """Segment a batch of inputs that :meth:`_prepare` made, all with one key, at the sizes of the images.
 
         Raises:
-            UserError: The batch is too large for the memory; its images are then tried one by one.
+            UserError: The batch does not fit into memory; its images are then segmented one by one.
         """
 
-    def _read(self, source: Any) -> _Slot:
-        slot = _Slot(source)
+    def _read(self, source: Any) -> _Entry:
+        entry = _Entry(source)
         try:
-            slot.image = read_image(source)
-            slot.key, slot.prepared = self._prepare(slot.image)
+            entry.image = read_image(source)
+            entry.key, entry.prepared = self._prepare(entry.image)
         except UserError as error:
-            slot.error = error
-        return slot
+            entry.error = error
+        return entry
 
     def _in_order(
-        self, slots: Iterator[_Slot], *, size: int, ahead: int, wanted: dict[str, bool], on_error: str
+        self, entries: Iterator[_Entry], *, size: int, waiting: int, outputs: dict[str, bool], on_error: str
     ) -> Iterator[Result | Failure]:
-        window: deque[_Slot] = deque()
-        for slot in slots:
-            window.append(slot)
-            batch = _waiting(window, slot.key)
+        window: deque[_Entry] = deque()
+        for entry in entries:
+            window.append(entry)
+            batch = _unfinished(window, entry.key)
             if len(batch) >= size:
-                self._finish(batch, wanted)
-            yield from _finished(window, on_error)
-            if len(window) >= ahead:  # the first one has waited long enough
-                self._finish(_waiting(window), wanted)
-                yield from _finished(window, on_error)
+                self._finish(batch, outputs)
+            yield from _take_finished(window, on_error)
+            if len(window) >= waiting:
+                self._finish(_unfinished(window), outputs)
+                yield from _take_finished(window, on_error)
         while window:
-            self._finish(_waiting(window), wanted)
-            yield from _finished(window, on_error)
+            self._finish(_unfinished(window), outputs)
+            yield from _take_finished(window, on_error)
 
-    def _finish(self, group: list[_Slot], wanted: dict[str, bool]) -> None:
+    def _finish(self, batch: list[_Entry], outputs: dict[str, bool]) -> None:
         try:
-            scores = self._segment([slot.prepared for slot in group], **wanted) if group else []
+            predictions = self._segment([entry.prepared for entry in batch], **outputs) if batch else []
         except UserError as error:
-            if len(group) == 1:
-                group[0].error = error
+            if len(batch) == 1:
+                batch[0].error = error
                 return
-            for slot in group:
-                self._finish([slot], wanted)
+            for entry in batch:
+                self._finish([entry], outputs)
             return
-        for slot, score in zip(group, scores, strict=True):
-            assert slot.image is not None
-            slot.outcome = Result(
-                slot.image, score.labels, self.classes, self.palette, *score[1:], name=_name_of(slot.source)
-            )
-            slot.prepared = slot.image = None
+        for entry, prediction in zip(batch, predictions, strict=True):
+            assert entry.image is not None
+            name = Path(entry.source).stem if isinstance(entry.source, (str, PathLike)) else None
+            labels, label_scores, class_scores = prediction
+            entry.result = Result(entry.image, labels, self.classes, self.palette, label_scores, class_scores, name)
+            entry.prepared = entry.image = None
 
 
-def check_count(value: Any, name: str, *, least: int = 1) -> int:
-    """``value``, if it is a whole number from ``least`` up.
-
-    Raises:
-        UserError: It is not.
-    """
+def _check_count(value: Any, name: str, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f'{name}={value!r} must be a whole number, {least} or more')
     return value
 
 
-def _read_ahead(items: Iterable[Any], read: Callable[[Any], _Slot], *, readers: int) -> Iterator[_Slot]:
-    """``read`` of each item, in order; with ``readers``, done in threads for the items to come."""
-    if not readers:
-        yield from map(read, items)
-        return
-    pool = ThreadPoolExecutor(readers, thread_name_prefix='volo-seg-read')
-    coming: deque[Future[_Slot]] = deque()
-    try:
-        for item in items:
-            # whoever hands out arrays may fill the next image into the same one
-            coming.append(pool.submit(read, item.copy() if isinstance(item, np.ndarray) else item))
-            if len(coming) > 2 * readers:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _unfinished(window: Iterable[_Entry], key: Hashable = None) -> list[_Entry]:
+    """The unfinished entries of ``window`` with ``key``; by default the key of the first unfinished entry."""
+    unfinished = [entry for entry in window if not entry.is_done]
+    if unfinished and key is None:
+        key = unfinished[0].key
+    return [entry for entry in unfinished if entry.key == key]
 
 
-def _waiting(window: Iterable[_Slot], key: Hashable = None) -> list[_Slot]:
-    """The slots of ``window`` that wait and have ``key``, by default that of the first that waits."""
-    waiting = [slot for slot in window if not (slot.outcome or slot.error)]
-    if waiting and key is None:
-        key = waiting[0].key
-    return [slot for slot in waiting if slot.key == key]
-
-
-def _finished(window: deque[_Slot], on_error: str) -> Iterator[Result | Failure]:
-    """Take what is finished from the front of ``window``."""
-    while window and (window[0].outcome or window[0].error):
-        slot = window.popleft()
-        if slot.outcome is not None:
-            yield slot.outcome
+def _take_finished(window: deque[_Entry], on_error: str) -> Iterator[Result | Failure]:
+    """Remove finished entries from the front of ``window``, and yield their results."""
+    while window and window[0].is_done:
+        entry = window.popleft()
+        if entry.result is not None:
+            yield entry.result
         elif on_error == 'raise':
-            assert slot.error is not None
-            raise slot.error
+            assert entry.error is not None
+            raise entry.error
         else:
-            yield Failure(slot.source, str(slot.error))
-
-
-def _name_of(source: Any) -> str | None:
-    return Path(source).stem if isinstance(source, (str, PathLike)) else None
+            yield Failure(entry.source, str(entry.error))

@@ -1,4 +1,4 @@
-"""From what a user names to a predictor."""
+"""Load a predictor by the name of a file, folder or hub repository."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from volo_seg.errors import UserError
 from volo_seg.inference.base import BasePredictor
 
 WEIGHTS = ('.pth', '.pt', '.safetensors', '.tar', '.bin', '.ckpt')
-"""Suffixes of weights: a file that is not there is no repository of the hub."""
+"""Suffixes of weights files; a missing file with one of them is not looked up on the hub."""
 
 
-def open_predictor(
-    text: str | PathLike[str],
+def load_predictor(
+    name: str | PathLike[str],
     *,
     config: str | PathLike[str] | None = None,
     device: str = 'auto',
@@ -22,42 +22,35 @@ def open_predictor(
     confidence: bool = False,
     probabilities: bool = False,
 ) -> BasePredictor:
-    """Open a model, by what ``text`` names.
+    """Load an :class:`OnnxPredictor` from an ``.onnx`` file, or a :class:`Predictor` from anything else.
 
     Args:
-        text: ``.onnx`` opens an :class:`OnnxPredictor`; ``.pth``, ``.safetensors`` or the like, with ``config``, a
-            :class:`Predictor`; a checkpoint of a training run also without, by the config that it carries; a published
-            folder, or the hub's ``OWNER/NAME``, the predictor that it describes.
+        name: An exported ``.onnx`` file; a weights file, which needs ``config`` unless it is the checkpoint of a
+            training run; a published folder; or ``OWNER/NAME`` on the hub.
         config: Config file, or name of a shipped config.
-        device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:N'``; an ONNX file goes by what onnxruntime offers.
-        batch_size: Images that go through the network together at most; by default the predictor's choice.
-        confidence: Whether results have the probability of each label.
-        probabilities: Whether they have those of all classes.
+        device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:N'``; for an ONNX file as onnxruntime supports it.
+        batch_size: Largest number of images in one forward pass; by default that of the predictor.
+        confidence: Whether results hold the probability of each label.
+        probabilities: Whether results hold the probabilities of all classes.
 
     Raises:
-        UserError: There is no such model, or it cannot be opened.
+        UserError: The model does not exist or cannot be loaded.
     """
-    path = Path(text).expanduser()
+    path = Path(name).expanduser()
+    options: dict[str, Any] = {'device': device, 'confidence': confidence, 'probabilities': probabilities}
     if path.suffix == '.onnx':
         if config is not None:
-            raise UserError(f'{fspath(text)!r} needs no config, and {fspath(config)!r} was given; leave it out')
+            raise UserError(f'{fspath(name)!r} needs no config, and {fspath(config)!r} was given; leave it out')
         from volo_seg.inference.onnx_predictor import OnnxPredictor
 
-        return OnnxPredictor(
-            path, device=device, batch_size=batch_size or 1, confidence=confidence, probabilities=probabilities
-        )
+        return OnnxPredictor(path, batch_size=batch_size or 1, **options)
     from volo_seg.inference.predictor import Predictor
 
-    options: dict[str, Any] = {
-        'device': device,
-        'batch_size': batch_size,
-        'confidence': confidence,
-        'probabilities': probabilities,
-    }
+    options['batch_size'] = batch_size
     if config is not None:
         return Predictor(config, path, **options)
     if path.is_file():
         return Predictor.from_checkpoint(path, **options)
     if path.suffix in WEIGHTS:
-        raise UserError(f'checkpoint {fspath(text)!r} does not exist; mend the path')
-    return Predictor.from_pretrained(text, **options)
+        raise UserError(f'checkpoint {fspath(name)!r} does not exist; correct the path')
+    return Predictor.from_pretrained(name, **options)

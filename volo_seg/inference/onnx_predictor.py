@@ -1,4 +1,4 @@
-"""Segment images by an exported ONNX file, with onnxruntime and NumPy alone."""
+"""Prediction with an exported ONNX file; needs onnxruntime and NumPy only."""
 
 from __future__ import annotations
 
@@ -12,37 +12,36 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.inference.base import BasePredictor, Scores
-from volo_seg.inference.logits import scores_from_logits
-from volo_seg.inference.onnx_card import Input, OnnxCard, Resize, Windows
-from volo_seg.inference.resizing import fitted_size, resize_to
+from volo_seg.inference.base import BasePredictor, Prediction
+from volo_seg.inference.onnx_metadata import InputSpec, OnnxMetadata, ResizeSpec, WindowSpec
+from volo_seg.inference.resizing import fitted_size, prediction_from_logits
 from volo_seg.windows import Size, WindowGrid
 
-_EXTERNAL = b'\x0a\x08location'
-"""Protocol buffer of a key 'location': the file of a tensor's data. onnxruntime itself stays in the file's folder."""
 MOST_PIXELS = 2**28
-"""Of an image as the network sees it."""
+"""Largest number of pixels of a resized image."""
+_EXTERNAL = b'\x0a\x08location'
+"""Protocol buffer of the key 'location', which names the file of a tensor's external data."""
 
 
 class OnnxPredictor(BasePredictor):
-    """A file of ``volo-seg export`` that takes images and gives labels at their own size, as :class:`Predictor` does.
+    """Segments images with a file of ``volo-seg export``, with the same results as :class:`Predictor`.
 
-    Neither PyTorch nor MMSegmentation is needed. The file's own metadata says how images are resized and normalised,
-    and whether the network sees them whole or in windows.
+    Needs neither PyTorch nor MMSegmentation. The metadata of the file define how images are resized and normalized,
+    and whether they are predicted whole or in windows.
 
-    A file with the argmax inside gives labels at the network's input size: for an image that was resized they are
-    resized as they are (nearest), which differs from the other predictors at the borders of objects; such a file knows
-    neither confidence nor probabilities, and no windows.
+    A file with the argmax inside gives labels at the size of the network input. For an image that was resized, labels
+    are resized by nearest neighbour, which differs from the other predictors at the borders of objects. Such a file
+    has no confidence, no probabilities and no windows.
 
     Args:
         path: The ``.onnx`` file.
-        device: ``'auto'`` (CUDA where onnxruntime has it), ``'cpu'``, ``'cuda'``, ``'cuda:N'``.
-        batch_size: Images of equal size, or windows, that go through the network together.
-        confidence, probabilities: What each result has beside its labels.
-        threads: CPU threads of onnxruntime; 0 leaves the number to it.
+        device: ``'auto'`` (CUDA if onnxruntime has it), ``'cpu'``, ``'cuda'``, ``'cuda:N'``.
+        batch_size: Largest number of images of equal size, or of windows, in one run of the graph.
+        confidence, probabilities: See :class:`BasePredictor`.
+        threads: CPU threads of onnxruntime; 0 means its default.
 
     Raises:
-        UserError: No onnxruntime, no such file or device, or a file that was not exported by this project.
+        UserError: onnxruntime, the file or the device is missing, or the file was not exported by this project.
     """
 
     def __init__(
@@ -56,35 +55,35 @@ class OnnxPredictor(BasePredictor):
         threads: int = 0,
     ) -> None:
         self.session = open_session(path, device=device, threads=threads)
-        self.card = OnnxCard.from_metadata(_metadata(self.session, name=fspath(path)), name=fspath(path))
-        _check_graph(self.session, self.card, name=fspath(path))
+        self.metadata = OnnxMetadata.from_metadata(_metadata(self.session, name=fspath(path)), name=fspath(path))
+        _check_graph(self.session, self.metadata, name=fspath(path))
         super().__init__(
-            self.card.classes,
-            self.card.palette,
+            self.metadata.classes,
+            self.metadata.palette,
             batch_size=batch_size,
             confidence=confidence,
             probabilities=probabilities,
         )
 
     def _prepare(self, image: np.ndarray) -> tuple[Hashable, Any]:
-        resized = resized_by(self.card.resize, image)
+        resized = resize_image(self.metadata.resize, image)
         return resized.shape[:2], (resized, image.shape[:2])
 
-    def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Scores]:
-        if self.card.output.kind == 'labels':
+    def _segment(self, batch: list[Any], *, confidence: bool, probabilities: bool) -> list[Prediction]:
+        if self.metadata.output.kind == 'labels':
             if confidence or probabilities:
                 raise UserError(
-                    'this ONNX file gives labels alone, no confidence and no probabilities: export it without --argmax'
+                    'this ONNX file gives labels only, no confidence and no probabilities: export it without --argmax'
                 )
             labels = self.run(self.make_input([image for image, _ in batch]))
-            return [Scores(_nearest(one, size)) for one, (_, size) in zip(labels, batch, strict=True)]
+            return [Prediction(_nearest(one, size)) for one, (_, size) in zip(labels, batch, strict=True)]
         return [
-            scores_from_logits(
+            prediction_from_logits(
                 logits,
                 size,
                 classes=len(self.classes),
-                align_corners=self.card.output.align_corners,
-                threshold=self.card.output.threshold,
+                align_corners=self.metadata.output.align_corners,
+                threshold=self.metadata.output.threshold,
                 confidence=confidence,
                 probabilities=probabilities,
             )
@@ -92,43 +91,43 @@ class OnnxPredictor(BasePredictor):
         ]
 
     def make_input(self, images: list[np.ndarray]) -> np.ndarray:
-        """The graph's input for resized ``images`` of one size; see :func:`network_input`."""
-        return network_input(self.card.input, images)
+        """The input of the graph for resized ``images`` of one size; see :func:`network_input`."""
+        return network_input(self.metadata.input, images)
 
     def run(self, image: np.ndarray) -> np.ndarray:
-        """The graph's output for its input (B, 3, H, W).
+        """Run the graph on an input (B, 3, H, W).
 
         Raises:
-            UserError: onnxruntime fails on it, or the output is not what the file's metadata says.
+            UserError: onnxruntime fails, or the output does not match the metadata of the file.
         """
         try:
-            output = self.session.run([self.card.output.name], {self.card.input.name: image})[0]
-        except Exception as error:  # onnxruntime has classes of errors of its own
+            output = self.session.run([self.metadata.output.name], {self.metadata.input.name: image})[0]
+        except Exception as error:  # onnxruntime raises its own exception classes
             if not type(error).__module__.startswith('onnxruntime'):
                 raise
             size = ' x '.join(map(str, image.shape))
             raise UserError(f'onnxruntime cannot run the network on {size} values ({_short(error)})') from error
         batch, _, *sides = image.shape
         found = f'{getattr(output, "dtype", type(output).__name__)} {getattr(output, "shape", "")}'
-        if self.card.output.kind == 'logits':
-            channels = 1 if self.card.output.threshold is not None else len(self.classes)
+        if self.metadata.output.kind == 'logits':
+            channels = 1 if self.metadata.output.threshold is not None else len(self.classes)
             right = getattr(output, 'shape', None) == (batch, channels, *sides) and output.dtype.kind == 'f'
         else:
             right = getattr(output, 'shape', None) == (batch, *sides) and output.dtype.kind in 'iu'
             right = right and output.min() >= 0 and output.max() < len(self.classes)
         if not right:
-            raise UserError(f'this ONNX file gives {found}, not its {self.card.output.kind}: export it again')
+            raise UserError(f'this ONNX file gives {found}, not its {self.metadata.output.kind}: export it again')
         return output
 
     def _logits(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
-        """(C, h, w) of each of ``images`` of one size (h, w)."""
-        if self.card.windows is None:
+        """Logits (C, h, w) of each of ``images`` of one size (h, w)."""
+        if self.metadata.windows is None:
             yield from self.run(self.make_input(images))
             return
         for image in images:
-            yield self._averaged(image, self.card.windows)
+            yield self._averaged(image, self.metadata.windows)
 
-    def _averaged(self, image: np.ndarray, windows: Windows) -> np.ndarray:
+    def _averaged(self, image: np.ndarray, windows: WindowSpec) -> np.ndarray:
         """Logits (C, h, w) of ``image``, averaged over windows."""
         size = image.shape[:2]
         grid = WindowGrid(size, crop_size=windows.crop_size, stride=windows.stride)
@@ -148,7 +147,7 @@ class OnnxPredictor(BasePredictor):
 
 
 def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: int = 0) -> Any:
-    """An onnxruntime session for the file ``path``.
+    """Open an onnxruntime session for the file ``path``.
 
     Raises:
         UserError: See :class:`OnnxPredictor`.
@@ -159,7 +158,7 @@ def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: in
         raise UserError("ONNX files need the package onnxruntime: pip install 'volo-seg[onnx]'") from error
     name = fspath(path)
     if not Path(path).is_file():
-        raise UserError(f'{name!r} does not exist or is not a file; give an .onnx file of volo-seg export')
+        raise UserError(f'{name!r} does not exist or is not a regular file; give an .onnx file of volo-seg export')
     _refuse_other_files(Path(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -175,10 +174,10 @@ def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: in
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Refuse a graph whose weights lie in other files, as an entry with the key ``location`` says.
+    """Check that all weights are in the file itself.
 
     Raises:
-        UserError: It does, or it cannot be read.
+        UserError: The file refers to other files, or cannot be read.
     """
     try:
         with path.open('rb') as file:
@@ -187,29 +186,28 @@ def _refuse_other_files(path: Path) -> None:
                     if content.find(_EXTERNAL) >= 0:
                         raise UserError(f'{str(path)!r} keeps weights in other files: export it as one file')
     except OSError as error:
-        raise UserError(f'{str(path)!r} cannot be read ({error.strerror}): mend its permissions') from error
+        raise UserError(f'{str(path)!r} cannot be read ({error.strerror}): check its permissions') from error
 
 
 def _metadata(session: Any, *, name: str) -> dict[str, str]:
     try:
         return session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
-        raise UserError(f'{name} has metadata that are no text ({error.reason}): export it again') from error
+        raise UserError(f'{name} has metadata that is not text ({error.reason}): export it again') from error
 
 
-def _check_graph(session: Any, card: OnnxCard, *, name: str) -> None:
-    """Raise UserError unless the graph has the input and output that ``card`` names, with a channel for each class."""
+def _check_graph(session: Any, metadata: OnnxMetadata, *, name: str) -> None:
+    """Raise UserError if the graph lacks the input or output that ``metadata`` names, or has other channels."""
     outputs = {output.name: output.shape for output in session.get_outputs()}
-    if card.input.name not in {i.name for i in session.get_inputs()} or card.output.name not in outputs:
-        raise UserError(
-            f'{name} has no input {card.input.name[:80]!r} or no output {card.output.name[:80]!r}: export it again'
-        )
-    shape = outputs[card.output.name]
-    channels = shape[1] if card.output.kind == 'logits' and len(shape) == 4 else None
+    if metadata.input.name not in {i.name for i in session.get_inputs()} or metadata.output.name not in outputs:
+        missing = f'input {metadata.input.name[:80]!r} or no output {metadata.output.name[:80]!r}'
+        raise UserError(f'{name} has no {missing}: export it again')
+    shape = outputs[metadata.output.name]
+    channels = shape[1] if metadata.output.kind == 'logits' and len(shape) == 4 else None
     if isinstance(channels, int) and (
-        max(channels, 2) != len(card.classes) or (channels == 1 and card.output.threshold is None)
+        max(channels, 2) != len(metadata.classes) or (channels == 1 and metadata.output.threshold is None)
     ):
-        raise UserError(f'{name} gives {channels} channels and names {len(card.classes)} classes: export it again')
+        raise UserError(f'{name} gives {channels} channels and names {len(metadata.classes)} classes: export it again')
 
 
 def _providers(device: str, available: list[str]) -> list[Any]:
@@ -230,32 +228,32 @@ def _short(error: Exception) -> str:
     return ' '.join(str(error).split())[:200]
 
 
-def resized_by(rule: Resize | None, image: np.ndarray) -> np.ndarray:
-    """``image`` (H, W, 3) uint8 as the network sees it, resized as MMSegmentation's test pipeline does."""
-    if rule is None:
+def resize_image(spec: ResizeSpec | None, image: np.ndarray) -> np.ndarray:
+    """Resize ``image`` (H, W, 3) uint8 as the test pipeline of MMSegmentation does."""
+    if spec is None:
         return image
     height, width = image.shape[:2]
-    if rule.scale is not None:
-        across, down = rule.scale
+    if spec.scale is not None:
+        across, down = spec.scale
     else:
-        assert rule.scale_factor is not None
+        assert spec.scale_factor is not None
         across, down = (
-            max(1, int(side * factor + 0.5)) for side, factor in zip((width, height), rule.scale_factor, strict=True)
+            max(1, int(side * factor + 0.5)) for side, factor in zip((width, height), spec.scale_factor, strict=True)
         )
-    size = fitted_size((height, width), (down, across)) if rule.keep_ratio else (down, across)
+    size = fitted_size((height, width), (down, across)) if spec.keep_ratio else (down, across)
     if size[0] * size[1] > MOST_PIXELS:
         raise UserError(f'this ONNX file resizes {width}x{height} to {size[1]}x{size[0]} pixels: export it again')
-    return resize_to(image, size)
+    return image if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def network_input(rule: Input, images: list[np.ndarray]) -> np.ndarray:
-    """The graph's input (B, 3, H, W) for ``images`` (H, W, 3) uint8, BGR, of one size."""
+def network_input(spec: InputSpec, images: list[np.ndarray]) -> np.ndarray:
+    """The input (B, 3, H, W) of the graph for ``images`` (H, W, 3) uint8, BGR, of one size."""
     stacked = np.stack(images)
-    if rule.channels == 'RGB':
+    if spec.channels == 'RGB':
         stacked = stacked[..., ::-1]
-    if rule.dtype == 'uint8':
+    if spec.dtype == 'uint8':
         return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (rule.mean, rule.std))
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
     pixels = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), np.float32)
     pixels -= mean
     pixels /= std
@@ -263,7 +261,7 @@ def network_input(rule: Input, images: list[np.ndarray]) -> np.ndarray:
 
 
 def _profile(values: tuple[float, ...], length: int) -> np.ndarray:
-    """Weights of ``length`` pixels; of a window cut short by the image there is only one, which counts alone."""
+    """Weights of ``length`` pixels; all 1 along a side that the image is shorter than: there is one window only."""
     return np.asarray(values if len(values) == length else [1.0] * length, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The test pipeline of a config, for images that are in memory already."""
+"""The test pipeline of a config, for images in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from volo_seg.errors import UserError
 from volo_seg.inference.resizing import fitted_size
 
 RESIZING = '_resize_img'
-"""The method of MMCV's ``Resize`` that is replaced here."""
+"""The method of MMCV's ``Resize`` that :class:`FittedResize` replaces."""
 
 
 class FittedResize(Resize):
-    """MMCV's ``Resize``, but no side of the image becomes less than one pixel; see :func:`.fitted_size`."""
+    """MMCV's ``Resize``, except that no side becomes shorter than one pixel; see :func:`.fitted_size`."""
 
     def _resize_img(self, results: dict[str, Any]) -> None:
         height, width = results['img'].shape[:2]
@@ -34,14 +34,14 @@ class FittedResize(Resize):
 
 
 def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
-    """The test pipeline ``steps`` for an image in memory, (H, W, 3) BGR: no file to read, no labels.
+    """Build the test pipeline ``steps`` for an image in memory, (H, W, 3) BGR, without loading of files and labels.
 
     Raises:
-        UserError: It does not start with ``LoadImageFromFile``, or that is to read anything but colours.
+        UserError: The first step is not ``LoadImageFromFile``, or it does not read colour images.
     """
     kinds = [find_type(step['type']) for step in steps]
     if not kinds or kinds[0] is not LoadImageFromFile:
-        raise UserError('the test pipeline of the config does not start with LoadImageFromFile')
+        raise UserError('the test pipeline of the config does not start with LoadImageFromFile; put it first')
     colour = steps[0].get('color_type', 'color')
     if colour != 'color':
         raise UserError(f"the test pipeline reads images with color_type={colour!r}; only 'color' can be predicted")
@@ -54,5 +54,5 @@ def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
 
 
 def _is_plain_resize(kind: Any) -> bool:
-    """Whether ``kind`` does to images what MMCV's ``Resize`` does; MMSegmentation's differs in labels only."""
+    """Whether ``kind`` resizes images as MMCV's ``Resize`` does; that of MMSegmentation differs for labels only."""
     return inspect.isclass(kind) and issubclass(kind, Resize) and getattr(kind, RESIZING) is getattr(Resize, RESIZING)

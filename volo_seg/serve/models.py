@@ -31,7 +31,7 @@ def open_models(
     """Open every checkpoint, in order.
 
     Args:
-        texts: ``PATH`` or ``NAME=PATH`` of whatever :func:`volo_seg.inference.open_predictor` takes.
+        texts: ``PATH`` or ``NAME=PATH`` of whatever :func:`volo_seg.inference.load_predictor` takes.
         configs: None, one for all, or one for each.
         device: See :class:`volo_seg.inference.Predictor`.
         batch_size: Images that go through a network together at most; by default the predictor's choice.
@@ -60,9 +60,9 @@ def open_model(
     """
     import numpy as np
 
-    from volo_seg.inference import open_predictor
+    from volo_seg.inference import load_predictor
 
-    predictor = open_predictor(path, config=config, device=device, batch_size=batch_size)
+    predictor = load_predictor(path, config=config, device=device, batch_size=batch_size)
     image = np.full((64, 64, 3), 128, np.uint8)
     try:
         list(predictor.stream([image], confidence=True))

@@ -26,7 +26,7 @@ from volo_seg.models.resize.logit_source import LogitSource, compute_labels, com
 from volo_seg.windows import MAX_WINDOWS, InferenceConfig, Size, WindowGrid
 
 
-class Network(Protocol):
+class LoadedModel(Protocol):
     """What is needed of a predictor."""
 
     model: torch.nn.Module
@@ -36,7 +36,7 @@ class Network(Protocol):
 
 
 def segment_raster(
-    predictor: Network,
+    predictor: LoadedModel,
     source: str | Path,
     target: str | Path,
     *,
@@ -174,7 +174,7 @@ def _scores(
     return labels.cpu().numpy(), (100 * shares).nan_to_num_().round_().cpu().numpy()
 
 
-def _open_target(kind: str, path: Path, reader: RasterSource, network: Network) -> RasterTarget:
+def _open_target(kind: str, path: Path, reader: RasterSource, network: LoadedModel) -> RasterTarget:
     wide = kind == 'labels' and len(network.classes) > 255
     target = RasterTarget(
         path,

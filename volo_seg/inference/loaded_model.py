@@ -1,4 +1,4 @@
-"""From a config and the content of a checkpoint to a network that is ready to predict."""
+"""A model that is ready for prediction, built from a config and the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,58 +24,69 @@ from volo_seg.config.checks import check_config, fill_class_count
 from volo_seg.config.untrusted import refuse_access, shown
 from volo_seg.config.validation import accepted_keys, find_type, walk
 from volo_seg.errors import UserError
-from volo_seg.inference.onnx_card import MOST_CLASSES, MOST_NAME
+from volo_seg.inference.onnx_metadata import MOST_CLASSES, MOST_NAME
 from volo_seg.inference.pipeline import image_pipeline
 from volo_seg.visualization import palette_array
 
 SPARE_PARAMETERS = 2**20
-"""Parameters that a network described by a checkpoint may have beyond twice what the checkpoint stores."""
+"""Number of parameters that the config inside a checkpoint may ask for, beyond twice those that it stores."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """A trained segmentor with what belongs to it: class names, colours (n, 3) in RGB, test pipeline.
+class LoadedModel:
+    """A trained segmentor with its class names, palette and test pipeline.
 
-    ``described_by`` is the file that its config came from if that was not given by the user.
+    Attributes:
+        model: The segmentor in evaluation mode.
+        classes: Class names.
+        palette: (len(classes), 3) uint8, RGB.
+        pipeline: Makes the input of ``model.test_step`` from ``{'img': image}``.
+        untrusted_config: The file that the config was read from, if the user did not give it; else None.
     """
 
     model: nn.Module
     classes: tuple[str, ...]
     palette: np.ndarray
     pipeline: Compose
-    described_by: str | None = None
+    untrusted_config: str | None = None
 
 
-def build_network(
+def build_model(
     config: Config,
     content: Mapping[str, Any],
     *,
     name: str,
-    described: Mapping[str, Any] | None = None,
+    dataset_meta: Mapping[str, Any] | None = None,
     trusted: bool = True,
-) -> Network:
-    """Build the model of ``config`` with the weights of ``content``, which was read from the file ``name``.
+) -> LoadedModel:
+    """Build the model of ``config`` with the weights of a checkpoint.
 
-    ``described`` holds ``classes`` and ``palette``; without it, those of the checkpoint are taken, else those of the
-    config's data set. A model that tells one class from the rest has two classes. A config that the user did not give
-    (``trusted=False``, from :func:`.safe_model_config`) is built without access to files, network and processes.
+    Args:
+        config: A config with ``test_dataloader``; changed in place.
+        content: Content of the checkpoint.
+        name: File of the checkpoint, for messages.
+        dataset_meta: ``classes`` and ``palette``; by default those in the checkpoint, else those of the test data set.
+            A binary model with one class name gets a second class, the background.
+        trusted: False for a config that the user did not give, as made by :func:`.safe_model_config`: the model is
+            built without access to files, network and processes.
 
     Raises:
-        UserError: The config cannot be used, or the checkpoint is of another model.
+        UserError: The config is invalid, or the checkpoint is of another model.
     """
     forbid_unpickling()
     init_default_scope('mmseg')
     if trusted:
         check_config(config, ('test',))
     dataset = config.test_dataloader.dataset
-    meta = content.get('meta')
-    in_checkpoint = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-    in_checkpoint = in_checkpoint if isinstance(in_checkpoint, Mapping) else None
-    described = described or in_checkpoint or describe_dataset(dataset)
-    classes, palette = _names(described, name=name)
+    if dataset_meta is None:
+        meta = content.get('meta')
+        stored = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+        dataset_meta = stored if stored and isinstance(stored, Mapping) else describe_dataset(dataset)
+    classes = check_class_names(dataset_meta.get('classes'), name=name)
+    palette = palette_array(dataset_meta.get('palette'), len(classes))
     fill_class_count(config, classes)
     forget_initial_weights(config.model)
-    find_type('PackSegInputs')  # imports the registries' modules, before nothing may be opened any more
+    find_type('PackSegInputs')  # imports the modules of the registries while files can still be opened
     limit = 2 * _stored_numbers(content, name=name) + SPARE_PARAMETERS
     with nullcontext() if trusted else refuse_access(name, most_parameters=limit):
         if not trusted:
@@ -87,19 +98,22 @@ def build_network(
     if channels == 1 and len(classes) == 1:
         classes, palette = ('background', *classes), np.concatenate([np.zeros((1, 3), np.uint8), palette])
     if max(channels, 2) != len(classes):
-        raise UserError(f'{name} names {len(classes)} classes, and its model tells {max(channels, 2)} apart')
+        raise UserError(
+            f'{name} names {len(classes)} classes, but its model has {max(channels, 2)}: '
+            'give the config it was trained with'
+        )
     model = model.eval().requires_grad_(False)
-    return Network(model, classes, palette, pipeline, None if trusted else name)
+    return LoadedModel(model, classes, palette, pipeline, None if trusted else name)
 
 
-def load_network(config: Config, checkpoint: str) -> Network:
-    """Build the network of ``config`` with the weights of ``checkpoint``, or random weights of seed 0 for ``'none'``.
+def load_model(config: Config, checkpoint: str) -> LoadedModel:
+    """Build the model of ``config`` with the weights of ``checkpoint``; ``'none'`` means random weights of seed 0.
 
     Raises:
-        UserError: The checkpoint does not exist or does not fit.
+        UserError: The checkpoint does not exist, or is of another model.
     """
     if checkpoint != 'none':
-        return build_network(config, load_file(checkpoint), name=checkpoint)
+        return build_model(config, load_file(checkpoint), name=checkpoint)
     model = config.copy()
     forbid_unpickling()
     init_default_scope('mmseg')
@@ -109,16 +123,16 @@ def load_network(config: Config, checkpoint: str) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state_dict = MODELS.build(model.model).state_dict()
-    return build_network(config, {'state_dict': state_dict}, name='a network with random weights')
+    return build_model(config, {'state_dict': state_dict}, name='a network with random weights')
 
 
 def describe_dataset(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Class names and palette of a data set's config, without its files."""
+    """Class names and palette of the data set with the config ``dataset``, whose files are not read."""
     return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo
 
 
 def forget_initial_weights(model: Any) -> None:
-    """Take out of a model's config what would fetch weights to start from; a checkpoint replaces them all."""
+    """Remove pretrained weights from the config of a model, in place; a checkpoint replaces them."""
     part: Any
     for _, part in walk(model, 'model'):
         kind = find_type(part['type'])
@@ -131,21 +145,16 @@ def forget_initial_weights(model: Any) -> None:
 
 
 def _stored_numbers(content: Mapping[str, Any], *, name: str) -> int:
-    """How many numbers a checkpoint's tensors store; a view that repeats one number counts it once."""
+    """Number of elements that the tensors of a checkpoint store; an expanded view counts its storage only."""
     tensors = [t for t in unwrap(content, name=name)[0].values() if t.layout is torch.strided and not t.is_meta]
     return sum(min(t.numel(), t.untyped_storage().nbytes() // t.element_size()) for t in tensors)
 
 
-def _names(described: Mapping[str, Any], *, name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    classes = class_names(described.get('classes'), name=name)
-    return classes, palette_array(described.get('palette'), len(classes))
-
-
-def class_names(classes: Any, *, name: str) -> tuple[str, ...]:
-    """``classes`` of the file ``name``, unless they cannot be shown or are too many.
+def check_class_names(classes: Any, *, name: str) -> tuple[str, ...]:
+    """Return the class names found in the file ``name`` as a tuple.
 
     Raises:
-        UserError: ``classes`` is no list of names, or holds more or longer names than a data set has.
+        UserError: ``classes`` is not a list of printable names, or the list or a name is too long.
     """
     if not isinstance(classes, (list, tuple)) or not classes or not all(isinstance(c, str) for c in classes):
         raise UserError(f'{name} names no classes, and neither does its config: give a config with a data set')

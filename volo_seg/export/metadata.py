@@ -9,26 +9,26 @@ import numpy as np
 from mmcv.transforms import Resize as MmcvResize
 
 from volo_seg.errors import UserError
-from volo_seg.inference.network import Network
-from volo_seg.inference.onnx_card import Input, OnnxCard, Output, Resize, Windows
+from volo_seg.inference.loaded_model import LoadedModel
+from volo_seg.inference.onnx_metadata import InputSpec, OnnxMetadata, OutputSpec, ResizeSpec, WindowSpec
 from volo_seg.windows import InferenceConfig, window_profile
 
 
-def make_card(network: Network, *, normalize: bool, argmax: bool, source: Mapping[str, Any]) -> OnnxCard:
-    """Make the metadata for the ONNX file of ``network``; see :class:`OnnxCard`.
+def make_metadata(network: LoadedModel, *, normalize: bool, argmax: bool, source: Mapping[str, Any]) -> OnnxMetadata:
+    """Make the metadata for the ONNX file of ``network``; see :class:`OnnxMetadata`.
 
     Raises:
         UserError: The test pipeline does something other than resize images.
     """
     model: Any = network.model
     one_channel = model.decode_head.out_channels == 1
-    return OnnxCard(
+    return OnnxMetadata(
         network.classes,
         tuple(map(tuple, np.asarray(network.palette).tolist())),
         input=_input(model.data_preprocessor, normalize=normalize),
         resize=_resize(network.pipeline.transforms),
         windows=None if argmax else _windows(model.test_cfg),
-        output=Output(
+        output=OutputSpec(
             'labels' if argmax else 'logits',
             'labels' if argmax else 'logits',
             align_corners=bool(model.align_corners),
@@ -38,17 +38,17 @@ def make_card(network: Network, *, normalize: bool, argmax: bool, source: Mappin
     )
 
 
-def _input(preprocessor: Any, *, normalize: bool) -> Input:
+def _input(preprocessor: Any, *, normalize: bool) -> InputSpec:
     if normalize:
-        return Input(channels='BGR', dtype='uint8')
+        return InputSpec(channels='BGR', dtype='uint8')
     channels = 'RGB' if preprocessor._channel_conversion else 'BGR'
     if not preprocessor._enable_normalize:
-        return Input(channels=channels)
+        return InputSpec(channels=channels)
     mean, std = (tuple(values.flatten().tolist()) for values in (preprocessor.mean, preprocessor.std))
-    return Input(channels=channels, mean=mean, std=std)
+    return InputSpec(channels=channels, mean=mean, std=std)
 
 
-def _resize(steps: Sequence[Any]) -> Resize | None:
+def _resize(steps: Sequence[Any]) -> ResizeSpec | None:
     """The resizing in ``steps``, a test pipeline whose first step takes an image in memory."""
     from mmseg.datasets.transforms import PackSegInputs  # loaded already: the pipeline was built from it
 
@@ -69,16 +69,16 @@ def _resize(steps: Sequence[Any]) -> Resize | None:
         return None
     step = rules[0]
     if step.scale:
-        return Resize(scale=(int(step.scale[0]), int(step.scale[1])), keep_ratio=step.keep_ratio)
+        return ResizeSpec(scale=(int(step.scale[0]), int(step.scale[1])), keep_ratio=step.keep_ratio)
     across, down = map(float, step.scale_factor)
-    return Resize(scale_factor=(across, down), keep_ratio=step.keep_ratio)
+    return ResizeSpec(scale_factor=(across, down), keep_ratio=step.keep_ratio)
 
 
-def _windows(test_cfg: Mapping[str, Any] | None) -> Windows | None:
+def _windows(test_cfg: Mapping[str, Any] | None) -> WindowSpec | None:
     config = InferenceConfig.from_test_cfg(test_cfg)
     if config.mode != 'slide':
         return None
     if config.window_weights == 'uniform':
-        return Windows(config.crop_size, config.stride)
+        return WindowSpec(config.crop_size, config.stride)
     down, across = (window_profile(config.window_weights, side) for side in config.crop_size)
-    return Windows(config.crop_size, config.stride, down, across)
+    return WindowSpec(config.crop_size, config.stride, down, across)
