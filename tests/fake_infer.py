@@ -41,5 +41,5 @@ class Brightness(BasePredictor):
 
 
 if __name__ == '__main__':
-    infer.open_model = lambda *args: Brightness()
+    infer.load_model = lambda *args: Brightness()
     sys.exit(run('infer', sys.argv[1:]))

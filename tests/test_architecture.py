@@ -116,7 +116,6 @@ def test_imports_go_downwards():
     assert not wrong, '\n'.join(sorted(wrong))
 
 
-@pytest.mark.xfail(reason='inference.result and inference.writers still import each other')
 def test_no_cycles():
     edges, done, path, found = graph(), set(), [], []
 

@@ -408,7 +408,7 @@ def test_refused_pil_images(tmp_path):
 def test_reading_needs_no_torch():
     code = (
         'import sys\nfrom volo_seg.inference import read_image, write_image, Result, Failure, BasePredictor\n'
-        'from volo_seg import imageio, label_png\nfrom volo_seg.inference import files, resizing, result\n'
+        'from volo_seg import imageio, label_png\nfrom volo_seg.inference import resizing, result\n'
         'found = [m for m in sys.modules if m.split(".")[0] in ("torch", "mmengine", "mmcv", "mmseg")]\n'
         'assert not found, found\n'
     )

@@ -32,3 +32,12 @@ class Interrupted(KeyboardInterrupt):
 
 class PeerLost(UserError):
     """Another process of the job is gone, and it knows why."""
+
+
+@contextlib.contextmanager
+def exit_on_signal(message: str) -> Iterator[None]:
+    """Give the :class:`Interrupted` that ends a command a ``message``, which states what its files contain."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(message, getattr(error, 'status', 130) - 128) from error

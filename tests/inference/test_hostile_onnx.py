@@ -94,7 +94,7 @@ def test_onnxruntime_itself_stays_in_the_folder(tmp_path, monkeypatch):
 # --- metadata
 
 DEEP = '[' * 100_000 + ']' * 100_000
-METADATA = [
+HOSTILE = [
     ('classes', DEEP),
     ('classes', '{"a": ' * 50_000 + '1' + '}' * 50_000),
     ('classes', 'null'),
@@ -157,7 +157,7 @@ METADATA = [
 ]
 
 
-@pytest.mark.parametrize(('key', 'value'), METADATA, ids=[f'{key}-{value[:24]}' for key, value in METADATA])
+@pytest.mark.parametrize(('key', 'value'), HOSTILE, ids=[f'{key}-{value[:24]}' for key, value in HOSTILE])
 def test_metadata_of_any_content(tmp_path, capsys, key, value):
     metadata = {**METADATA.to_metadata(), key: value}
     told = refused(capsys, write(tmp_path / 'm.onnx', model(metadata=metadata)))

@@ -19,11 +19,11 @@ from fake_infer import CLASSES, Brightness
 
 from volo_seg.commands import infer, run
 from volo_seg.errors import UserError
-from volo_seg.inference.batch import folders, video
-from volo_seg.inference.batch.shares import Journal, ShareTable
-from volo_seg.inference.batch.sharing import Share
-from volo_seg.inference.output_formats import KINDS
-from volo_seg.inference.progress import Progress
+from volo_seg.inference.batch import video
+from volo_seg.inference.class_shares import SharePart, ShareTable
+from volo_seg.inference.output_formats import OUTPUT_FORMATS
+from volo_seg.inference.result import Result
+from volo_seg.progress import Progress
 
 FAKE = Path(__file__).parents[1] / 'fake_infer.py'
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
@@ -40,11 +40,11 @@ def networks(monkeypatch):
     """The network of the command is replaced; the list holds one for each time it was opened."""
     opened = []
 
-    def open_model(*args):
+    def load_model(*args):
         opened.append(Brightness())
         return opened[-1]
 
-    monkeypatch.setattr(infer, 'open_model', open_model)
+    monkeypatch.setattr(infer, 'load_model', load_model)
     return opened
 
 
@@ -78,7 +78,7 @@ def call(*words):
 
 
 def test_names_subfolders_and_broken_files(networks, tmp_path, capsys):
-    images = pictures(tmp_path / 'images', 'one.jpg', 'one.png', 'a/two.png', 'cut.jpg', 'bomb.png', size=(200, 300))
+    images = pictures(tmp_path / 'images', 'one.jpg', 'other.png', 'a/two.png', 'cut.jpg', 'bomb.png', size=(200, 300))
     (images / 'cut.jpg').write_bytes((images / 'one.jpg').read_bytes()[:-500])
     bomb = bytearray((images / 'bomb.png').read_bytes())
     bomb[16:24] = (60_000).to_bytes(4, 'big') * 2
@@ -100,10 +100,10 @@ def test_names_subfolders_and_broken_files(networks, tmp_path, capsys):
     ]
     for word in ('volo-seg raster', 'damaged or cut off', '0 bytes', 'does not exist', 'no image of a known kind'):
         assert word in err
-    stems = {'one.jpg', 'one.png', 'a/two'}
+    stems = {'one', 'other', 'a/two'}
     assert set(content(tmp_path / 'out')) == {f'labels/{s}.png' for s in stems} | {f'overlays/{s}.jpg' for s in stems}
-    labels = cv2.imread(str(tmp_path / 'out/labels/one.png.png'), -1)
-    assert (labels == np.minimum(cv2.imread(str(images / 'one.png')).mean(axis=2) // 86, 2)).all()
+    labels = cv2.imread(str(tmp_path / 'out/labels/other.png'), -1)
+    assert (labels == np.minimum(cv2.imread(str(images / 'other.png')).mean(axis=2) // 86, 2)).all()
 
 
 def test_nothing_is_overwritten_unasked(networks, tmp_path, capsys):
@@ -112,20 +112,20 @@ def test_nothing_is_overwritten_unasked(networks, tmp_path, capsys):
     assert call(*words) == 0
     (tmp_path / 'out/labels/a.png').write_text('mine')
     assert call(*words) == 2
-    assert '(2 such) is there already; add --resume to go on, --overwrite' in capsys.readouterr().err
+    assert 'exists already (2 such); add --resume to continue, --overwrite' in capsys.readouterr().err
     assert (tmp_path / 'out/labels/a.png').read_text() == 'mine'
     assert call(*words, '--overwrite') == 0
     assert cv2.imread(str(tmp_path / 'out/labels/a.png'), -1) is not None
     (tmp_path / 'out/labels/a.png').unlink()
     (tmp_path / 'out/labels/b.png').unlink()
     assert call(*words) == 2
-    assert "shares.csv' (2 such) is there already" in capsys.readouterr().err
+    assert "shares.csv' exists already (2 such)" in capsys.readouterr().err
     assert [row['name'] for row in rows(tmp_path / 'out')] == ['a', 'b']
 
 
 def test_resume_segments_only_what_is_missing(networks, tmp_path, capsys):
     images = pictures(tmp_path / 'images', 'a.png', 'b.png', 'c.png', 'd.png')
-    words = ('x.pth', images, '--kinds', *KINDS, '--out-dir')
+    words = ('x.pth', images, '--kinds', *OUTPUT_FORMATS, '--out-dir')
     assert call(*words, tmp_path / 'whole') == 0
     assert call(*words, tmp_path / 'out') == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*') if path.is_file()}
@@ -151,25 +151,47 @@ def test_rows_of_a_killed_process_are_kept(networks, tmp_path):
     assert call(*words, out) == 0
     [a, b] = (out / 'shares.csv').read_text().splitlines()[1:]
     (out / 'shares.csv').unlink()
-    journal = Journal(out, Share(5, 6))
-    journal.add('a', tuple(a.split(',')[1:]))
-    with journal.own.open('a') as file:
-        file.write('["b", "cut o')
+    for rank, rest in ((0, b[:-3]), (5, a + '\nb,cut o')):  # the last row of each is cut off
+        (out / f'.shares.{rank}.csv').write_text(rest)
     assert call(*words, out, '--resume') == 0
-    assert networks[-1].seen == 1
+    assert networks[-1].seen == 1, 'the row of b was not complete'
+    assert not list(out.glob('.*')), 'a part is left'
     assert content(out) == content(tmp_path / 'whole')
 
 
 def test_processes_add_to_one_table(tmp_path):
     """Many writers at once, each with a row of its own: none is lost."""
     code = (
-        'import sys; from pathlib import Path; from volo_seg.inference.batch.shares import ShareTable\n'
-        'for i in range(20): ShareTable(Path(sys.argv[1]), ("x",)).merge({sys.argv[2] + str(i): ("", "1", "1", "1")})'
+        'import sys; from pathlib import Path; from volo_seg.inference.class_shares import ShareTable\n'
+        'for i in range(20):\n    name = sys.argv[2] + str(i)\n'
+        '    ShareTable(Path(sys.argv[1]), ("x",)).merge({name: (name, "", "1", "1", "1")})'
     )
     running = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path), name]) for name in 'abc']
     assert [process.wait() for process in running] == [0, 0, 0]
     assert len(ShareTable(tmp_path, ('x',)).rows()) == 60
     assert [path.name for path in tmp_path.iterdir()] == ['shares.csv']
+
+
+def test_a_part_is_added_to_after_an_interrupted_write(tmp_path):
+    (tmp_path / '.shares.0.csv').write_text('a,,1,1,1.000000\nb,,1,1,0.')
+    part = SharePart(tmp_path, rank=0, world_size=1)
+    part.add(('c', '', '1', '1', '1.000000'))
+    part.add(('b', '', '1', '1', '0.500000'))
+    part.flush(table := ShareTable(tmp_path, ('x',)), order=['b', 'a', 'c'])
+    assert [(name, row[-1]) for name, row in table.rows().items()] == [
+        ('b', '0.500000'),
+        ('a', '1.000000'),
+        ('c', '1.000000'),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ['shares.csv']
+
+
+def test_inputs_with_the_same_results_are_refused_before_the_work(networks, tmp_path, capsys):
+    images = pictures(tmp_path / 'images', 'one.jpg', 'one.png', 'two.png')
+    assert call('x.pth', images, '--out-dir', tmp_path / 'out') == 2
+    err = capsys.readouterr().err
+    assert f"inputs '{images}/one.jpg' and '{images}/one.png' would both write to 'one'" in err
+    assert not networks and not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -185,7 +207,7 @@ def test_interruption_leaves_only_whole_files(tmp_path, number):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err.strip() == 'interrupted; all files are whole, and --resume goes on'
+    assert err.strip() == 'interrupted; all files are complete, and --resume continues'
     names = {path.stem for path in out.glob('labels/*')}
     assert 5 <= len(names) < 40
     assert {row['name'] for row in rows(out)} <= names
@@ -222,7 +244,7 @@ def test_link_that_leads_out_ends_the_run(networks, tmp_path, capsys):
 
 def test_processes_share_a_folder(tmp_path):
     """Two processes by RANK and WORLD_SIZE write together what one writes."""
-    images = pictures(tmp_path / 'images', 'a.jpg', 'a.png', 'A.png', 'b/c.png', 'd.png', 'e.png', 'f.png')
+    images = pictures(tmp_path / 'images', 'a.jpg', 'a/b.png', 'a2.png', 'b/c.png', 'd.png', 'e.png', 'f.png')
     (images / 'broken.png').write_bytes(b'x')
     film(images / 'clip.mp4')
     words = ('x.pth', images, '--kinds', 'labels', 'overlay', 'shares', '--out-dir')
@@ -257,6 +279,19 @@ def test_torchrun_ends_with_one_report(tmp_path):
     assert len([line for line in done.stderr.splitlines() if line.startswith('error: ')]) == 1
     assert len(list((tmp_path / 'out/labels').iterdir())) == 7
     assert [row['name'] for row in rows(tmp_path / 'out')] == [str(i) for i in range(1, 8)]
+
+
+def test_torchrun_processes_agree_that_results_exist(tmp_path):
+    """Results of one process alone exist: all processes end at once, with one message."""
+    images = pictures(tmp_path / 'images', *(f'{i}.png' for i in range(4)))
+    words = ['x.pth', images / '1.png', '--out-dir', tmp_path / 'out']
+    assert subprocess.run([sys.executable, FAKE, *words], capture_output=True).returncode == 0
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', FAKE]
+    start = time.monotonic()
+    done = subprocess.run([*command, 'x.pth', images, '--out-dir', tmp_path / 'out'], capture_output=True, text=True)
+    assert done.returncode == 1 and "1.png' exists already (1 such)" in done.stderr
+    assert time.monotonic() - start < 25, 'one process waited for the other until it was killed'
+    assert len(list((tmp_path / 'out/labels').iterdir())) == 1
 
 
 def test_video(networks, tmp_path, capsys):
@@ -302,9 +337,9 @@ def test_broken_videos_are_listed(networks, tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert '1 of 5 videos segmented' in out
     for name, reason in (
-        ('cut.mp4', 'is damaged, cut off, or in a coding'),
+        ('cut.mp4', 'is damaged, cut off, or has a codec'),
         ('empty.mp4', 'is empty (0 bytes)'),
-        ('list.avi', 'is no video that is known here'),
+        ('list.avi', 'is not an MP4, MOV'),
         ('large.mp4', 'has 100 x 100 pixels, more than the limit of 5000'),
     ):
         assert f"{name}' {reason}" in err
@@ -353,12 +388,12 @@ def test_video_that_cannot_be_written(networks, tmp_path, capsys, monkeypatch):
     assert "overlays/clip.mp4' cannot be written (File exists)" in capsys.readouterr().err
     monkeypatch.setattr(video, 'count_frames', lambda path: 3)
     assert call(*words, tmp_path / 'full') == 2
-    assert "clip.mp4' was not written whole; is the disk full?" in capsys.readouterr().err
+    assert "clip.mp4' cannot be written (3 of 6 frames were written); free some space" in capsys.readouterr().err
     assert not list((tmp_path / 'full/overlays').iterdir())
     closed = SimpleNamespace(isOpened=lambda: False, release=lambda: None)
     monkeypatch.setattr(video.cv2, 'VideoWriter', Mock(return_value=closed))
     assert call(*words, tmp_path / 'none') == 2
-    assert "clip.mp4' cannot be written as a video of 60 x 40 pixels" in capsys.readouterr().err
+    assert "clip.mp4' cannot be written (OpenCV opens no video of 60 x 40 pixels)" in capsys.readouterr().err
 
 
 def test_list_names_a_video_that_is_gone(networks, tmp_path, capsys):
@@ -370,7 +405,7 @@ def test_list_names_a_video_that_is_gone(networks, tmp_path, capsys):
 def test_torch_is_not_needed(tmp_path):
     """With a predictor that does without, everything around it does too."""
     images = pictures(tmp_path / 'images', 'a.png')
-    words = [str(FAKE), 'x.pth', str(images), '--kinds', *KINDS, '--out-dir', str(tmp_path / 'out')]
+    words = [str(FAKE), 'x.pth', str(images), '--kinds', *OUTPUT_FORMATS, '--out-dir', str(tmp_path / 'out')]
     code = (
         f'import sys, runpy; sys.modules["torch"] = None; sys.argv = {words}\n'
         'runpy.run_path(sys.argv[0], None, "__main__")'
@@ -390,14 +425,14 @@ def test_result_that_does_not_fit_is_listed(networks, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (('x.pth',), "'x.pth' is not all: give CHECKPOINT INPUT"),
+        (('x.pth',), "'x.pth' lacks an argument; give CHECKPOINT INPUT"),
         ((NANO, 'x.pth'), 'give CONFIG CHECKPOINT INPUT'),
-        (('x.pth', 'none*.jpg'), "'none*.jpg' is no image file, no folder with images, and no glob"),
+        (('x.pth', 'none*.jpg'), "'none*.jpg' is not an image, a folder with images, or a glob"),
         (('x.pth', '.', '--opacity', '2'), '--opacity 2.0 is not in [0, 1]'),
         (('x.pth', '.', '--threads', '0'), '--threads 0 and --batch-size 1 must be 1 or more'),
         (('x.pth', '.', '--batch-size', '0'), '--batch-size'),
         (('x.pth', '.', '--resume', '--overwrite'), 'give one of the two'),
-        (('x.pth', '.', '--kinds', 'gif'), "'gif' is no kind of result"),
+        (('x.pth', '.', '--kinds', 'gif'), "'gif' is not a kind of output"),
         (('x.pth', '.', '--cfg-options', 'a=1'), '--cfg-options overrides a config, and none is given'),
     ],
 )
@@ -411,7 +446,7 @@ def test_mistakes_get_one_sentence(words, message, networks, tmp_path, monkeypat
 
 def test_table_of_other_classes_is_said_before_the_work(networks, tmp_path, capsys):
     images = pictures(tmp_path / 'images', 'a.png')
-    ShareTable(tmp_path, ('x', 'y')).merge({'old': ('', '1', '1', '0', '1')})
+    ShareTable(tmp_path, ('x', 'y')).merge({'old': ('old', '', '1', '1', '0', '1')})
     assert call('x.pth', images, '--kinds', 'shares', '--out-dir', tmp_path) == 2
     assert 'is a table of other classes' in capsys.readouterr().err
     assert networks[0].seen == 0
@@ -423,7 +458,7 @@ def test_reading_network_and_writing_overlap(networks, tmp_path, monkeypatch):
     images = pictures(tmp_path / 'images', *(f'{i}.png' for i in range(4)))
     reached = {what: threading.Event() for what in ('second is read', 'second is segmented')}
     patience = 20
-    read, segment, write = Brightness._read, Brightness._segment, folders.write_files
+    read, segment, save = Brightness._read, Brightness._segment, Result.save
 
     def slow_read(self, source):
         if Path(source).stem == '1':
@@ -436,13 +471,13 @@ def test_reading_network_and_writing_overlap(networks, tmp_path, monkeypatch):
             reached['second is segmented'].set()
         return segment(self, batch, **wanted)
 
-    def slow_write(result, folder, *, name, **options):
+    def slow_save(*args, **options):
         assert reached['second is segmented'].wait(patience), 'the network waits for the writing'
-        return write(result, folder, name=name, **options)
+        return save(*args, **options)
 
     monkeypatch.setattr(Brightness, '_read', slow_read)
     monkeypatch.setattr(Brightness, '_segment', slow_segment)
-    monkeypatch.setattr(folders, 'write_files', slow_write)
+    monkeypatch.setattr(Result, 'save', slow_save)
     assert call('x.pth', images, '--out-dir', tmp_path / 'out') == 0
 
 
@@ -463,7 +498,7 @@ def test_network_does_not_run_away_from_the_writing(networks, tmp_path, monkeypa
         seen.append(networks[0].seen)
         open_up.set()
 
-    monkeypatch.setattr(folders, 'write_files', stuck)
+    monkeypatch.setattr(Result, 'save', stuck)
     threading.Thread(target=look).start()
     assert call('x.pth', images, '--out-dir', tmp_path / 'out', '--threads', '2') == 0
     assert 1 <= seen[0] <= 4
@@ -499,7 +534,7 @@ def test_progress_in_a_terminal_is_a_bar(tmp_path):
     import pty
 
     code = (
-        'import time; from volo_seg.inference.progress import Progress\n'
+        'import time; from volo_seg.progress import Progress\n'
         'with Progress(3) as progress:\n    for _ in range(3): time.sleep(0.2); progress.advance()\n'
     )
     master, slave = pty.openpty()
@@ -545,10 +580,10 @@ def test_real_network(tmp_path, capsys):
     images = pictures(tmp_path / 'images', 'a/grey.png', 'b.jpg', size=(40, 70))
     options = ('--cfg-options', 'model.backbone.img_size=64', 'test_dataloader.dataset.pipeline.1.scale=(128,64)')
     for name in ('one', 'two'):
-        words = (NANO, checkpoint, images, '--kinds', *KINDS, '--out-dir', tmp_path / name, *options)
+        words = (NANO, checkpoint, images, '--kinds', *OUTPUT_FORMATS, '--out-dir', tmp_path / name, *options)
         assert call(*words) == 0, capsys.readouterr().err
     one = content(tmp_path / 'one')
-    assert len(one) == 2 * (len(KINDS) - 1) + 1
+    assert len(one) == 2 * (len(OUTPUT_FORMATS) - 1) + 1
     assert one == content(tmp_path / 'two')
     labels = cv2.imread(str(tmp_path / 'one/labels/a/grey.png'), -1)
     assert labels.shape == (40, 70) and labels.max() < 19

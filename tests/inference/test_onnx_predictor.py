@@ -125,7 +125,7 @@ def test_labels_and_pixels_inside(tmp_path):
     same, resized = images([(48, 96), (40, 56)])
     assert np.array_equal(ours(same).labels, theirs(same).labels)
     assert ours(resized).labels.shape == (40, 56) and (ours(resized).labels == theirs(resized).labels).mean() > 0.9
-    with pytest.raises(UserError, match='labels alone, no confidence'):
+    with pytest.raises(UserError, match='labels only, no confidence'):
         next(ours.stream([same], confidence=True))
 
 

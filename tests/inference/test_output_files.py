@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
 from volo_seg.imageio import write_image
-from volo_seg.inference.files import inside
 from volo_seg.io import (
     FOLDER_LOCK,
     atomic_path,
@@ -28,19 +27,20 @@ from volo_seg.io import (
     file_lock,
     folder_lock,
     read_regular,
+    safe_join,
 )
 
 
 def test_names_inside(tmp_path):
-    assert inside(tmp_path, 'a.png') == tmp_path / 'a.png'
-    assert inside(str(tmp_path), 'a/b/../c.png') == tmp_path / 'a' / 'c.png'
-    assert inside(tmp_path / 'not there yet', 'a') == tmp_path / 'not there yet' / 'a'
+    assert safe_join(tmp_path, 'a.png') == tmp_path / 'a.png'
+    assert safe_join(str(tmp_path), 'a/b/../c.png') == tmp_path / 'a' / 'c.png'
+    assert safe_join(tmp_path / 'not there yet', 'a') == tmp_path / 'not there yet' / 'a'
 
 
 @pytest.mark.parametrize('name', ['', '.', '..', '../x', 'a/../../x', '/etc/passwd', 'a/..', 'x\0y', '../out2/x'])
 def test_names_that_lead_out(name, tmp_path):
-    with pytest.raises(UserError, match=r'^name .*(leads out of|is empty or absolute)'):
-        inside(tmp_path / 'out', name)
+    with pytest.raises(UserError, match=r'(leads out of|is empty or absolute)'):
+        safe_join(tmp_path / 'out', name)
 
 
 def test_links_that_lead_out(tmp_path):
@@ -53,13 +53,13 @@ def test_links_that_lead_out(tmp_path):
     (out / 'circle').symlink_to(out / 'circle')
     for name in ('folder/x.png', 'file.png', 'relative/x.png', 'folder'):
         with pytest.raises(UserError, match='leads out of .*elsewhere'):
-            inside(out, name)
-    with pytest.raises(UserError, match='name'):
-        inside(out, 'circle/x')
+            safe_join(out, name)
+    with pytest.raises(UserError, match='cannot be written .*give a relative path that stays in'):
+        safe_join(out, 'circle/x')
     (out / 'own').symlink_to(out / 'real')
-    assert inside(out, 'own/x.png') == out / 'real' / 'x.png'
+    assert safe_join(out, 'own/x.png') == out / 'real' / 'x.png'
     (tmp_path / 'link').symlink_to(out)
-    assert inside(tmp_path / 'link', 'x.png') == out / 'x.png'
+    assert safe_join(tmp_path / 'link', 'x.png') == out / 'x.png'
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -71,7 +71,7 @@ def test_no_name_leads_out(tmp_path_factory, parts):
         (root / 'out' / 'link').symlink_to('a')
         (root / 'out' / 'a' / 'deep').symlink_to('../..')
     try:
-        path = inside(root / 'out', '/'.join(parts))
+        path = safe_join(root / 'out', '/'.join(parts))
     except UserError:
         return
     assert os.path.realpath(path).startswith(os.path.realpath(root / 'out') + os.sep)

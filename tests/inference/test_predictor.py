@@ -19,8 +19,10 @@ from volo_seg.config.load import load_config
 from volo_seg.errors import UserError
 from volo_seg.inference import Predictor, load_predictor
 from volo_seg.inference.loaded_model import forget_initial_weights
+from volo_seg.inference.onnx_metadata import ResizeSpec
+from volo_seg.inference.onnx_predictor import resize_image
 from volo_seg.inference.pipeline import FittedResize, image_pipeline
-from volo_seg.inference.resizing import fitted_size, resize_to
+from volo_seg.inference.resizing import fitted_size
 from volo_seg.visualization import default_palette
 
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
@@ -382,7 +384,7 @@ def test_saving(predictor, folder):
     result = predictor(folder / 'street.png')
     written = result.save(folder / 'out')
     assert sorted(path.name for path in written) == ['street.jpg', 'street.png']
-    with pytest.raises(UserError, match=r'needs one: save\(folder, name=\.\.\.\)'):
+    with pytest.raises(UserError, match=r'needs a name: save\(folder, name=\.\.\.\)'):
         predictor(noise(20, 30)).save(folder / 'out')
     with pytest.raises(UserError, match='leads out of'):
         result.save(folder / 'out', name='../../x')
@@ -409,7 +411,7 @@ def test_resizing_is_mmcvs(keep_ratio):
     theirs, ours = (kind(**options).transform({'img': image}) for kind in (Resize, FittedResize))
     np.testing.assert_array_equal(ours['img'], theirs['img'])
     assert {key: ours[key] for key in theirs if key != 'img'} == {key: theirs[key] for key in theirs if key != 'img'}
-    np.testing.assert_array_equal(resize_to(image, theirs['img'].shape[:2]), theirs['img'])
+    np.testing.assert_array_equal(resize_image(ResizeSpec(**options), image), theirs['img'])
 
 
 def test_no_side_of_no_pixels():

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -134,7 +136,7 @@ def test_labels_equal_those_in_memory(tmp_path_factory, size, crop, share, weigh
             patch.setattr(name, tile)
         found = []
         for budget in budgets:
-            patch.setattr('volo_seg.inference.raster.segment.quarter_of', lambda *_, budget=budget, **__: budget)
+            patch.setattr('volo_seg.inference.raster.segment.quarter_of_memory', lambda *_, budget=budget, **__: budget)
             network = toy(classes, stride=stride, **options)
             paths = segment_raster(
                 network,
@@ -193,6 +195,17 @@ def test_more_than_255_classes(tmp_path):
         assert file.colormap(1)[299][:3] == tuple(network.palette[299].tolist())
 
 
+def test_a_world_file_is_kept(tmp_path):
+    transform = from_origin(500000, 5400000, 0.25, 0.5)
+    (tmp_path / 'in.tfw').write_text('0.25\n0\n0\n-0.5\n500000.125\n5399999.75\n')
+    run(tmp_path, picture(20, 30))
+    with rasterio.open(tmp_path / 'out.tif') as file:
+        assert file.transform == transform
+    (tmp_path / 'in.tfw').write_text('no numbers')
+    with pytest.raises(UserError, match=r"world file '.*in\.tfw' does not hold six numbers"):
+        run(tmp_path, picture(20, 30))
+
+
 def masked(kind, data, tmp_path, hole):
     """A file whose pixels in ``hole`` have no value, told in one of several ways."""
     shown = data.copy()
@@ -204,10 +217,11 @@ def masked(kind, data, tmp_path, hole):
         write(
             path, np.concatenate([shown, np.where(hole, 0, 255).astype(np.uint8)[None]]), photometric='rgb', alpha='yes'
         )
-    elif kind == 'mask':
+    elif kind in ('mask', 'mask file'):
         write(path, shown)
-        with rasterio.open(path, 'r+') as file:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == 'mask'), rasterio.open(path, 'r+') as file:
             file.write_mask(~hole)
+        assert (tmp_path / f'{kind}.tif.msk').exists() == (kind == 'mask file')
     else:
         shown = shown.astype(np.float32)
         shown[0][hole] = np.nan
@@ -215,7 +229,7 @@ def masked(kind, data, tmp_path, hole):
     return path
 
 
-@pytest.mark.parametrize('kind', ['nodata', 'alpha', 'mask', 'nan'])
+@pytest.mark.parametrize('kind', ['nodata', 'alpha', 'mask', 'mask file', 'nan'])
 def test_pixels_without_a_value_get_none(tmp_path, kind):
     """All others get the labels of the whole image; windows without any value are not computed."""
     data = picture(120, 200)
@@ -402,7 +416,7 @@ MISTAKES = {
     'endless range': ({'value_range': (0, float('inf'))}, 'range 0 inf: give two numbers'),
     'suffix': ({'target': 'out.png'}, "out.png' must end in .tif or .tiff"),
     'itself': ({'target': 'in.tif', 'overwrite': True}, "in.tif' is the input; give another name"),
-    'there already': ({'target': 'there.tif'}, "there.tif' is there already; add --overwrite or give another name"),
+    'there already': ({'target': 'there.tif'}, "there.tif' exists already; add --overwrite or give another name"),
     'folder': ({'target': 'folder.tif'}, "folder.tif' is a folder; give the name of a file"),
     'below a file': ({'target': 'in.tif/out.tif'}, "out.tif' cannot be written ("),
     'kind': ({'kinds': ['label']}, "kinds ['label']: choose from labels, confidence"),
@@ -419,7 +433,7 @@ MISTAKES = {
     'no memory': ({'memory': float('nan')}, 'memory of nan MiB is too little'),
     'no window': (
         {'network': broken(toy())},
-        'the config says nothing about the size of windows; give it, such as --crop-',
+        'the config has no size of windows; give one, such as --crop-size 512',
     ),
     'another model': (
         {'network': types.SimpleNamespace(model=nn.Identity())},
@@ -454,6 +468,93 @@ def test_mistakes_get_one_sentence(tmp_path, name):
     assert '\n' not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / 'there.tif').read_bytes() == b'kept'
+
+
+@pytest.fixture
+def server():
+    """A server on the loopback interface in a process of its own; its log has one line for each request."""
+    code = (
+        'import http.server, sys\n'
+        'server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)\n'
+        'print(server.server_port, flush=True)\nserver.serve_forever()'
+    )
+    with tempfile.TemporaryFile('w+') as log:
+        process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=log, text=True)
+
+        def requests():
+            log.seek(0)
+            return log.read().splitlines()
+
+        yield types.SimpleNamespace(url=f'http://127.0.0.1:{int(process.stdout.readline())}', requests=requests)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def virtual(named):
+    """A VRT file whose pixels are those of the file or URL ``named``."""
+    source = f'<SourceFilename relativeToVRT="0">{named}</SourceFilename><SourceBand>1</SourceBand>'
+    band = f'<VRTRasterBand dataType="Byte" band="1"><SimpleSource>{source}</SimpleSource></VRTRasterBand>'
+    return f'<VRTDataset rasterXSize="60" rasterYSize="40">{band}</VRTDataset>'
+
+
+@pytest.mark.parametrize('place', ['file', 'url', 'zip'])
+def test_files_that_name_others_are_refused(tmp_path, server, place):
+    """A VRT, under any name: neither the file nor the URL that it names is read."""
+    secret = write(tmp_path / 'secret.tif', picture(40, 60, 1))
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+        archive.write(secret, 'secret.tif')
+    named = {'file': secret, 'url': f'/vsicurl/{server.url}/x.tif', 'zip': f'/vsizip/{tmp_path}/a.zip/secret.tif'}[
+        place
+    ]
+    (tmp_path / 'in.tif').write_text(virtual(named))
+    with pytest.raises(UserError, match=r"in\.tif' is damaged or not an image \(.*give a TIFF, PNG, JPEG") as error:
+        segment_raster(toy(), tmp_path / 'in.tif', tmp_path / 'out.tif')
+    assert '\n' not in str(error.value) and not (tmp_path / 'out.tif').exists()
+    assert not server.requests()
+    if place == 'url':  # the server counts: GDAL reads the URL where VRT is allowed
+        with pytest.raises(rasterio.errors.RasterioIOError), rasterio.open(tmp_path / 'in.tif') as file:
+            file.read()
+        assert server.requests()
+
+
+@pytest.mark.parametrize('suffix', ['.ovr', '.msk', '.aux.xml', '.msk.ovr', '.msk.aux.xml', '.msk.msk'])
+def test_files_beside_a_raster_name_no_others(tmp_path, server, suffix):
+    source = write(tmp_path / 'in.tif', picture(40, 60))
+    named = f'/vsicurl/{server.url}/x.tif'
+    if suffix.startswith('.msk.'):
+        write(tmp_path / 'in.tif.msk', np.full((1, 40, 60), 255, np.uint8))
+    entry = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{named}</MDI></Metadata>'
+    (tmp_path / f'in.tif{suffix}').write_text(
+        f'<PAMDataset>{entry}</PAMDataset>' if suffix.endswith('.xml') else virtual(named)
+    )
+    if suffix == '.msk':
+        with pytest.raises(UserError, match=r"in\.tif\.msk' is damaged or not an image"):
+            segment_raster(toy(), source, tmp_path / 'out.tif')
+    else:
+        segment_raster(toy(), source, tmp_path / 'out.tif')
+        assert (read(tmp_path / 'out.tif') != 255).all()
+    assert not server.requests()
+
+
+def test_a_tag_that_names_another_file(tmp_path, server):
+    source = write(tmp_path / 'in.tif', picture(40, 60))
+    with rasterio.open(source, 'r+') as file:
+        file.update_tags(ns='OVERVIEWS', OVERVIEW_FILE=f'/vsicurl/{server.url}/x.tif')
+    with pytest.raises(UserError, match=r"in\.tif' names another file for its overviews"):
+        segment_raster(toy(), source, tmp_path / 'out.tif')
+    assert not server.requests()
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no named pipes')
+def test_pipes_devices_and_masks_of_another_size(tmp_path):
+    os.mkfifo(tmp_path / 'in.tif')
+    with pytest.raises(UserError, match=r"in\.tif' does not exist or is not a file \(it is a pipe"):
+        segment_raster(toy(), tmp_path / 'in.tif', tmp_path / 'out.tif')
+    source = write(tmp_path / 'real.tif', picture(40, 60))
+    write(tmp_path / 'real.tif.msk', np.zeros((1, 4, 6), np.uint8))
+    with pytest.raises(UserError, match=r"real\.tif\.msk' has another size than its raster"):
+        segment_raster(toy(), source, tmp_path / 'out.tif')
 
 
 def test_missing_package(monkeypatch, tmp_path):
@@ -579,7 +680,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         str(tmp_path / 'new' / 'out_confidence.tif'),
     ]
     assert run_command('raster', words) == 2
-    assert "out.tif' is there already; add --overwrite" in capsys.readouterr().err
+    assert "out.tif' exists already; add --overwrite" in capsys.readouterr().err
     for flag in ('--crop-size', '--stride'):
         assert run_command('raster', [*words, '--overwrite', flag, '1', '2', '3']) == 2
         assert f'error: {flag} 1 2 3: give one or two numbers of pixels above 0' in capsys.readouterr().err

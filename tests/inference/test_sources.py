@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volo_seg.errors import UserError
-from volo_seg.inference.batch.sources import Found, distinct_names, find_tasks
-from volo_seg.inference.output_formats import KINDS
+from volo_seg.inference.batch.sources import Task, check_collisions, find_tasks
+from volo_seg.inference.output_formats import OUTPUT_FORMATS
 
 
 @pytest.fixture
@@ -33,44 +33,29 @@ def test_folder_keeps_names_and_subfolders(here):
     assert names('p') == {'p/one.jpg': 'one', 'p/a/b/two.PNG': 'a/b/two', 'p/clip.mp4': 'clip'}
 
 
-def test_equal_names_become_longer(here):
-    make('p/one.jpg', 'p/one.png', 'p/two.jpg', 'q/two.jpg', 'q/three.jpg')
-    assert names('p', 'q') == {
-        'p/one.jpg': 'one.jpg',
-        'p/one.png': 'one.png',
-        'p/two.jpg': 'p/two.jpg',
-        'q/two.jpg': 'q/two.jpg',
-        'q/three.jpg': 'three',
-    }
+@pytest.mark.parametrize(
+    'files',
+    [
+        ('p/one.jpg', 'p/one.png'),
+        ('p/two.jpg', 'q/two.jpg'),
+        ('p/A.jpg', 'p/a.jpg'),
+        ('p/caf\u00e9.jpg', 'p/cafe\u0301.jpg'),
+        ('p/clip.avi', 'q/clip.mp4'),
+        ('p/a.jpg', 'p/a.png/b.jpg'),  # labels/a.png would be a file and a folder
+        ('p/clip.mp4', 'p/clip/000000.jpg'),
+    ],
+)
+@pytest.mark.parametrize('swapped', [False, True])
+def test_files_with_the_same_results_are_refused(here, files, swapped):
+    make(*files, 'p/other.jpg', 'q/another.jpg')
+    with pytest.raises(UserError, match='would both write to') as error:
+        names(*(('q', 'p') if swapped else ('p', 'q')))
+    assert all(repr(file) in str(error.value) for file in files)
 
 
-def test_names_do_not_depend_on_the_order(here):
-    make('p/one.jpg', 'p/one.png', 'q/one.jpg', 'q/One.jpg', 'r/p/one.jpg')
-    assert names('p', 'q', 'r/p') == names('r/p', 'q', 'p')
-
-
-def test_case_and_accents_alone_do_not_tell_names_apart(here):
-    make('p/A.jpg', 'p/a.jpg', 'p/caf\u00e9.jpg', 'p/cafe\u0301.jpg')
-    found = list(names('p').values())
-    assert len({name.casefold() for name in found}) == 4
-    assert all(len(name.rsplit('-', 1)[-1]) == 12 for name in found)
-
-
-def test_new_neighbour_does_not_take_over_a_name(here):
-    """A result `one` of the first run is never taken for that of another image in a later run."""
-    make('p/one.png')
-    before = names('p')
-    make('p/one.jpg')
-    after = names('p')
-    assert before['p/one.png'] not in after.values()
-
-
-def test_file_and_folder_of_results_do_not_meet(here):
-    make('p/a.jpg', 'p/a.png/b.jpg', 'p/clip.mp4', 'p/clip/000000.jpg', 'p/day.jpg', 'p/day/x.jpg')
-    found = names('p')
-    assert found['p/a.jpg'] == 'a.jpg'
-    assert found['p/clip.mp4'] == 'clip.mp4'
-    assert found['p/day.jpg'] == 'day'
+def test_a_folder_beside_an_image_of_its_name(here):
+    make('p/day.jpg', 'p/day/x.jpg')
+    assert names('p') == {'p/day.jpg': 'day', 'p/day/x.jpg': 'day/x'}
 
 
 WORDS = st.sampled_from(('a', 'A', 'b', 'a.png', 'a.mp4', '000000'))
@@ -82,16 +67,25 @@ PATHS = st.builds(
 )
 
 
-@given(st.lists(PATHS, unique=True, max_size=12))
-@settings(max_examples=150, deadline=None)
-def test_no_two_results_share_a_file(paths):
-    files = [Found(Path('/root', path), PurePath(path), 'root') for path in paths]
-    found = distinct_names(files)
-    suffixes = [kind.suffix for kind in KINDS.values() if kind.suffix]
+@given(st.lists(PATHS, unique=True, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_accepted_tasks_share_no_file(paths):
+    tasks = [Task(Path('/root', path), os.path.splitext(path)[0]) for path in paths]
+    try:
+        check_collisions(tasks)
+    except UserError:
+        return
+    suffixes = [kind.suffix for kind in OUTPUT_FORMATS.values() if kind.suffix]
     for suffix in [*suffixes, '.mp4']:
-        results = {(name + suffix).casefold() for name in found}
-        assert len(results) == len(found)
+        results = {(task.name + suffix).casefold() for task in tasks}
+        assert len(results) == len(tasks)
         assert not results & {str(parent) for result in results for parent in PurePath(result).parents}
+
+
+@given(st.lists(st.sampled_from('abcdefgh'), unique=True), st.sampled_from(('.jpg', '.mp4')))
+@settings(max_examples=30, deadline=None)
+def test_different_names_are_accepted(stems, suffix):
+    check_collisions([Task(Path('/root', stem + suffix), f'folder/{stem}') for stem in stems])
 
 
 def test_twice_the_same_file_is_one_task(here):
@@ -139,7 +133,7 @@ def test_links_in_a_circle_end(here):
 @pytest.mark.parametrize('text', ['none.jpg', 'none*.jpg', 'empty'])
 def test_input_that_means_nothing(here, text):
     Path('empty').mkdir()
-    with pytest.raises(UserError, match='is no image file, no folder with images, and no glob that matches one'):
+    with pytest.raises(UserError, match='is not an image, a folder with images, or a glob that matches one'):
         find_tasks([text])
 
 
@@ -155,9 +149,3 @@ def test_folder_that_cannot_be_searched(here, monkeypatch):
     monkeypatch.setattr(os, 'scandir', refuse)
     with pytest.raises(UserError, match=r"folder 'p/locked' cannot be searched \(Permission denied\)"):
         find_tasks(['p'])
-
-
-def test_no_name_is_free():
-    same = Found(Path('/a.jpg'), PurePath('a.jpg'))
-    with pytest.raises(UserError, match='finds no name that is free; rename it'):
-        distinct_names([same, same])

@@ -1,19 +1,21 @@
-"""Segment an image of any size: a GeoTIFF, say, read and written by windows."""
+"""Segment an image of any size, such as a GeoTIFF, which is read and written by windows."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from volo_seg.commands.flags import add_config_flags, make_parser
-from volo_seg.errors import UserError
+from volo_seg.errors import UserError, exit_on_signal
 
 NOTES = """
-The image is taken as it is: the Resize of the test pipeline is not applied, nor a turn that EXIF asks for; only the
-normalisation of model.data_preprocessor is. Windows lie as in sliding inference, and the labels are the same as in
-memory. --memory bounds everything but the network itself, which takes what its windows need; if maps that wait for
-their neighbours do not fit, they go to a scratch file beside OUT.tif. CRS and transform are kept. Pixels without a
-value (nodata, a mask, full transparency, NaN) get 255, the nodata of the output (65535 with more than 255 classes).
+The Resize of the test pipeline and the EXIF orientation are not applied; the normalization of model.data_preprocessor
+is. Windows are placed as in sliding inference, and the labels are the same as in memory. --memory bounds everything
+except the network itself, whose memory depends on its windows. Logits that wait for overlapping windows and do not fit
+go to a temporary file beside OUT.tif. CRS and transform are kept, also those of a world file. Pixels without a value
+(nodata, a mask or IN.msk, full transparency, NaN) get 255, the nodata of the output (65535 with more than 255 classes).
+Other files beside IN (.ovr, .aux.xml) are not read, nor are formats that name other files, such as VRT.
 """
 
 
@@ -22,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser('raster', __doc__, notes=NOTES)
     add_config_flags(parser)
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
-    parser.add_argument('source', metavar='IN', help='an image that rasterio opens: TIFF, GeoTIFF, JPEG 2000, VRT …')
+    parser.add_argument('source', metavar='IN', help='an image: TIFF, GeoTIFF, JPEG 2000, JPEG, PNG, WebP or BMP')
     parser.add_argument('target', metavar='OUT.tif', help='labels, as a tiled, compressed TIFF with palette and names')
     parser.add_argument(
         '--kinds',
@@ -47,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--weights', help='uniform, hann or gaussian; the latter two hide seams (default: the config)')
     parser.add_argument('--batch-windows', help="windows at a time, or 'auto' (default: the config)")
-    parser.add_argument('--memory', type=float, default=1024, metavar='MIB', help='see below (default 1024)')
+    parser.add_argument('--memory', type=float, default=1024, metavar='MIB', help='budget, see below (default 1024)')
     parser.add_argument(
         '--bands',
         type=int,
@@ -60,10 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         nargs=2,
         metavar=('BLACK', 'WHITE'),
-        help='values that become 0 and 255, others in proportion; needed unless the image is 8 bit',
+        help='values that become 0 and 255, others in proportion; needed unless the image has 8 bits',
     )
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
     return parser
 
 
@@ -72,23 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     crop_size, stride = pair(args.crop_size, '--crop-size'), pair(args.stride, '--stride')
     batch = args.batch_windows
-    from pathlib import Path
-
-    from volo_seg.inference.batch.stopping import stopped_orderly
     from volo_seg.inference.predictor import Predictor
-    from volo_seg.inference.progress import Progress
     from volo_seg.inference.raster.plan import target_paths
     from volo_seg.inference.raster.segment import segment_raster
+    from volo_seg.progress import Progress
 
-    # before the network is loaded
+    # before the model is loaded
     target_paths(Path(args.target), args.kinds, source=Path(args.source), overwrite=args.overwrite)
     predictor = Predictor(args.config, args.checkpoint, device=args.device, cfg_options=args.cfg_options or ())
-
-    def report(done: int, total: int) -> None:
-        bar.total = total
-        bar.advance(done - bar.done)
-
-    with stopped_orderly('interrupted; nothing was written'), Progress(0, unit='windows') as bar:
+    with exit_on_signal('interrupted; nothing was written'), Progress(0, unit='windows') as bar:
         paths = segment_raster(
             predictor,
             args.source,
@@ -102,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bands=args.bands,
             value_range=args.range and tuple(args.range),
             overwrite=args.overwrite,
-            progress=report,
+            progress=bar.update,
         )
     for path in paths:
         print(f'wrote {path}')
@@ -110,10 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pair(numbers: list[int] | None, flag: str) -> tuple[int, int] | None:
-    """(height, width) of one or two numbers.
+    """(height, width) from one or two numbers.
 
     Raises:
-        UserError: More of them, or none above 0.
+        UserError: There are more than two, or one is not above 0.
     """
     if numbers is None:
         return None

@@ -136,7 +136,7 @@ class BasePredictor(ABC):
         if readers:
             # the caller may fill the next image into the same array
             copies = (item.copy() if isinstance(item, np.ndarray) else item for item in items)
-            entries = prefetch(self._read, copies, threads=readers, depth=2 * readers)
+            entries: Iterator[_Entry] = prefetch(self._read, copies, threads=readers, depth=2 * readers)
         else:
             entries = map(self._read, items)
         return self._in_order(entries, size=size, waiting=waiting, outputs=outputs, on_error=on_error)

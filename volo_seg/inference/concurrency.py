@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar('T')
 R = TypeVar('R')
 
 
-def prefetch(function: Callable[[T], R], items: Iterable[T], *, threads: int, depth: int) -> Iterator[R]:
+def prefetch(function: Callable[[T], R], items: Iterable[T], *, threads: int, depth: int) -> Generator[R, None, None]:
     """Yield ``function(item)`` of each item, in order, computed in threads for up to ``depth`` items ahead.
 
     ``items`` is iterated in the calling thread. When the generator is closed, waiting items are dropped, and running

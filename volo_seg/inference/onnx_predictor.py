@@ -158,7 +158,7 @@ def open_session(path: str | PathLike[str], *, device: str = 'auto', threads: in
         raise UserError("ONNX files need the package onnxruntime: pip install 'volo-seg[onnx]'") from error
     name = fspath(path)
     if not Path(path).is_file():
-        raise UserError(f'{name!r} does not exist or is not a regular file; give an .onnx file of volo-seg export')
+        raise UserError(f'{name!r} does not exist or is not a file; give an .onnx file of volo-seg export')
     _refuse_other_files(Path(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

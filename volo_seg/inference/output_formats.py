@@ -1,4 +1,4 @@
-"""What can be written of a result, and where each kind goes below the output folder."""
+"""The formats in which results are written, and their places below the output folder."""
 
 from __future__ import annotations
 
@@ -9,35 +9,46 @@ from volo_seg.errors import UserError
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of result: ``<folder>/<name><suffix>``; without a suffix it is a row of the table ``folder``."""
+class OutputFormat:
+    """One kind of output, written to ``<folder>/<name><suffix>``.
+
+    Attributes:
+        folder: Subfolder of the output folder; the name of the file for ``shares``, which has one row per image.
+        suffix: Suffix of the files; empty for ``shares``.
+        description: Content, for ``--help``.
+        needs: Attribute of :class:`Result` that has to be computed, beside the labels.
+    """
 
     folder: str
     suffix: str
-    what: str
+    description: str
     needs: str = ''
 
 
-KINDS = {
-    'labels': Kind('labels', '.png', 'class number of each pixel, 8 bit (16 bit above 256 classes)'),
-    'overlay': Kind('overlays', '.jpg', 'colours over the image'),
-    'colour': Kind('colours', '.png', 'colour of the class of each pixel'),
-    'confidence': Kind('confidence', '.png', 'largest probability of each pixel, 255 means 1', 'confidence'),
-    'probabilities': Kind('probabilities', '.npz', 'float16 (classes, height, width), and the names', 'probabilities'),
-    'geojson': Kind('geojson', '.geojson', 'polygons with holes, along the edges of the pixels'),
-    'labelme': Kind('labelme', '.json', 'the same for labelme: outlines, the largest first'),
-    'shares': Kind('shares.csv', '', 'share of each class, one row an image'),
+OUTPUT_FORMATS = {
+    'labels': OutputFormat('labels', '.png', 'class number of each pixel, 8 bits (16 bits above 256 classes)'),
+    'overlay': OutputFormat('overlays', '.jpg', 'class colours over the image'),
+    'colour': OutputFormat('colours', '.png', 'class colour of each pixel'),
+    'confidence': OutputFormat('confidence', '.png', 'largest probability of each pixel, 255 means 1', 'confidence'),
+    'probabilities': OutputFormat(
+        'probabilities', '.npz', 'float16 (classes, height, width), and class names', 'probabilities'
+    ),
+    'geojson': OutputFormat('geojson', '.geojson', 'polygons with holes, along the edges of the pixels'),
+    'labelme': OutputFormat('labelme', '.json', 'outlines for labelme, the largest first'),
+    'shares': OutputFormat('shares.csv', '', 'share of each class, one row per image'),
 }
+"""By kind, as given to ``--kinds`` and :meth:`Result.save`."""
 DEFAULT = ('labels', 'overlay')
 
 
 def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    """``kinds`` in the order of the table, each once.
+    """Return ``kinds`` without repetitions, in the order of ``OUTPUT_FORMATS``.
 
     Raises:
-        UserError: None, or one that is not in the table.
+        UserError: ``kinds`` is empty, or one of them is unknown.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in OUTPUT_FORMATS]
     if unknown or not kinds:
-        raise UserError(f'{unknown[0] if unknown else ""!r} is no kind of result; choose from {", ".join(KINDS)}')
-    return tuple(kind for kind in KINDS if kind in kinds)
+        name = unknown[0] if unknown else ''
+        raise UserError(f'{name!r} is not a kind of output; choose from {", ".join(OUTPUT_FORMATS)}')
+    return tuple(kind for kind in OUTPUT_FORMATS if kind in kinds)

@@ -65,7 +65,7 @@ def read_pretrained(folder: Path) -> Pretrained:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise UserError(f'{str(folder)!r} has no {name}: give a folder that volo-seg publish wrote')
+            raise UserError(f'{str(folder)!r} holds no {name}: give a folder that volo-seg publish wrote')
     path = folder / CONFIG
     if path.stat().st_size > LARGEST_CONFIG:
         raise UserError(
@@ -79,7 +79,7 @@ def read_pretrained(folder: Path) -> Pretrained:
     palette: Any = content.get('palette') if isinstance(content, dict) else None
     valid = isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
     if not valid or not _are_colours(palette, count=len(classes)):
-        raise UserError(f'{str(path)!r} does not name classes with one colour each: publish the model again')
+        raise UserError(f'{str(path)!r} names no classes with a colour each: publish the model again')
     return Pretrained(folder, content, folder / WEIGHTS, tuple(classes), palette)
 
 

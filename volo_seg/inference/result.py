@@ -1,30 +1,39 @@
-"""What a prediction is."""
+"""The prediction for one image, and the files that it is written to."""
 
 from __future__ import annotations
 
+import io
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from volo_seg.errors import UserError
+from volo_seg.errors import UserError, prefixed
+from volo_seg.inference.class_shares import ShareTable, share_row
+from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
+from volo_seg.inference.polygons import geojson, labelme
+from volo_seg.io import atomic_write, safe_join
+from volo_seg.label_png import encode_labels
 from volo_seg.visualization import colourize, overlay
 
 
 @dataclass(frozen=True)
 class Result:
-    """Labels of one image, at the image's own size.
+    """The prediction for one image, at the size of the image.
 
     Attributes:
-        image: (H, W, 3) uint8, BGR: what was segmented, turned as EXIF says.
-        labels: (H, W) uint8 (int32 above 256 classes): an index into ``classes`` for each pixel.
+        image: (H, W, 3) uint8, BGR: the image, rotated as EXIF says.
+        labels: (H, W) uint8 (int32 above 256 classes): index into ``classes`` of each pixel.
         classes: Class names.
         palette: (len(classes), 3) uint8, RGB.
-        confidence: (H, W) float32 in [0, 1], the probability of the label of each pixel; None unless asked for.
+        confidence: (H, W) float32 in [0, 1]: probability of the label of each pixel; None unless asked for.
         probabilities: (len(classes), H, W) float32 in [0, 1]; None unless asked for.
-        name: What results are called in files: the image's file name without its suffix; None for arrays.
+        name: Name of output files without suffix: that of the image file; None for arrays.
     """
 
     image: np.ndarray = field(repr=False)
@@ -36,11 +45,11 @@ class Result:
     name: str | None = None
 
     def colour(self) -> np.ndarray:
-        """The labels as colours, (H, W, 3) uint8, BGR."""
+        """The colour of each label, (H, W, 3) uint8, BGR."""
         return colourize(self.labels, self.palette[:, ::-1])
 
     def overlay(self, *, opacity: float = 0.5) -> np.ndarray:
-        """The colours over the image, (H, W, 3) uint8, BGR; ``opacity`` of the colours in [0, 1]."""
+        """The colours over the image, (H, W, 3) uint8, BGR; ``opacity`` is that of the colours, in [0, 1]."""
         return overlay(self.image, self.labels, self.palette[:, ::-1], opacity=opacity)
 
     def shares(self) -> dict[str, float]:
@@ -48,36 +57,107 @@ class Result:
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes)) / self.labels.size
         return {self.classes[i]: float(counts[i]) for i in np.argsort(-counts, kind='stable') if counts[i] > 0}
 
+    def encode(self, kind: str, *, opacity: float = 0.5, image_path: str = '', suffix: str = '') -> bytes:
+        """The content of the file of ``kind``.
+
+        Args:
+            kind: A key of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`, except ``'shares'``.
+            opacity: Opacity of the colours of an overlay, in [0, 1].
+            image_path: Path of the image for a labelme document, relative to the document.
+            suffix: Suffix of another image format than that of the kind, such as ``'.png'`` for an overlay.
+
+        Raises:
+            UserError: ``kind`` was not computed, or the format cannot hold an image of this size.
+        """
+        needs = OUTPUT_FORMATS[kind].needs
+        if needs and getattr(self, needs) is None:
+            raise UserError(f'{kind} needs the {needs} of the pixels; call the predictor with {needs}=True')
+        if kind == 'labels':
+            return encode_labels(self.labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16))
+        if kind == 'probabilities':
+            assert self.probabilities is not None
+            stream = io.BytesIO()
+            halves = self.probabilities.astype(np.float16)
+            np.savez_compressed(stream, probabilities=halves, classes=np.array(self.classes))
+            return stream.getvalue()
+        if kind in ('geojson', 'labelme'):
+            document = (
+                geojson(self.labels, self.classes, self.palette)
+                if kind == 'geojson'
+                else labelme(self.labels, self.classes, image_path=image_path)
+            )
+            return json.dumps(document, ensure_ascii=False, separators=(',', ':')).encode()
+        if kind == 'overlay':
+            image = self.overlay(opacity=opacity)
+        elif kind == 'colour':
+            image = self.colour()
+        else:
+            assert self.confidence is not None
+            image = np.rint(255 * np.clip(self.confidence, 0, 1)).astype(np.uint8)
+        return _encode_image(image, suffix or OUTPUT_FORMATS[kind].suffix)
+
     def save(
         self,
         folder: str | Path,
-        kinds: Sequence[str] = ('labels', 'overlay'),
+        kinds: Sequence[str] = DEFAULT,
         *,
         name: str | None = None,
         opacity: float = 0.5,
+        source: Path | None = None,
     ) -> list[Path]:
-        """Write one file a kind below ``folder`` and return their paths; see :func:`.writers.save_result`.
+        """Write one file of each kind, and return their paths; the table of shares gets one row.
 
         Args:
-            folder: Made if it is missing.
-            kinds: What to write, of :data:`volo_seg.inference.output_formats.KINDS`.
-            name: Name of the files without suffix, instead of the result's own.
-            opacity: Of the colours in an overlay, in [0, 1].
+            folder: Output folder; created if it does not exist.
+            kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`.
+            name: Name of the files without suffix, subfolders allowed; by default :attr:`name`.
+            opacity: Opacity of the colours of an overlay, in [0, 1].
+            source: The image file, which labelme documents and the table of shares name.
 
         Raises:
-            UserError: An unknown kind, a kind that was not computed, no name, or one that leads out of ``folder``.
+            UserError: A kind is unknown or was not computed, the format cannot hold the image, or there is no name.
+            WriteError: A file cannot be written, or ``name`` leads out of ``folder``.
         """
-        from volo_seg.inference.writers import save_result
-
-        chosen = name or self.name
-        if not chosen:
-            raise UserError('a result of an image without a file name needs one: save(folder, name=...)')
-        return save_result(self, folder, name=chosen, kinds=kinds, opacity=opacity)
+        name = name or self.name
+        if not name:
+            raise UserError('a result of an image without a file name needs a name: save(folder, name=...)')
+        paths = []
+        for kind in check_kinds(kinds):
+            if kind == 'shares':
+                table = ShareTable(Path(folder), self.classes)
+                row = share_row(name, self.labels, class_count=len(self.classes), source=source)
+                table.merge({name: row})
+                paths.append(table.path)
+                continue
+            place = OUTPUT_FORMATS[kind]
+            # first the name alone: '../x' must not lead into the folder of another kind
+            safe_join(Path(folder, place.folder), name)
+            path = safe_join(folder, Path(place.folder, name + place.suffix))
+            # labelme looks for the image from the folder of the document
+            image_path = (
+                Path(os.path.relpath(source.resolve(), path.parent)).as_posix() if source else f'{path.stem}.jpg'
+            )
+            with prefixed(str(path)):
+                content = self.encode(kind, opacity=opacity, image_path=image_path)
+            atomic_write(path, content)
+            paths.append(path)
+        return paths
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be segmented, and why, in one sentence."""
+    """An image that could not be segmented, and the reason in one sentence."""
 
     source: Any
     reason: str
+
+
+def _encode_image(image: np.ndarray, suffix: str) -> bytes:
+    try:
+        done, data = cv2.imencode(suffix, image)
+    except cv2.error:
+        done = False
+    if not done:
+        height, width = image.shape[:2]
+        raise UserError(f'a {suffix} file cannot hold {width} x {height} pixels; choose other --kinds')
+    return data.tobytes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Collection
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -15,7 +14,6 @@ from pydantic import BaseModel
 
 from volo_seg.inference.polygons import regions
 from volo_seg.inference.result import Result
-from volo_seg.inference.writers import ENCODERS, Place
 from volo_seg.label_png import encode_labels
 
 Output = Literal['json', 'labels', 'overlay', 'npz']
@@ -115,7 +113,7 @@ def encode(
     if output == 'labels':
         return label_png(result)
     if output == 'overlay':
-        return ENCODERS['overlay'](result, Place(Path('overlay.png'), opacity=opacity))
+        return result.encode('overlay', suffix='.png', opacity=opacity)
     if output == 'npz':
         stream = io.BytesIO()
         arrays = {'labels': result.labels, 'classes': np.array(result.classes), 'palette': result.palette}
@@ -130,7 +128,7 @@ def encode(
     if 'labels' in include:
         answer.labels = _text(label_png(result))
     if 'confidence' in include:
-        answer.confidence = _text(ENCODERS['confidence'](result, Place(Path('confidence.png'))))
+        answer.confidence = _text(result.encode('confidence'))
     if 'image' in include:
         answer.image = _text(jpeg(result.image, longest=VIEW))
     return answer.model_dump_json(exclude_none=True).encode()

@@ -1,56 +1,108 @@
-"""What one process has to do of a run over many files, found out before a network is loaded."""
+"""The files of one run, the outputs to write for them, and those that exist; found before a model is loaded."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from volo_seg.errors import UserError
-from volo_seg.inference.batch.output import Output, State, refuse_existing
-from volo_seg.inference.batch.shares import Journal
-from volo_seg.inference.batch.sharing import Share, this_share
+from volo_seg.inference.batch.distributed import is_torchrun, rank_and_world_size
 from volo_seg.inference.batch.sources import Task, find_tasks
-from volo_seg.inference.batch.video import VideoReader
-from volo_seg.inference.output_formats import DEFAULT
-from volo_seg.io import check_writable
+from volo_seg.inference.batch.video import VideoReader, count_frames
+from volo_seg.inference.class_shares import SharePart, finished_names
+from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
+from volo_seg.io import WriteError, check_writable, safe_join
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The output folder of a run.
+
+    Attributes:
+        folder: The folder.
+        kinds: What is written for each image. For a video, the overlay is a video, and the rest one file per frame.
+        opacity: Opacity of the colours of overlays, in [0, 1].
+        rows: Names of the images with a row in the table of shares.
+    """
+
+    folder: Path
+    kinds: tuple[str, ...]
+    opacity: float = 0.5
+    rows: set[str] = field(default_factory=set)
+
+    @property
+    def frame_kinds(self) -> tuple[str, ...]:
+        """What is written for each frame of a video."""
+        return tuple(kind for kind in self.kinds if kind != 'overlay')
+
+    def video(self, name: str) -> str:
+        """The overlay of the video ``name``, relative to the folder."""
+        return f'{OUTPUT_FORMATS["overlay"].folder}/{name}.mp4'
+
+    def has(self, name: str, kinds: Sequence[str]) -> bool:
+        """Whether all ``kinds`` of an image or frame exist."""
+        return all(path.is_file() for path in self._files(name, kinds)) and ('shares' not in kinds or name in self.rows)
+
+    def is_finished(self, task: Task) -> bool:
+        """Whether all results of ``task`` exist; False for a video without overlay, whose frames are not counted."""
+        if not task.is_video:
+            return self.has(task.name, self.kinds)
+        if 'overlay' not in self.kinds:
+            return False
+        frames = count_frames(self.folder / self.video(task.name))
+        return frames > 0 and all(self.has(frame_name(task.name, i), self.frame_kinds) for i in range(frames))
+
+    def existing(self, task: Task) -> Path | None:
+        """A result of ``task`` that exists, or None."""
+        name, kinds = (frame_name(task.name, 0), self.frame_kinds) if task.is_video else (task.name, self.kinds)
+        if 'shares' in kinds and name in self.rows:
+            return self.folder / OUTPUT_FORMATS['shares'].folder
+        files = self._files(name, kinds)
+        if task.is_video and 'overlay' in self.kinds:
+            files.append(self.folder / self.video(task.name))
+        return next((path for path in files if path.exists()), None)
+
+    def _files(self, name: str, kinds: Sequence[str]) -> list[Path]:
+        places = [OUTPUT_FORMATS[kind] for kind in kinds if kind != 'shares']
+        return [self.folder / place.folder / f'{name}{place.suffix}' for place in places]
 
 
 @dataclass(frozen=True)
 class Job:
-    """The share of one process.
+    """The work of one process.
 
     Attributes:
-        plan: All files of the run, the same in all processes.
+        plan: All files of the run, equal in all processes.
         todo: Those that this process segments.
-        skipped: How many of its share were finished before.
+        skipped: Number of files of this process that were finished before.
         output: Where results go.
-        state: What is there already, if the run goes on; else None.
-        journal: Takes the rows of the table of shares, if there is to be one.
-        share: Which process this is.
+        resume: Whether existing results are kept.
+        shares: The rows of the table of shares that this process writes; None if there is no table to write.
+        rank: Number of this process.
     """
 
     plan: list[Task]
     todo: list[Task]
     skipped: int
-    output: Output
-    state: State | None
-    journal: Journal | None
-    share: Share
+    output: OutputFolder
+    resume: bool
+    shares: SharePart | None
+    rank: int
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left, not even rows of a process that was killed."""
-        return not self.todo and not (self.journal and self.journal.rows)
+        """Whether there is nothing to do, neither files nor rows that a killed run left."""
+        return not self.todo and not (self.shares and self.shares.rows)
 
     @property
     def unit(self) -> str:
-        """What is counted."""
+        """What :meth:`count` counts."""
         return 'frames' if any(task.is_video for task in self.todo) else 'images'
 
     def count(self) -> int:
-        """How many images there are to segment, and frames as the videos state it."""
+        """The number of images, plus that of the frames as the videos state it."""
         total = 0
         for task in self.todo:
             if not task.is_video:
@@ -70,36 +122,46 @@ def plan_job(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Job:
-    """Find the files, name their results, and take this process's share; ``out_dir`` is made.
+    """Find the files and choose those of this process; ``out_dir`` is created.
 
     Args:
         inputs: See :func:`volo_seg.inference.batch.sources.find_tasks`.
         out_dir: The output folder.
-        kinds: What is written, see :data:`volo_seg.inference.output_formats.KINDS`.
-        opacity: Of the colours of overlays, in [0, 1].
-        resume: Leave out what is finished.
-        overwrite: Do everything, whatever is there.
+        kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`.
+        opacity: Opacity of the colours of overlays, in [0, 1].
+        resume: Skip finished files.
+        overwrite: Replace existing results.
 
     Raises:
-        UserError: Inputs that mean no file, a folder that cannot be made, or, without ``resume`` and ``overwrite``,
-            results that are there already.
+        UserError: An input names no file, two files have the same results, a kind is unknown, ``out_dir`` cannot be
+            written, or results exist without ``resume`` and ``overwrite``.
     """
-    output = Output(_make_folder(out_dir), tuple(kinds), opacity)
-    plan = find_tasks(inputs, out_dir=output.folder)
-    share = this_share()
-    # shared before what is finished is left out: the other processes may have begun
-    tasks, state = share.of(plan), State(output)
+    folder, kinds = Path(out_dir), check_kinds(kinds)
+    check_writable(folder, what='output folder', fix='name another')
+    for kind in kinds:
+        safe_join(folder, OUTPUT_FORMATS[kind].folder)
+    plan = find_tasks(inputs, out_dir=folder)
+    rank, world_size = rank_and_world_size()
+    # divided before finished files are left out: other processes may have begun to write
+    tasks = plan[rank::world_size]
+    output = OutputFolder(folder, kinds, opacity, finished_names(folder) if 'shares' in kinds else set())
     if not (resume or overwrite):
-        refuse_existing(tasks, state)
-    todo = [task for task in tasks if not state.has_all(task)] if resume else tasks
-    journal = Journal(output.folder, share) if 'shares' in output.kinds else None
-    return Job(plan, todo, len(tasks) - len(todo), output, state if resume else None, journal, share)
-
-
-def _make_folder(name: str | Path) -> Path:
+        # torchrun's processes begin together, and all have to give the same answer
+        existing = [path for path in map(output.existing, plan if is_torchrun() else tasks) if path is not None]
+        if existing:
+            raise UserError(
+                f'{str(existing[0])!r} exists already ({len(existing)} such); add --resume to continue, --overwrite to '
+                'replace it, or name another --out-dir'
+            )
     try:
-        check_writable(name, what='output folder', fix='name another')
-        Path(name).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'output folder {str(name)!r} cannot be made ({error.strerror}); name another') from error
-    return Path(name)
+        raise WriteError(folder, error.strerror) from error
+    todo = [task for task in tasks if not output.is_finished(task)] if resume else tasks
+    shares = SharePart(folder, rank=rank, world_size=world_size) if 'shares' in kinds else None
+    return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank)
+
+
+def frame_name(name: str, index: int) -> str:
+    """The name of the results of frame ``index`` (from 0) of the video ``name``."""
+    return f'{name}/{index:06d}'

@@ -1,45 +1,33 @@
-"""Which images and videos are meant, and what their results are called: no two alike, and always the same."""
+"""Find the images and videos that inputs name, and choose the names of their results."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
-from volo_seg.inference.output_formats import KINDS
+from volo_seg.inference.output_formats import OUTPUT_FORMATS
 from volo_seg.io import read_lines
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 LISTS = ('.txt',)
 MOST_BYTES = 2**28
-"""Of a list of images."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file that is meant.
-
-    Attributes:
-        path: Where it is.
-        relative: Its name with the subfolders that are kept.
-        above: Name of the folder over ``relative``; empty if there is none.
-    """
-
-    path: Path
-    relative: PurePath
-    above: str = ''
+"""Largest accepted size of a list of images."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A file and the name of its results, without suffix."""
+    """A file to segment.
+
+    Attributes:
+        source: The image or video.
+        name: Name of its results, without suffix; may contain subfolders.
+    """
 
     source: Path
     name: str
@@ -47,61 +35,99 @@ class Task:
     @property
     def is_video(self) -> bool:
         """Whether the file is a video, by its suffix."""
-        return is_video(self.source)
-
-
-def is_video(path: PurePath) -> bool:
-    """Whether a file is a video, by its suffix."""
-    return path.suffix.lower() in VIDEOS
+        return self.source.suffix.lower() in VIDEOS
 
 
 def find_tasks(inputs: Sequence[str], *, out_dir: str | Path | None = None) -> list[Task]:
-    """What the ``inputs`` mean, each file once; the order and the names depend on nothing but the files found.
+    """Find the files that ``inputs`` name, each once; the order depends on the inputs and the file names only.
 
-    An input is an image, a video, a folder (searched through; hidden files are left out, and so are the results
-    below ``out_dir``), a glob, or a text file with one path a line (relative to the current folder, or else to the
-    text file's own; empty lines and those that start with # are skipped). A file that is named but not there is a
-    task too: opening it will say so.
+    An input is an image, a video, a folder (searched recursively, without hidden files and without the results below
+    ``out_dir``), a glob, or a text file with one path per line (relative to the current folder, or else to that of the
+    text file; empty lines and those that start with # are skipped). A named file that does not exist is a task too: it
+    is reported as one that cannot be read.
 
-    Names keep the subfolders below a folder, below the part of a glob without wildcards, and those of a relative
-    line in a text file. See :func:`distinct_names` for those that would be alike.
+    The name of a task is its path without suffix, relative to the input: to the folder, to the part of the glob before
+    the first wildcard, or as it stands in the text file. Files given by name or by an absolute path in a text file keep
+    their file name only.
 
     Raises:
-        UserError: An input that means no file.
+        UserError: An input names no file, or two files would have the same results.
     """
-    results = () if out_dir is None else tuple(Path(out_dir, kind.folder).resolve() for kind in KINDS.values())
-    seen: dict[str, Found] = {}
+    results = () if out_dir is None else tuple(Path(out_dir, f.folder).resolve() for f in OUTPUT_FORMATS.values())
+    tasks: dict[str, Task] = {}
     for text in inputs:
-        found = list(look_up(text, results))
+        found = [Task(path, os.path.splitext(name.as_posix())[0]) for path, name in _find(text, results)]
         if not found:
-            raise UserError(f'input {text!r} is no image file, no folder with images, and no glob that matches one')
-        for file in found:
-            seen.setdefault(os.path.abspath(file.path), file)
-    files = list(seen.values())
-    return [Task(file.path, name) for file, name in zip(files, distinct_names(files), strict=True)]
+            raise UserError(f'input {text!r} is not an image, a folder with images, or a glob that matches one')
+        for task in found:
+            tasks.setdefault(os.path.abspath(task.source), task)
+    check_collisions(list(tasks.values()))
+    return list(tasks.values())
 
 
-def look_up(text: str, results: Sequence[Path] = ()) -> Iterator[Found]:
-    """The files that one input means; folders in ``results`` are not entered."""
+def check_collisions(tasks: Sequence[Task]) -> None:
+    """Check that no two tasks write to the same file, and that none needs a folder where another writes a file.
+
+    Names that differ in case or Unicode normalization only count as equal, as they are on some file systems.
+
+    Raises:
+        UserError: Two tasks collide.
+    """
+    suffixes = ['.mp4', *(place.suffix for place in OUTPUT_FORMATS.values() if place.suffix)]
+    by_name: dict[str, Task] = {}
+    by_folder: dict[str, Task] = {}
+    for task in tasks:
+        name = unicodedata.normalize('NFC', unicodedata.normalize('NFC', task.name).casefold())
+        if name in by_name:
+            _refuse(by_name[name], task)
+        by_name[name] = task
+        for folder in PurePath(name).parents:
+            by_folder.setdefault(str(folder), task)
+    for name, task in by_name.items():
+        # the frames of a video are in a folder of its name
+        for used in [*([name] if task.is_video else []), *(name + suffix for suffix in suffixes)]:
+            if used in by_folder:
+                _refuse(task, by_folder[used])
+
+
+def _refuse(one: Task, other: Task) -> None:
+    raise UserError(
+        f'inputs {str(one.source)!r} and {str(other.source)!r} would both write to {one.name!r} below the output '
+        'folder; rename one, give the folder above both as the input, or write to two output folders'
+    )
+
+
+def _find(text: str, results: Sequence[Path]) -> Iterator[tuple[Path, PurePath]]:
+    """Yield the path and the relative path of each file that one input names; ``results`` are not searched."""
     path = Path(text)
     if path.is_dir():
-        yield from search(path, results)
+        yield from _search(path, results)
+    elif path.is_file() and path.suffix.lower() in LISTS:
+        yield from read_list(path)
     elif path.is_file():
-        yield from read_list(path) if path.suffix.lower() in LISTS else [Found(path, PurePath(path.name), _above(path))]
+        yield path, PurePath(path.name)
     elif glob.has_magic(text):
-        root = fixed_part(text)
+        parts = path.parts
+        root = Path(*parts[: next(index for index, part in enumerate(parts) if glob.has_magic(part))])
         for match in sorted(Path(match) for match in glob.glob(text, recursive=True)):
             if not match.is_dir() and not any(match.resolve().is_relative_to(folder) for folder in results):
-                yield Found(match, match.relative_to(root), _above(root / 'x'))
-    elif os.path.lexists(path):  # a pipe, or a link to nothing: reading it will say so
-        yield Found(path, PurePath(path.name), _above(path))
+                yield match, match.relative_to(root)
+    elif os.path.lexists(path):  # a pipe or a broken link: reported when it is read
+        yield path, PurePath(path.name)
 
 
-def search(folder: Path, results: Sequence[Path] = ()) -> Iterator[Found]:
-    """The images and videos below ``folder``, sorted by their path; links to folders are followed, once each."""
+def _search(folder: Path, results: Sequence[Path]) -> Iterator[tuple[Path, PurePath]]:
+    """Yield the images and videos below ``folder``, sorted; each folder is entered once, also through links."""
+
+    def refuse(error: OSError) -> None:
+        reason = error.strerror
+        raise UserError(
+            f'folder {error.filename!r} cannot be searched ({reason}); change its permissions or leave it out'
+        )
+
     entered = set()
     found = []
-    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = Path(place).resolve()
         if real in entered or (real in results and Path(place) != folder):
             subfolders.clear()
@@ -111,18 +137,14 @@ def search(folder: Path, results: Sequence[Path] = ()) -> Iterator[Found]:
         found += [Path(place, name) for name in files if not name.startswith('.')]
     for path in sorted(found):
         if path.suffix.lower() in SUFFIXES + VIDEOS:
-            yield Found(path, path.relative_to(folder), folder.resolve().name)
+            yield path, path.relative_to(folder)
 
 
-def _refuse(error: OSError) -> None:
-    raise UserError(f'folder {error.filename!r} cannot be searched ({error.strerror}); mend that, or leave it out')
-
-
-def read_list(path: Path) -> Iterator[Found]:
-    """The files that a text file names.
+def read_list(path: Path) -> Iterator[tuple[Path, PurePath]]:
+    """Yield the path and the relative path of each file that a text file names.
 
     Raises:
-        UserError: It is no text.
+        UserError: The file is not text.
     """
     try:
         lines = read_lines(path, most_bytes=MOST_BYTES)
@@ -133,59 +155,5 @@ def read_list(path: Path) -> Iterator[Found]:
             file = Path(line)
             if not file.exists() and (path.parent / file).exists():
                 file = path.parent / file
-            keeps = not Path(line).is_absolute() and '..' not in Path(line).parts
-            yield Found(file, PurePath(line) if keeps else PurePath(file.name), _above(file))
-
-
-def fixed_part(pattern: str) -> Path:
-    """The folder of a glob up to its first wildcard: ``data/2*/x.jpg`` gives ``data``."""
-    parts = Path(pattern).parts
-    count = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:count])
-
-
-def _above(path: Path) -> str:
-    return Path(os.path.abspath(path)).parent.name
-
-
-def distinct_names(files: Sequence[Found]) -> list[str]:
-    """A name for the results of each file: short if no other file wants it, and longer for all who do otherwise.
-
-    The ways to name a file, tried in turn: without its suffix (``a/one``), with it (``a/one.jpg``), below its
-    folder (``photos/a/one.jpg``), and with a hash of its absolute path (``photos/a/one.jpg-0f3c…``). Names that
-    differ in case alone, or in the way an accent is coded, count as alike, as they do on some file systems. So a
-    name never depends on the order of the files, and the file that a name belonged to never makes room for another.
-    """
-    ways = [ways_to_name(file) for file in files]
-    level = [0] * len(files)
-    while True:
-        names = [way[index] for way, index in zip(ways, level, strict=True)]
-        clashing = clashes(names, [is_video(file.path) for file in files])
-        if not clashing:
-            return names
-        if all(level[index] == 3 for index in clashing):
-            raise UserError(f'{str(files[clashing[0]].path)!r} finds no name that is free; rename it')
-        for index in clashing:
-            level[index] = min(level[index] + 1, 3)
-
-
-def ways_to_name(file: Found) -> tuple[str, str, str, str]:
-    """The names of :func:`distinct_names`, the shortest first."""
-    relative = file.relative.as_posix()
-    longest = f'{file.above}/{relative}' if file.above else relative
-    digest = hashlib.sha256(os.path.abspath(file.path).encode(errors='surrogateescape')).hexdigest()[:12]
-    return file.relative.with_suffix('').as_posix(), relative, longest, f'{longest}-{digest}'
-
-
-def clashes(names: Sequence[str], videos: Sequence[bool]) -> list[int]:
-    """The indices of names that others want too, and of those whose file would stand where others need a folder."""
-    alike = [unicodedata.normalize('NFC', unicodedata.normalize('NFC', name).casefold()) for name in names]
-    count = Counter(alike)
-    folders = {str(parent) for name in alike for parent in PurePath(name).parents}
-    suffixes = ['.mp4', *(kind.suffix for kind in KINDS.values() if kind.suffix)]
-    return [
-        index
-        for index, (name, video) in enumerate(zip(alike, videos, strict=True))
-        # the frames of a video lie in a folder of its name
-        if count[name] > 1 or (video and name in folders) or any(name + suffix in folders for suffix in suffixes)
-    ]
+            keeps_folders = not Path(line).is_absolute() and '..' not in Path(line).parts
+            yield file, PurePath(line) if keeps_folders else PurePath(file.name)

@@ -1,4 +1,4 @@
-"""Windows of a large image, row by row, to blocks of it: a block is there as soon as no later window touches it."""
+"""Average the logits of overlapping windows, and yield blocks of the image as soon as their windows are complete."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from volo_seg.models.resize.logit_source import AveragedLogits, CroppedLogits, L
 from volo_seg.windows import Size, WindowGrid
 
 TILE = 256
-"""Sides of blocks are multiples of it (pixels), but at the right and lower border of the image."""
+"""Sides of blocks in pixels are multiples of it, except at the right and lower border of the image."""
 WIDEST = 4
-"""Windows side by side in a block at most: what reaches beyond its sides is computed in vain."""
+"""Largest width of a block in windows. Logits beyond the sides of a block are resized in vain."""
 
 
 class Area(NamedTuple):
@@ -27,17 +27,17 @@ class Area(NamedTuple):
 
 
 class Blend:
-    """Takes windows in the order of ``grid`` and gives the mean of their logits, block after block.
+    """Takes windows in the order of ``grid``, and yields the weighted mean of their logits block by block.
 
-    Every window goes through the network once, and every pixel gets its windows in one order: how large blocks are,
-    and where maps wait, changes no result. Windows may be left out; pixels that only such windows cover are undefined.
+    The windows of each pixel are added in the same order for all block sizes, so that ``budget`` and ``store`` do not
+    change results. Windows may be left out; pixels that only such windows cover are undefined.
 
     Args:
-        grid: Where the windows lie.
-        weights: Their kind; see :class:`volo_seg.windows.InferenceConfig`.
-        store: Where maps wait for their neighbours.
-        resized: Gives a map at the size of a window.
-        budget: Bytes that computing one row of a block may take (one tile wide it is at least).
+        grid: The windows.
+        weights: ``window_weights`` of :class:`volo_seg.windows.InferenceConfig`.
+        store: Keeps logits until all windows of a block are complete.
+        resized: Resizes logits to the size of a window.
+        budget: Bytes for computing one row of a block; a block is at least one tile wide.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Blend:
         self.columns = 0
 
     def add(self, top: int, left: int, logits: Tensor) -> None:
-        """Take the window at (``top``, ``left``) with its ``logits`` (C, h, w)."""
+        """Add the window at (``top``, ``left``) with its ``logits`` (C, h, w)."""
         self.windows[top, left] = self.store.put(logits)
 
     def finished(self, until: int) -> Iterator[tuple[Area, LogitSource | None]]:
-        """Blocks above row ``until``, to which nothing is to come, with their logits; None where no window lies."""
+        """Yield the blocks above row ``until``, whose windows are complete; the logits are None without any window."""
         height, width = self.grid.image
         until = until if until >= height else until // TILE * TILE
         while self.emitted < until:
@@ -73,7 +73,7 @@ class Blend:
                 self.store.drop(self.windows.pop(spot))
 
     def _columns(self) -> int:
-        """How wide blocks are: as many tiles as the budget allows, one at least."""
+        """The width of blocks in pixels: as many tiles as the budget allows, at least one."""
         if self.columns == 0 and self.windows:
             width = self.grid.size[1]
             model = self.resized(next(iter(self.windows.values())), self.grid.size)

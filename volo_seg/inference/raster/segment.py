@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,26 +16,22 @@ from torch import Tensor
 
 from volo_seg.errors import UserError
 from volo_seg.imageio import check_raster
+from volo_seg.inference.concurrency import WriterPool, prefetch
+from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.raster.blending import Area, Blend
-from volo_seg.inference.raster.plan import MEMORY, PIXEL, quarter_of, target_paths, window_config
-from volo_seg.inference.raster.source import RasterSource, import_rasterio
-from volo_seg.inference.raster.target import BlockWriter, RasterTarget
+from volo_seg.inference.raster.plan import MEMORY, PIXEL, quarter_of_memory, target_paths, window_config
+from volo_seg.inference.raster.source import OPTIONS, RasterSource, import_rasterio
+from volo_seg.inference.raster.target import RasterTarget
 from volo_seg.inference.raster.window_store import WindowStore
 from volo_seg.models.resize.logit_source import LogitSource, compute_labels, compute_labels_and_confidence
 from volo_seg.windows import MAX_WINDOWS, InferenceConfig, Size, WindowGrid
 
-
-class LoadedModel(Protocol):
-    """What is needed of a predictor."""
-
-    model: torch.nn.Module
-    device: torch.device
-    classes: tuple[str, ...]
-    palette: np.ndarray
+WAITING_BLOCKS = 2
+"""Largest number of blocks that wait to be written."""
 
 
 def segment_raster(
-    predictor: LoadedModel,
+    predictor: Predictor,
     source: str | Path,
     target: str | Path,
     *,
@@ -51,52 +46,58 @@ def segment_raster(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
-    """Segment the image file ``source`` of any size into tiled TIFF files; return their paths.
+    """Segment the image file ``source`` of any size into tiled TIFF files, and return their paths.
 
-    The labels are those that sliding windows over the whole image in memory give, whatever ``memory`` is. CRS and
-    transform are kept. Either all files are written, or none. The image is taken as it is: the
-    ``Resize`` of the test pipeline, and a turn that EXIF asks for, are not applied.
+    The labels are those of sliding windows over the whole image in memory, for any ``memory``. CRS and transform are
+    kept. Either all files are written or none. The ``Resize`` of the test pipeline and the EXIF orientation are not
+    applied.
 
     Args:
-        predictor: A :class:`Predictor`.
-        source: Whatever rasterio opens.
-        target: Where labels go, .tif: 255 where the source has no value (65535 with more than 255 classes); with
-            ``'confidence'`` among ``kinds``, the probability of each label in percent goes to a file beside it, whose
-            name ends in ``_confidence``.
+        predictor: The predictor.
+        source: A file of a format in :data:`volo_seg.inference.raster.source.DRIVERS`.
+        target: The file of the labels, ``.tif``. Pixels without a value in ``source`` get 255, or 65535 with more than
+            255 classes. The file of ``'confidence'``, the probability of each label in percent, is beside it; its name
+            ends in ``_confidence``.
         crop_size: (height, width) of a window in pixels; by default ``test_cfg.crop_size`` of a sliding config, else
             the size of training crops.
-        stride: (down, across) from window to window; by default that of a sliding config, else 3/4 of ``crop_size``.
-        weights: See ``window_weights`` of :class:`~volo_seg.windows.InferenceConfig`; the config's by
-            default.
-        batch_windows: Windows that go through the network together, or ``'auto'``; by default the config's.
-        memory: MiB for pixels, logits and caches together, beside what the network itself takes for its windows.
-        kinds: What to write: ``'labels'``, ``'confidence'`` or both.
+        stride: (vertical, horizontal) distance between windows; by default that of a sliding config, else 3/4 of
+            ``crop_size``.
+        weights: ``window_weights`` of :class:`~volo_seg.windows.InferenceConfig`; by default that of the config.
+        batch_windows: Number of windows in one forward pass, or ``'auto'``; by default that of the config.
+        memory: MiB for pixels, logits and caches, besides the memory of the network for its windows.
+        kinds: ``'labels'``, ``'confidence'`` or both.
         bands: See :class:`RasterSource`.
         value_range: See :class:`RasterSource`.
-        overwrite: Whether files that are there may be replaced.
-        progress: Called with the windows that are done and their total.
+        overwrite: Whether existing files are replaced.
+        progress: Called with the number of finished windows and of all windows.
 
     Raises:
-        UserError: The file cannot be read or written, or anything asked for is impossible.
+        UserError: A file cannot be read or written, or an argument is invalid.
     """
     config = window_config(predictor.model, crop_size=crop_size, stride=stride, weights=weights, batch=batch_windows)
     paths = target_paths(Path(target), kinds, source=Path(source), overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        reader, masks = (enter(RasterSource(source, bands=bands, value_range=value_range)) for _ in range(2))
+        # the second one is read by the writing thread
+        reader, validity = (enter(RasterSource(source, bands=bands, value_range=value_range)) for _ in range(2))
         check_raster(Path(source), name=f'raster {str(source)!r}')
         grid = WindowGrid(reader.size, crop_size=config.crop_size, stride=config.stride)
-        share = quarter_of(memory, grid, classes=len(predictor.classes))
-        enter(import_rasterio().Env(GDAL_CACHEMAX=share))
+        budget = quarter_of_memory(memory, grid, classes=len(predictor.classes))
+        enter(import_rasterio().Env(GDAL_CACHEMAX=budget, **OPTIONS))
         targets = {kind: enter(_open_target(kind, path, reader, predictor)) for kind, path in paths.items()}
-        writer = enter(BlockWriter(targets, masks))
-        store = enter(WindowStore(budget=share, folder=Path(target).absolute().parent))
-        blocks = _blocks(predictor.model, reader, grid, config, store, budget=share, progress=progress)
+        writer = enter(WriterPool(threads=1, depth=WAITING_BLOCKS))
+        store = enter(WindowStore(budget=budget, folder=Path(target).absolute().parent))
+        blocks = _blocks(predictor.model, reader, grid, config, store, budget=budget, progress=progress)
         enter(contextlib.closing(blocks))
         enter(torch.inference_mode())
-        for area, rows in blocks:
-            writer.put(area, *_scores(rows, predictor.model, confidence='confidence' in paths, budget=share // 2))
-        writer.finish()
+        for area, logits in blocks:
+            values = _predict(logits, predictor.model, confidence='confidence' in paths, budget=budget // 2)
+            writer.submit(partial(_write_block, targets, validity, area, values))
+        writer.wait()
+        for raster in targets.values():
+            raster.close()
+        for raster in targets.values():
+            raster.publish()
         progress(len(grid), len(grid))
     return list(paths.values())
 
@@ -111,45 +112,37 @@ def _blocks(
     budget: int,
     progress: Callable[[int, int], None],
 ) -> Generator[tuple[Area, LogitSource | None], None, None]:
-    """Send the windows through the network; blocks of the image, each as soon as its last window is there."""
+    """Run the windows through the network; yield each block of the image as soon as its windows are complete."""
     blend = Blend(grid, weights=config.window_weights, store=store, resized=model.resize_logits, budget=budget // 2)
-    windows = read_windows(reader, grid, model, budget=budget)
     meta = {'ori_shape': grid.size, 'img_shape': grid.size, 'pad_shape': grid.size}
-    with contextlib.closing(windows):
+    with contextlib.closing(_windows(reader, grid, model, budget=budget)) as windows:
         for (top, left), logits in model.forward_windows(windows, [meta], config):
             yield from blend.finished(top)
             blend.add(top, left, logits[0])
-            progress(_number(grid, top, left), len(grid))
+            finished = bisect.bisect_left(grid.tops, top) * len(grid.lefts) + bisect.bisect_right(grid.lefts, left)
+            progress(finished, len(grid))
         yield from blend.finished(grid.image[0])
 
 
-def read_windows(
+def _windows(
     reader: RasterSource, grid: WindowGrid, model: Any, *, budget: int
 ) -> Generator[tuple[Size, Tensor], None, None]:
-    """(top, left) and normalised pixels (1, 3, h, w) of each window with any valid pixel, read ahead in a thread."""
+    """Yield (top, left) and normalized pixels (1, 3, h, w) of each window with a valid pixel; prefetched."""
 
-    def read(spot: Size) -> tuple[Size, Tensor] | None:
-        pixels, valid = reader.pixels(Area(*spot, *grid.size))
+    def read(position: Size) -> tuple[Size, Tensor] | None:
+        pixels, valid = reader.pixels(Area(*position, *grid.size))
         if valid is not None and not valid.any():
             return None
-        return spot, _normalised(model, np.ascontiguousarray(pixels))
+        return position, _normalize(model, np.ascontiguousarray(pixels))
 
-    ahead = max(1, min(budget // (PIXEL * grid.size[0] * grid.size[1]), 2 * MAX_WINDOWS))
-    pool = ThreadPoolExecutor(1, thread_name_prefix='volo-seg-read')
-    coming: deque[Future[tuple[Size, Tensor] | None]] = deque()
-    try:
-        for spot in grid:
-            coming.append(pool.submit(read, spot))
-            if len(coming) > ahead and (window := coming.popleft().result()) is not None:
+    depth = max(1, min(budget // (PIXEL * grid.size[0] * grid.size[1]), 2 * MAX_WINDOWS))
+    with contextlib.closing(prefetch(read, grid, threads=1, depth=depth)) as windows:
+        for window in windows:
+            if window is not None:
                 yield window
-        while coming:
-            if (window := coming.popleft().result()) is not None:
-                yield window
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _normalised(model: Any, pixels: np.ndarray) -> Tensor:
+def _normalize(model: Any, pixels: np.ndarray) -> Tensor:
     data = {'inputs': [torch.from_numpy(pixels)], 'data_samples': [SegDataSample()]}
     inputs = model.data_preprocessor(data, False)['inputs']
     if inputs.shape[2:] != pixels.shape[1:]:
@@ -160,22 +153,36 @@ def _normalised(model: Any, pixels: np.ndarray) -> Tensor:
     return inputs
 
 
-def _scores(
-    rows: LogitSource | None, model: Any, *, confidence: bool, budget: int
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Labels of a block, and their probability in percent if it is asked for."""
-    if rows is None:
-        return None, None
-    threshold = model.decode_head.threshold if rows.channels == 1 else None
+def _predict(logits: LogitSource | None, model: Any, *, confidence: bool, budget: int) -> dict[str, np.ndarray]:
+    """Labels of a block, and their probabilities in percent if asked for; nothing for a block without windows."""
+    if logits is None:
+        return {}
+    threshold = model.decode_head.threshold if logits.channels == 1 else None
     if not confidence:
-        return compute_labels(rows, budget=budget, threshold=threshold)[0].cpu().numpy(), None
-    labels, shares = compute_labels_and_confidence(rows, budget=budget, threshold=threshold)
-    # no window at all lies over some pixels without a value: their share is 0 / 0
-    return labels.cpu().numpy(), (100 * shares).nan_to_num_().round_().cpu().numpy()
+        return {'labels': compute_labels(logits, budget=budget, threshold=threshold)[0].cpu().numpy()}
+    labels, scores = compute_labels_and_confidence(logits, budget=budget, threshold=threshold)
+    # pixels that no window covers have 0 / 0; none of them has a value
+    percent = (100 * scores).nan_to_num_().round_()
+    return {'labels': labels.cpu().numpy(), 'confidence': percent.cpu().numpy()}
 
 
-def _open_target(kind: str, path: Path, reader: RasterSource, network: LoadedModel) -> RasterTarget:
-    wide = kind == 'labels' and len(network.classes) > 255
+def _write_block(
+    targets: dict[str, RasterTarget], validity: RasterSource, area: Area, values: dict[str, np.ndarray]
+) -> None:
+    """Write a block to all targets, with ``nodata`` for pixels without a value."""
+    valid = validity.valid(area)
+    for kind, target in targets.items():
+        if kind in values:
+            block = values[kind].astype(target.dtype)
+            if valid is not None:
+                block[~valid] = target.nodata
+        else:
+            block = np.full((area.height, area.width), target.nodata, target.dtype)
+        target.write(area, block)
+
+
+def _open_target(kind: str, path: Path, reader: RasterSource, predictor: Predictor) -> RasterTarget:
+    wide = kind == 'labels' and len(predictor.classes) > 255
     target = RasterTarget(
         path,
         reader.size,
@@ -186,12 +193,7 @@ def _open_target(kind: str, path: Path, reader: RasterSource, network: LoadedMod
     labels = kind == 'labels'
     target.describe(
         'class' if labels else 'probability of the class in percent',
-        classes=network.classes,
-        palette=network.palette if labels else None,
+        classes=predictor.classes,
+        palette=predictor.palette if labels else None,
     )
     return target
-
-
-def _number(grid: WindowGrid, top: int, left: int) -> int:
-    """How many windows are done with that at (``top``, ``left``)."""
-    return bisect.bisect_left(grid.tops, top) * len(grid.lefts) + bisect.bisect_right(grid.lefts, left)

@@ -1,4 +1,4 @@
-"""Maps of windows that wait for their neighbours: in memory up to a budget, in a scratch file beyond it."""
+"""Logits of windows that wait for overlapping windows: in memory up to a budget, beyond it in a temporary file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from volo_seg.models.resize.logit_source import LogitSource, TensorLogits
 
 
 class WindowStore:
-    """Keeps maps (C, h, w) of logits and gives them back as rows.
+    """Keeps logits (C, h, w) and returns them as row sources.
 
     Args:
-        budget: Bytes of maps that stay in memory.
-        folder: Where the scratch file goes if that is not enough. It has no name, so nothing stays behind.
+        budget: Bytes of logits in memory.
+        folder: Folder of the temporary file for the others. The file has no name, so that nothing is left behind.
     """
 
     def __init__(self, *, budget: int, folder: Path) -> None:
@@ -38,13 +38,13 @@ class WindowStore:
             self._file.close()
 
     def put(self, logits: Tensor) -> LogitSource:
-        """Keep ``logits``; all maps of a store have one shape.
+        """Keep ``logits``; all logits of a store have one shape.
 
         Raises:
-            UserError: The disk has no room.
+            UserError: The temporary file cannot be written.
         """
         dtype = TensorLogits(logits).dtype
-        # a copy of its own: the map may be a part of a batch, which would stay with it
+        # a copy, because a view would keep the whole batch in memory
         rows = logits.permute(1, 2, 0).to(dtype, copy=True, memory_format=torch.contiguous_format)
         held = TensorLogits(rows.permute(2, 0, 1))
         if self.in_memory + held.nbytes <= self.budget:
@@ -53,7 +53,7 @@ class WindowStore:
         return self._write(held)
 
     def drop(self, rows: LogitSource) -> None:
-        """Forget a map that :meth:`put` returned."""
+        """Free logits that :meth:`put` returned."""
         if isinstance(rows, FileLogits):
             self._free.append(rows.place)
         else:
@@ -77,7 +77,7 @@ class WindowStore:
 
 
 class FileLogits(LogitSource):
-    """A map in ``file``, from byte ``place`` on, of which only the rows that are asked for are read."""
+    """Logits in ``file`` from byte ``place`` on, of which only the requested rows are read."""
 
     def __init__(self, model: LogitSource, file: IO[bytes], place: int) -> None:
         super().__init__(model.size, model.channels, model.dtype, model.device)

@@ -1,0 +1,167 @@
+"""Run a predictor over many files; reading, prediction and writing overlap, and unreadable files are skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from volo_seg.errors import UserError
+from volo_seg.inference.base import BasePredictor
+from volo_seg.inference.batch.job import Job, frame_name
+from volo_seg.inference.batch.sources import Task
+from volo_seg.inference.batch.video import VideoReader, VideoWriter
+from volo_seg.inference.class_shares import ShareTable, share_row
+from volo_seg.inference.concurrency import WriterPool, prefetch
+from volo_seg.inference.output_formats import OUTPUT_FORMATS
+from volo_seg.inference.result import Failure, Result
+from volo_seg.io import WriteError
+
+
+class BatchRun:
+    """One run of a predictor over the files of a job.
+
+    Args:
+        predictor: The predictor.
+        job: The files, and where results go.
+        batch_size: Largest number of images in one forward pass; by default that of the predictor.
+        threads: Number of threads that read, and of threads that write.
+        on_done: Called after each image or frame.
+    """
+
+    def __init__(
+        self,
+        predictor: BasePredictor,
+        job: Job,
+        *,
+        batch_size: int | None = None,
+        threads: int = 2,
+        on_done: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.predictor, self.job, self.output = predictor, job, job.output
+        self.batch_size, self.threads, self.on_done = batch_size, threads, on_done
+        self.failures: dict[Path, str] = {}
+
+    def run(self) -> list[Failure]:
+        """Segment the files, and return those that could not be segmented, in order.
+
+        The rows of the table of shares are merged in any case.
+
+        Raises:
+            UserError: The existing table of shares is of other classes.
+            WriteError: Results cannot be written.
+        """
+        table = ShareTable(self.output.folder, self.predictor.classes)
+        if self.job.shares is not None:
+            table.rows()
+        try:
+            self._segment_images([task for task in self.job.todo if not task.is_video])
+            for task in self.job.todo:
+                if task.is_video:
+                    self._segment_video(task)
+        except BaseException:
+            with contextlib.suppress(UserError, OSError):  # the rows stay in the part of this process
+                self._flush_shares(table)
+            raise
+        self._flush_shares(table)
+        sources = [task.source for task in self.job.todo]
+        return [Failure(source, self.failures[source]) for source in sources if source in self.failures]
+
+    def _flush_shares(self, table: ShareTable) -> None:
+        if self.job.shares is not None:
+            self.job.shares.flush(table, order=[task.name for task in self.job.plan])
+
+    def _segment_images(self, tasks: Sequence[Task]) -> None:
+        results = self._stream((task.source for task in tasks), readers=self.threads)
+        # each waiting result holds its image, and possibly the probabilities of all classes
+        with WriterPool(threads=self.threads, depth=self.threads) as writers:
+            for task, result in zip(tasks, results, strict=True):
+                if isinstance(result, Failure):
+                    self.failures[task.source] = result.reason
+                else:
+                    writers.submit(partial(self._write, result, task.name, task.source, self.output.kinds))
+                self.on_done()
+
+    def _segment_video(self, task: Task) -> None:
+        try:
+            reader = VideoReader(task.source)
+            if 'overlay' not in self.output.kinds:
+                self._segment_frames(task, reader, None)
+                return
+            with VideoWriter(self.output.folder, self.output.video(task.name), rate=reader.rate) as video:
+                self._segment_frames(task, reader, video)
+        except WriteError:
+            raise
+        except UserError as error:
+            self.failures[task.source] = str(error)
+
+    def _segment_frames(self, task: Task, reader: VideoReader, video: VideoWriter | None) -> None:
+        """Segment the frames without results, and write their files; all frames if there is an overlay to write.
+
+        Raises:
+            UserError: The video is damaged, or a frame cannot be segmented; the frames before it are written.
+        """
+        names: list[str] = []
+        errors: list[UserError] = []
+
+        def missing_frames() -> Iterator[np.ndarray]:
+            try:
+                for index, frame in enumerate(
+                    prefetch(lambda _: reader.read(), itertools.count(), threads=1, depth=2 * self.threads)
+                ):
+                    if frame is None:
+                        return
+                    name = frame_name(task.name, index)
+                    if video is None and self.job.resume and self.output.has(name, self.output.frame_kinds):
+                        self.on_done()
+                        continue
+                    names.append(name)
+                    yield frame
+            except UserError as error:  # raised after the frames before it
+                errors.append(error)
+
+        with (
+            WriterPool(threads=self.threads, depth=self.threads) as writers,
+            WriterPool(threads=1, depth=self.threads) as video_writer,
+        ):
+            for count, result in enumerate(self._stream(missing_frames(), readers=0)):
+                if isinstance(result, Failure):
+                    raise UserError(f'{result.reason} (frame {count} of {str(task.source)!r})')
+                if video is not None:
+                    video_writer.submit(partial(self._write_overlay, video, result))
+                writers.submit(partial(self._write, result, names[count], task.source, self.output.frame_kinds))
+                self.on_done()
+        if errors:
+            raise errors[0]
+
+    def _stream(self, items: Iterator[Path] | Iterator[np.ndarray], *, readers: int) -> Iterator[Result | Failure]:
+        needs = {OUTPUT_FORMATS[kind].needs for kind in self.output.kinds}
+        return self.predictor.stream(
+            items,
+            batch_size=self.batch_size,
+            readers=readers,
+            confidence='confidence' in needs,
+            probabilities='probabilities' in needs,
+            on_error='yield',
+        )
+
+    def _write_overlay(self, video: VideoWriter, result: Result) -> None:
+        video.write(result.overlay(opacity=self.output.opacity))
+
+    def _write(self, result: Result, name: str, source: Path, kinds: Sequence[str]) -> None:
+        files = [kind for kind in kinds if kind != 'shares']
+        try:
+            if files:
+                result.save(self.output.folder, files, name=name, opacity=self.output.opacity, source=source)
+        except WriteError:
+            raise
+        except UserError as error:
+            self.failures[source] = str(error)
+            return
+        if self.job.shares is not None:
+            row = share_row(name, result.labels, class_count=len(result.classes), source=source)
+            self.job.shares.add(row)
