@@ -1,8 +1,11 @@
 """The backbone against timm's VOLO (an independent implementation) and against its own contract."""
 
+import copy
+
 import pytest
 import timm
 import torch
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from volo_seg.checkpoints import VARIANTS
@@ -257,24 +260,6 @@ def test_resize_pos_embed():
     torch.testing.assert_close(resize_pos_embed(constant, (7, 5)), torch.full((1, 7, 5, 2), 2.5, dtype=torch.float64))
 
 
-def test_positions_are_kept_per_size_until_they_change():
-    model = VOLO('nano', img_size=64).eval()
-    image = torch.randn(1, 3, 80, 48)
-    with torch.no_grad():
-        first = model(image)
-        assert model._positions((5, 3)) is model._positions((5, 3))
-        model.pos_embed.add_(1.0)
-        second = model(image)
-        assert not torch.allclose(first[1], second[1])
-        model._resized_positions.clear()
-        assert torch.equal(second[1], model(image)[1])
-        for side in range(2, 30):
-            model._positions((side, 2))
-        assert len(model._resized_positions) <= 8
-    assert model._positions((5, 3)).requires_grad
-    assert set(model.state_dict()) == set(VOLO('nano', img_size=64).state_dict())
-
-
 def test_fuse():
     """BatchNorm with statistics of its own, folded: the same maps, no normalisation left."""
     model = VOLO('nano').eval()
@@ -293,6 +278,24 @@ def test_fuse():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     with pytest.raises(ValueError, match='call model.eval'):
         fuse(VOLO('nano').train())
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_fused_model_refuses_other_normalisations(strict):
+    """Statistics of a batch normalisation that was folded could not take effect; a fused state dict loads."""
+    model, other = fuse(VOLO('nano').eval()), VOLO('nano').eval()
+    message = r"the state dict has 'patch_embed.conv.1.bias', but fuse\(\) has folded"
+    for target in (model, copy.deepcopy(model)):
+        with pytest.raises(RuntimeError, match=message):
+            target.load_state_dict(other.state_dict(), strict=strict)
+    segmentor, whole = nn.ModuleDict({'backbone': model}), nn.ModuleDict({'backbone': other})
+    with pytest.raises(RuntimeError, match=r"'backbone.patch_embed.conv.1.bias'"):
+        load_state_dict(segmentor, whole.state_dict())
+    fused = fuse(other)
+    model.load_state_dict(fused.state_dict())
+    with torch.no_grad():
+        image = torch.randn(1, 3, 32, 32)
+        assert all(torch.equal(a, b) for a, b in zip(model(image), fused(image), strict=True))
 
 
 def test_compiles_without_graph_breaks():

@@ -20,8 +20,6 @@ from volo_seg.models.resize.matrices import exporting
 
 STRIDES = (8, 16, 16, 16)
 """Stride of each stage in pixels."""
-MAX_CACHED_GRIDS = 8
-"""Sizes of the position embedding that are cached at inference."""
 
 
 @MODELS.register_module()
@@ -87,7 +85,6 @@ class VOLO(BaseModule):
         self.pos_embed = nn.Parameter(torch.zeros(1, *grid, dims[1]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
-        self._resized_positions: dict[tuple, Tensor] = {}
         self._reset_parameters()
         self._freeze()
 
@@ -141,25 +138,13 @@ class VOLO(BaseModule):
         x = self._run(outlookers, self.patch_embed(x))
         outputs = [x]
         x = downsample(x)
-        x = x + self._positions((x.shape[1], x.shape[2]))
+        # resized in each call: cheap beside the network, and a stored grid could outlive the weights it came from
+        resize = resample_pos_embed if exporting() else resize_pos_embed
+        x = x + resize(self.pos_embed, (x.shape[1], x.shape[2]))
         for stage in transformers:
             x = self._run(stage, x)
             outputs.append(x)
         return outputs
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position embedding for ``grid`` = (H, W) tokens; without gradients, recent sizes are cached."""
-        if exporting():
-            return resample_pos_embed(self.pos_embed, grid)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():
-            return resize_pos_embed(self.pos_embed, grid)
-        # _version counts in-place writes, so that loading other weights invalidates the cache
-        key = (grid, self.pos_embed._version, self.pos_embed.dtype, self.pos_embed.device)
-        if key not in self._resized_positions:
-            if len(self._resized_positions) >= MAX_CACHED_GRIDS:
-                self._resized_positions.clear()
-            self._resized_positions[key] = resize_pos_embed(self.pos_embed, grid)
-        return self._resized_positions[key]
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         for block in stage.children():
@@ -175,8 +160,6 @@ class VOLO(BaseModule):
     def train(self, mode: bool = True) -> VOLO:
         """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
-        # parameters of a sharded model change without a new _version
-        self._resized_positions.clear()
         for module in self._frozen_modules():
             module.eval()
         return self
@@ -227,11 +210,30 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
 def fuse(model: nn.Module) -> nn.Module:
     """Fold each batch normalisation that follows a convolution into it, for inference; in place.
 
-    Outputs change by rounding errors only. The folded layers leave the state dict, so load weights before.
+    Outputs change by rounding errors only. The folded layers leave the state dict, so load weights before: loading a
+    state dict that has them raises RuntimeError.
 
     Raises:
         ValueError: ``model`` is in training mode.
     """
     if model.training:
         raise ValueError('fuse() needs a model in evaluation mode: call model.eval() first')
-    return fuse_conv_bn(model)
+    names = set(model.state_dict())
+    fused = fuse_conv_bn(model)
+    fused.register_load_state_dict_pre_hook(_RefuseNormalisation(sorted(names - set(fused.state_dict()))))
+    return fused
+
+
+class _RefuseNormalisation:
+    """A hook of ``load_state_dict`` that refuses weights of batch normalisations that were folded."""
+
+    def __init__(self, folded: list[str]) -> None:
+        self.folded = folded
+
+    def __call__(self, module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+        found = next((prefix + name for name in self.folded if prefix + name in state_dict), None)
+        if found is not None:
+            raise RuntimeError(
+                f'the state dict has {found!r}, but fuse() has folded this batch normalisation into a convolution; '
+                'load the weights into a new model, then call fuse()'
+            )
