@@ -10,7 +10,7 @@ import pytest
 from volo_seg.commands import run
 from volo_seg.export.onnx_export import export_onnx
 from volo_seg.inference import OnnxPredictor, Predictor
-from volo_seg.inference.benchmark import Memory, Sample, Timed, generated_image, measure, percentile, summarise
+from volo_seg.inference.stage_timing import StageTimer, generated_image, measure, summarize
 
 from onnx_models import config_of, network_of  # isort: skip
 
@@ -65,9 +65,8 @@ def test_timing_changes_no_result(project):
     paths = [project / 'images' / '0.png', project / 'images' / '1.png']
     for make in (lambda: Predictor(network, device='cpu'), lambda: OnnxPredictor(project / 'net.onnx')):
         expected, predictor = make()(paths), make()
-        timed = Timed(predictor)
-        sample = timed.batch(paths)
-        assert all(seconds > 0 for seconds in sample.seconds.values())
+        seconds = StageTimer(predictor).run(paths)
+        assert all(value > 0 for value in seconds.values())
         for one, other in zip(predictor(paths), expected, strict=True):
             np.testing.assert_array_equal(one.labels, other.labels)
 
@@ -81,15 +80,16 @@ def test_windows_are_summed(project):
     predictor.model.backbone.forward = lambda x: calls.append(len(x)) or forward(x)
     found = measure({'a': predictor}, [project / 'images' / '0.png'], repeat=2, warm_up=1)['a']
     assert len(calls) == 4 * 4 * 7 and list(found.stages) == TORCH_STAGES  # memory, warm-up and two rounds
-    assert found.samples == 2 and found.images == 2
+    assert found.batches == 2
 
 
 def test_summary_of_known_samples():
-    samples = [Sample({'load': 1.0, 'network': 3.0}), Sample({'load': 1.0, 'network': 5.0})]
-    found = summarise(samples, images=4, pixels=20_000_000, memory=Memory(None, 'nothing'))
-    assert (found.median, found.images_a_second, found.megapixels_a_second) == (5.0, 0.4, 2.0)
+    samples = [{'load': 1.0, 'network': 3.0}, {'load': 1.0, 'network': 5.0}]
+    found = summarize(samples, images=4, pixels=20_000_000, memory=(None, 'nothing'))
+    assert (found.batches, found.p50, found.images_per_second, found.megapixels_per_second) == (2, 5.0, 0.4, 2.0)
+    assert found.p95 == pytest.approx(5.9) and (found.peak_memory, found.memory_counted) == (None, 'nothing')
     assert found.stages['network'] == (4.0, pytest.approx(4.9), 0.8) and found.stages['load'] == (1.0, 1.0, 0.2)
-    assert percentile([7.0], 95) == 7.0
+    assert summarize(samples[:1], images=1, pixels=1, memory=(1, '')).p95 == 4.0
 
 
 def test_generated_image_is_the_same_each_time(tmp_path):

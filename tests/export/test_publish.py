@@ -239,5 +239,5 @@ def test_hub_that_does_not_answer(monkeypatch):
         raise ConnectionError('no route\nmore')
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
-    with pytest.raises(UserError, match='its download failed \(no route\)'):
+    with pytest.raises(UserError, match=r'its download failed \(no route\)'):
         find_pretrained('someone/volo-nano')

@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
     from volo_seg.inference.base import BasePredictor
-    from volo_seg.inference.benchmark import Summary
+    from volo_seg.inference.stage_timing import Summary
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg benchmark``."""
     parser = make_parser('benchmark', __doc__)
     add_config_flags(parser)
-    parser.add_argument('--checkpoint', default='none', help='trained weights (default none: random ones, as fast)')
+    parser.add_argument('--checkpoint', default='none', help='trained weights (default none: random weights, as fast)')
     parser.add_argument('--onnx', nargs='+', default=[], metavar='FILE', help='measure these files as well')
     parser.add_argument('--images', nargs='+', metavar='PATH', help='image files or folders (default: one generated)')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of the generated image (default: crop)')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='size of that image (default: crop size)')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images in a batch (default 1)')
     parser.add_argument('--repeat', type=int, default=10, metavar='N', help='rounds over the images (default 10)')
     parser.add_argument('--warm-up', type=int, default=1, metavar='N', help='batches before measuring (default 1)')
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
-    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: as many as PyTorch takes)')
-    parser.add_argument('--json', metavar='OUT', help='also write the figures to this file')
+    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: that of PyTorch)')
+    parser.add_argument('--json', metavar='OUT', help='also write the figures to this JSON file')
     return parser
 
 
@@ -42,16 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; see ``volo-seg benchmark --help``."""
     args = build_parser().parse_args(argv)
     check(args)
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler, which counts memory, would print its steps
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler that counts memory logs its steps
     import torch
 
     from volo_seg.config.load import load_config
-    from volo_seg.inference.benchmark import measure
+    from volo_seg.inference.stage_timing import measure
 
     if args.threads:
         torch.set_num_threads(args.threads)
     config = load_config(args.config, args.cfg_options)
-    predictors = open_predictors(args, config)
+    predictors = load_predictors(args, config)
     with tempfile.TemporaryDirectory() as folder:
         images = find_images(args, config, Path(folder))
         found = measure(predictors, images, batch_size=args.batch_size, repeat=args.repeat, warm_up=args.warm_up)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UserError where a number makes no sense or two flags contradict each other."""
+    """Raise UserError if a number is out of range, or two flags contradict each other."""
     for flag, least in (('batch_size', 1), ('repeat', 1), ('warm_up', 0), ('threads', 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
@@ -77,7 +77,7 @@ def check(args: argparse.Namespace) -> None:
         check_writable(Path(args.json).parent)
 
 
-def open_predictors(args: argparse.Namespace, config: Config) -> dict[str, BasePredictor]:
+def load_predictors(args: argparse.Namespace, config: Config) -> dict[str, BasePredictor]:
     """The PyTorch predictor, then one for each ONNX file."""
     import torch
 
@@ -96,13 +96,13 @@ def open_predictors(args: argparse.Namespace, config: Config) -> dict[str, BaseP
 
 
 def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[Path]:
-    """The images to measure on; without ``--images`` one is generated in ``folder``, for each place in a batch.
+    """The images to measure on: those of ``--images``, or a batch of one image generated in ``folder``.
 
     Raises:
-        UserError: There is none.
+        UserError: A folder has no images.
     """
     from volo_seg.imageio import SUFFIXES
-    from volo_seg.inference.benchmark import generated_image
+    from volo_seg.inference.stage_timing import generated_image
 
     if not args.images:
         size = args.size or config.get('crop_size') or (512, 512)
@@ -112,13 +112,13 @@ def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[
         path = Path(text)
         inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not inside:
-            raise UserError(f'--images {text!r} holds no image')
+            raise UserError(f'--images {text!r} holds no image; give images or a folder with some')
         found += inside
     return found
 
 
 def describe(args: argparse.Namespace, predictors: Mapping[str, Any], images: Sequence[Path]) -> dict[str, Any]:
-    """What the figures belong to."""
+    """The configuration of the measurement."""
     import platform
 
     import torch
@@ -140,21 +140,21 @@ def describe(args: argparse.Namespace, predictors: Mapping[str, Any], images: Se
 def as_json(summary: Summary) -> dict[str, Any]:
     """A summary in milliseconds and MiB."""
     return {
-        'batches': summary.samples,
-        'latency_ms': {'p50': 1e3 * summary.median, 'p95': 1e3 * summary.high},
-        'images_per_second': summary.images_a_second,
-        'megapixels_per_second': summary.megapixels_a_second,
-        'peak_memory_mib': None if summary.memory.peak is None else summary.memory.peak / 2**20,
-        'peak_memory_counted': summary.memory.counted,
+        'batches': summary.batches,
+        'latency_ms': {'p50': 1e3 * summary.p50, 'p95': 1e3 * summary.p95},
+        'images_per_second': summary.images_per_second,
+        'megapixels_per_second': summary.megapixels_per_second,
+        'peak_memory_mib': None if summary.peak_memory is None else summary.peak_memory / 2**20,
+        'peak_memory_counted': summary.memory_counted,
         'stages': {
-            name: {'p50_ms': 1e3 * median, 'p95_ms': 1e3 * high, 'share': share}
-            for name, (median, high, share) in summary.stages.items()
+            name: {'p50_ms': 1e3 * p50, 'p95_ms': 1e3 * p95, 'share': share}
+            for name, (p50, p95, share) in summary.stages.items()
         },
     }
 
 
 def table(about: Mapping[str, Any], found: Mapping[str, Summary]) -> str:
-    """The figures as text: a line a predictor, then a line a stage."""
+    """The figures as text: one line per predictor, and one per stage."""
     wide = max(12, *map(len, found)) + 2
     lines = [
         f'{about["config"]}, {about["device"]}, torch {about["torch"]}: {about["repeat"]} x {about["images"]} images '
@@ -162,17 +162,13 @@ def table(about: Mapping[str, Any], found: Mapping[str, Summary]) -> str:
         f'{"":<{wide}}{"p50":>10}{"p95":>10}{"images/s":>10}{"Mpixel/s":>10}{"MiB":>8}',
     ]
     for name, one in found.items():
-        memory = '-' if one.memory.peak is None else f'{one.memory.peak / 2**20:.0f}'
+        memory = '-' if one.peak_memory is None else f'{one.peak_memory / 2**20:.0f}'
         lines.append(
-            f'{name:<{wide}}{_milliseconds(one.median)}{_milliseconds(one.high)}'
-            f'{one.images_a_second:>10.2f}{one.megapixels_a_second:>10.2f}{memory:>8}'
+            f'{name:<{wide}}{1e3 * one.p50:>7.1f} ms{1e3 * one.p95:>7.1f} ms'
+            f'{one.images_per_second:>10.2f}{one.megapixels_per_second:>10.2f}{memory:>8}'
         )
-        for stage, (median, high, share) in one.stages.items():
-            lines.append(f'  {stage:<{wide - 2}}{_milliseconds(median)}{_milliseconds(high)}{100 * share:>9.1f}%')
-    lines.append('times are of a batch')
-    lines += [f'MiB of {name}: {one.memory.counted}' for name, one in found.items()]
+        for stage, (p50, p95, share) in one.stages.items():
+            lines.append(f'  {stage:<{wide - 2}}{1e3 * p50:>7.1f} ms{1e3 * p95:>7.1f} ms{100 * share:>9.1f}%')
+    lines.append('times are per batch')
+    lines += [f'MiB of {name}: {one.memory_counted}' for name, one in found.items()]
     return '\n'.join(lines)
-
-
-def _milliseconds(seconds: float) -> str:
-    return f'{1e3 * seconds:>7.1f} ms'

@@ -81,7 +81,7 @@ def build_model(
     if dataset_meta is None:
         meta = content.get('meta')
         stored = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-        dataset_meta = stored if stored and isinstance(stored, Mapping) else describe_dataset(dataset)
+        dataset_meta = stored if isinstance(stored, Mapping) and stored else describe_dataset(dataset)
     classes = check_class_names(dataset_meta.get('classes'), name=name)
     palette = palette_array(dataset_meta.get('palette'), len(classes))
     fill_class_count(config, classes)
