@@ -18,10 +18,9 @@ import volo_seg.models  # noqa: F401
 from volo_seg.checkpoints import mmengine_loaders
 from volo_seg.checkpoints.mmengine_loaders import address, forbid_unpickling
 from volo_seg.commands import run
-from volo_seg.config.checks import check_config
+from volo_seg.config.checks import check_config, named_weights
 from volo_seg.config.load import load_config
 from volo_seg.config.losses import read_class_weights
-from volo_seg.config.weights import named_weights
 from volo_seg.errors import UserError
 
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
@@ -234,23 +233,23 @@ def test_which_weights_a_config_names():
 @pytest.mark.parametrize(
     ('name', 'content', 'told'),
     [
-        ('w.pkl', b'', 'is no .json or .txt or .npy file'),
-        ('w.yaml', b'[1]', 'is no .json or .txt or .npy file'),
-        ('w.json', b'', 'holds no class weights'),
-        ('w.json', b'[' * 100000, 'holds no class weights'),
-        ('w.json', b'{"a": 1}', 'holds something else than numbers'),
-        ('w.json', b'[1, "2"]', 'holds something else than numbers'),
-        ('w.json', b'[1, null]', 'holds something else than numbers'),
-        ('w.json', b'[1, NaN]', 'no list of finite numbers'),
-        ('w.json', b'[1, -1]', 'no list of finite numbers'),
-        ('w.json', b'[[1], [1]]', 'no list of finite numbers'),
-        ('w.json', b'[]', 'no list of finite numbers'),
-        ('w.json', b'[1' + b'0' * 400 + b']', 'holds no class weights'),
-        ('w.json', b'\xff\xfe', 'holds no class weights'),
+        ('w.pkl', b'', 'is not a .json or .txt or .npy file'),
+        ('w.yaml', b'[1]', 'is not a .json or .txt or .npy file'),
+        ('w.json', b'', 'contains no class weights'),
+        ('w.json', b'[' * 100000, 'contains no class weights'),
+        ('w.json', b'{"a": 1}', 'contains other values than numbers'),
+        ('w.json', b'[1, "2"]', 'contains other values than numbers'),
+        ('w.json', b'[1, null]', 'contains other values than numbers'),
+        ('w.json', b'[1, NaN]', 'not a list of finite numbers'),
+        ('w.json', b'[1, -1]', 'not a list of finite numbers'),
+        ('w.json', b'[[1], [1]]', 'not a list of finite numbers'),
+        ('w.json', b'[]', 'not a list of finite numbers'),
+        ('w.json', b'[1' + b'0' * 400 + b']', 'contains no class weights'),
+        ('w.json', b'\xff\xfe', 'contains no class weights'),
         ('w.json', b' ' * (2**20 + 1), 'is larger than 1 MiB'),
-        ('w.txt', b'1 2 three', 'holds no class weights'),
-        ('w.npy', b'\x93NUMPY', 'holds no class weights'),
-        ('w.npy', pickle.dumps([1.0]), 'holds no class weights'),
+        ('w.txt', b'1 2 three', 'contains no class weights'),
+        ('w.npy', b'\x93NUMPY', 'contains no class weights'),
+        ('w.npy', pickle.dumps([1.0]), 'contains no class weights'),
     ],
 )
 def test_files_that_hold_no_class_weights(tmp_path, name, content, told):
@@ -265,11 +264,11 @@ def test_files_of_class_weights(tmp_path):
     for name in ('w.json', 'w.txt', 'w.npy'):
         assert read_class_weights(tmp_path / name) == [1.0, 0.5]
     np.save(tmp_path / 'o.npy', np.array([Payload(tmp_path / 'ran')]), allow_pickle=True)
-    assert 'holds no class weights' in sentence(read_class_weights, tmp_path / 'o.npy')
+    assert 'contains no class weights' in sentence(read_class_weights, tmp_path / 'o.npy')
     assert not (tmp_path / 'ran').exists()
     os.mkfifo(tmp_path / 'fifo.json')
     for name in ('none.json', 'fifo.json'):
-        assert 'does not exist or is no file' in sentence(read_class_weights, tmp_path / name)
+        assert 'does not exist or is not a file' in sentence(read_class_weights, tmp_path / name)
 
 
 def test_a_class_weight_that_would_be_unpickled_is_refused(hostile):
@@ -279,7 +278,7 @@ def test_a_class_weight_that_would_be_unpickled_is_refused(hostile):
             config.model[head].loss_decode['class_weight'] = source = str(hostile / name) if '/' not in name else name
             message = sentence(check_config, config, ('train',))
             assert message == (
-                f'model.{head}.loss_decode.class_weight: {source!r} is no .json or .npy file: '
+                f'model.{head}.loss_decode.class_weight: {source!r} is not a .json or .npy file: '
                 'write the weights as a JSON list'
             )
     (hostile / 'w.json').write_text('[1]')

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 
 from volo_seg.config.load import load_config, shipped_configs
-from volo_seg.config.text import LONGEST, config_text_of, parse_config_text
+from volo_seg.config.text import MAX_CHARACTERS, config_text_of, parse_config_text
 from volo_seg.errors import UserError
 
 NAMES = st.from_regex(r'[a-z_][a-z0-9_]{0,6}', fullmatch=True).filter(str.isidentifier)
@@ -145,13 +145,13 @@ def test_what_does_not_parse(text):
 
 
 def test_too_long():
-    with pytest.raises(UserError, match=f'has {LONGEST + 1} characters, more than any config'):
-        parse_config_text(' ' * (LONGEST + 1), name='x')
+    with pytest.raises(UserError, match=f'has {MAX_CHARACTERS + 1} characters, more than any config'):
+        parse_config_text(' ' * (MAX_CHARACTERS + 1), name='x')
 
 
 @pytest.mark.parametrize('content', [{}, {'meta': None}, {'meta': {}}, {'meta': {'cfg': ''}}, {'meta': {'cfg': 7}}])
 def test_no_text(content):
-    with pytest.raises(UserError, match='x carries no config: give the config it was trained with'):
+    with pytest.raises(UserError, match='x contains no config: also give the config with which it was trained'):
         config_text_of(content, name='x')
 
 

@@ -289,8 +289,8 @@ def test_from_checkpoint(predictor, checkpoint):
 @pytest.mark.parametrize(
     ('change', 'reason'),
     [
-        ({'cfg': ''}, 'carries no config: give the config it was trained with'),
-        ({'cfg': 'import os\nmodel = 1'}, 'which is no plain value'),
+        ({'cfg': ''}, 'contains no config: also give the config with which it was trained'),
+        ({'cfg': 'import os\nmodel = 1'}, 'which is not a plain value'),
         ({'cfg': 'model = dict(type="os.system")'}, 'has no test_dataloader'),
         ({'dataset_meta': {}}, 'names no classes'),
         ({'dataset_meta': {'classes': 'abc'}}, 'names no classes'),

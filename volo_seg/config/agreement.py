@@ -1,4 +1,4 @@
-"""Values of a config that stand in several places must agree: channels, crops, ignored labels, class counts."""
+"""Check that values which a config has in several places agree: channels, crops, ignored labels, class counts."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from volo_seg.config.validation import Node, accepted_keys, find_type, is_ours, 
 from volo_seg.errors import UserError
 
 EDGE_HEADS = ('STDCHead',)
-"""Auxiliary heads that learn edges, not the classes of the data set."""
+"""Auxiliary heads that predict edges and not the classes of the data set."""
 RESIZING = ('Resize', 'Pad', 'Mosaic')
-"""Parts of the names of steps that give a crop another size."""
+"""Parts of the names of pipeline steps that change the size of a crop."""
 LABEL_STEPS = {'RandomCrop': 'ignore_index', 'RandomRotate': 'seg_pad_val', 'RandomMosaic': 'seg_pad_val'}
-"""Steps of a pipeline with a value for ignored labels, and its name."""
+"""Pipeline steps with a value for ignored labels, and the name of that argument."""
 
 Value = tuple[str, Any]
-"""A dotted place and what stands there."""
+"""A dotted key and its value."""
 
 
 def check_agreement(config: Config, splits: Sequence[str]) -> None:
     """Check in_channels, windows, crops (for training) and ignored labels of ``config``.
 
     Raises:
-        UserError: Two places contradict each other; it names both, their values and the fix.
+        UserError: Two values disagree; the message names both keys, their values and the fix.
     """
     check_channels(config.model)
     check_windows(config.model)
@@ -35,7 +35,7 @@ def check_agreement(config: Config, splits: Sequence[str]) -> None:
 
 
 def check_channels(model: Node) -> None:
-    """Compare ``in_channels`` of neck and heads with what our own backbone gives; others are not judged."""
+    """Compare ``in_channels`` of neck and heads with the channels of the backbone, if it is one of this package."""
     backbone = model.get('backbone') or {}
     kind = find_type(backbone.get('type'))
     if kind is None or not is_ours(kind) or not hasattr(kind, 'out_channels_of'):
@@ -66,14 +66,14 @@ def _check_in_channels(place: str, part: Node, maps: list[int], source: str) -> 
     expected = [maps[i] for i in wanted]
     if (list(given) if many else [given]) != expected:
         right = expected if many or len(expected) > 1 else expected[0]
-        said = list(given) if many else given
+        actual = list(given) if many else given
         raise UserError(
-            f'{place}.in_channels={said}, but {source} gives {maps} channels; set {place}.in_channels={right}'
+            f'{place}.in_channels={actual}, but {source} gives {maps} channels; set {place}.in_channels={right}'
         )
 
 
 def check_windows(model: Node) -> None:
-    """Windows of sliding inference must leave no pixels between them."""
+    """Check that the windows of sliding inference leave no gaps."""
     test_cfg = model.get('test_cfg') or {}
     if test_cfg.get('mode') != 'slide':
         return
@@ -92,7 +92,7 @@ def check_windows(model: Node) -> None:
 
 
 def check_crops(config: Config) -> None:
-    """Training crop, padding size, sliding window and the config's own ``crop_size`` must be one size."""
+    """Check that training crop, padding size, sliding window and ``crop_size`` of the config have one size."""
     cut = _training_crop(config)
     if cut is None:
         return
@@ -113,7 +113,7 @@ def check_crops(config: Config) -> None:
 
 
 def _training_crop(config: Config) -> tuple[str, tuple[int, int]] | None:
-    """Where the last step that sets the size of a training image is a RandomCrop: its place and size."""
+    """The dotted key and size of the RandomCrop that sets the size of training images; None if another step does."""
     for place, dataset in datasets(config.train_dataloader.dataset, 'train_dataloader.dataset'):
         found = None
         for index, step in enumerate(dataset.get('pipeline') or ()):
@@ -129,8 +129,8 @@ def _training_crop(config: Config) -> tuple[str, tuple[int, int]] | None:
 
 
 def check_ignored(config: Config, splits: Sequence[str]) -> None:
-    """Labels that the data set ignores must be those that heads, losses, padding and metric ignore."""
-    told = list(_ignored_by_model(config.model))
+    """Check that data set, heads, losses, padding and metric ignore the same label."""
+    of_model = list(_ignored_by_model(config.model))
     for split in splits:
         values: list[Value] = []
         loader = config.get(f'{split}_dataloader') or {}
@@ -147,12 +147,12 @@ def check_ignored(config: Config, splits: Sequence[str]) -> None:
         evaluators = config.get(f'{split}_evaluator') or []
         for place, evaluator in walk(evaluators, f'{split}_evaluator'):
             values += _value(place, evaluator, 'ignore_index')
-        _all_equal(values + (told if split == 'train' else []))
+        _all_equal(values + (of_model if split == 'train' else []))
 
 
 def _ignored_by_model(model: Node) -> Iterator[Value]:
     if not any(_value(place, head, 'ignore_index') for place, head in heads(model)):
-        return  # no segmentation of classes
+        return  # the heads do not predict classes
     yield from _value('model.data_preprocessor', model.get('data_preprocessor') or {}, 'seg_pad_val')
     for place, head in heads(model):
         for below, part in walk(head, place):
@@ -160,7 +160,7 @@ def _ignored_by_model(model: Node) -> Iterator[Value]:
 
 
 def _value(place: str, node: Node, key: str) -> list[Value]:
-    """``node[key]``, or the default of the class that ``node`` describes; nothing where it has no such key."""
+    """``node[key]``, or the default of the class that ``node`` configures; empty if the class has no such argument."""
     if key in node:
         return [(f'{place}.{key}', node[key])]
     kind = find_type(node.get('type'))
@@ -181,18 +181,18 @@ def _all_equal(values: Sequence[Value]) -> None:
 
 
 def check_class_count(config: Config, place: str, kind: str, count: int) -> None:
-    """Heads that say how many classes they tell apart must say the ``count`` of the data set ``kind`` at ``place``."""
+    """Check that ``num_classes`` of the heads is ``count``, the number of classes of the data set at ``place``."""
     for head_place, head in heads(config.model):
-        said = head.get('num_classes')
-        if said is not None and said != count and head.get('type') not in EDGE_HEADS:
+        number = head.get('num_classes')
+        if number is not None and number != count and head.get('type') not in EDGE_HEADS:
             raise UserError(
-                f'{head_place}.num_classes={said}, but {place} ({kind}) has {count} classes; '
+                f'{head_place}.num_classes={number}, but {place} ({kind}) has {count} classes; '
                 f'set num_classes of decode_head and auxiliary_head to {count}'
             )
 
 
 def heads(model: Node) -> Iterator[tuple[str, Any]]:
-    """(dotted place, dict) of each decode and auxiliary head."""
+    """Yield (dotted key, dict) of each decode and auxiliary head."""
     for name in ('decode_head', 'auxiliary_head'):
         head = model.get(name)
         if isinstance(head, Mapping):
@@ -213,7 +213,7 @@ def datasets(dataset: Node, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
-    """(height, width) of a side or a pair; None of anything else."""
+    """(height, width) from a side or a pair; None from other values."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value, value
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value):

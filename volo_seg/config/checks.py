@@ -1,27 +1,29 @@
-"""What is checked before a run is built, so that a mistake costs a second and one sentence."""
+"""Check a config, its data folders and the weights files it names before a run is built."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 
+from volo_seg.checkpoints.mmengine_loaders import load_from_config
 from volo_seg.config.agreement import check_agreement, check_class_count, datasets, heads
 from volo_seg.config.losses import check_losses
 from volo_seg.config.validation import accepted_keys, check_names, find_type, walk
-from volo_seg.config.weights import check_weights
-from volo_seg.errors import UserError
+from volo_seg.errors import UserError, prefixed
+
+INITIALIZERS = ('Pretrained', 'PretrainedInit', 'mmengine.Pretrained', 'mmengine.PretrainedInit')
 
 
 def check_run(config: Config, splits: Sequence[str]) -> None:
     """Check ``config``, its data folders and the class count for ``splits`` (of 'train', 'val', 'test').
 
     Raises:
-        UserError: The config contradicts itself or names what does not exist, a folder is missing or empty of what the
-            data set looks for, the model's class count is not the data set's, or weights cannot be read.
+        UserError: Values of the config disagree or name what does not exist, a folder is missing or has no files of the
+            data set, model and data set have different numbers of classes, or weights cannot be read.
     """
     check_config(config, splits)
     for split in splits:
@@ -36,10 +38,10 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
 
 
 def check_config(config: Config, splits: Sequence[str]) -> None:
-    """Check what ``config`` says by itself, without looking at the data.
+    """Check ``config`` without the data.
 
     Raises:
-        UserError: The model or a loader is missing, a type is not registered, a key is unknown, or two places disagree.
+        UserError: The model or a loader is missing, a type is not registered, a key is unknown, or two values disagree.
     """
     for part in ('model', *(f'{split}_dataloader' for split in splits)):
         if config.get(part) is None:
@@ -54,7 +56,7 @@ def check_config(config: Config, splits: Sequence[str]) -> None:
 
 
 def fill_class_count(config: Config, classes: Sequence[str] | None) -> None:
-    """Give each head of ``config`` that takes ``num_classes`` and names none the number of ``classes``."""
+    """Set ``num_classes`` to the number of ``classes`` in each head that takes it and does not have it."""
     for place, head in heads(config.model):
         named = any('num_classes' in part for _, part in walk(head, place))
         kind = find_type(head.get('type'))
@@ -94,8 +96,37 @@ def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
 
 
 def _describe(place: str, dataset: dict[str, Any]) -> Any:
-    """The data set of a config without its files read: its classes and suffixes."""
+    """Build the data set without reading its files, for its classes and suffixes."""
     try:
         return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
-    except TypeError as error:  # an argument that a data set of someone else does not take
+    except TypeError as error:  # a data set of another package may not take them
         raise UserError(f'{place} ({dataset["type"]}) does not take these arguments: {error}') from error
+
+
+def check_weights(config: Config) -> None:
+    """Check that each weights file that ``config`` names for training can be read.
+
+    Raises:
+        UserError: A file is missing, damaged or refused; the message starts with its key.
+    """
+    for key, source in named_weights(config):
+        with prefixed(f'{key}={source!r}'):
+            load_from_config(source)
+
+
+def named_weights(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, path, URL or zoo name) of each weights file that ``config`` names for training.
+
+    The checkpoint of a resumed run is left out, because a flag names it, and it also has optimizer state.
+    """
+    for place, node in walk(config.model, 'model'):
+        keys = ('checkpoint',) if node['type'] in INITIALIZERS else ('pretrained', 'checkpoint_path')
+        yield from ((f'{place}.{key}', node[key]) for key in keys if _is_weights(node.get(key)))
+    if not config.get('resume') and _is_weights(config.get('load_from')):
+        yield 'load_from', config.load_from
+
+
+def _is_weights(value: Any) -> bool:
+    return (
+        isinstance(value, str) and value != '' and not value.endswith('.npz')
+    )  # the .npz files of timm contain arrays only

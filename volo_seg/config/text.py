@@ -1,7 +1,7 @@
-"""Configs as text inside checkpoints: read as values, never run.
+"""Parse the text of a config inside a checkpoint without running it.
 
-MMEngine keeps the config of a training run in its checkpoints, as the Python text of ``Config.pretty_text``: a list of
-assignments of plain values, and of ``dict(...)`` with such values.
+MMEngine stores the config of a training run in its checkpoints as ``Config.pretty_text``: assignments of plain values
+and of ``dict(...)`` with such values.
 """
 
 from __future__ import annotations
@@ -12,38 +12,34 @@ from typing import Any
 
 from volo_seg.errors import UserError
 
-LONGEST = 2**20
-"""Characters; a config of more is none."""
+MAX_CHARACTERS = 2**20
+"""Largest accepted length of a config."""
 _FLOATS = {'inf', '-inf', '+inf', 'nan', 'infinity', '-infinity'}
 
 
 def parse_config_text(text: str, *, name: str) -> dict[str, Any]:
-    """The values that ``text`` assigns; ``name`` is the file it comes from, for messages.
+    """The values that ``text``, from the file ``name``, assigns.
 
-    Known are constants, signs before numbers, lists, tuples, sets, dicts, ``dict(key=value)``, ``float('inf')`` and the
-    bare ``inf`` and ``nan`` that MMEngine writes.
+    The accepted expressions are constants, signs before numbers, lists, tuples, sets, dicts, ``dict(key=value)``,
+    ``float('inf')``, and ``inf`` and ``nan``, which MMEngine writes.
 
     Raises:
-        UserError: There is anything else in it.
+        UserError: ``text`` contains anything else.
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_CHARACTERS:
         raise UserError(f'the config in {name} has {len(text)} characters, more than any config')
     try:
-        return _assignments(ast.parse(text), name=name)
+        found = {}
+        for line in ast.parse(text).body:
+            if not (isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)):
+                raise _refusal(line, name)
+            found[line.targets[0].id] = _value(line.value, name)
+        return found
     except UserError:
         raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         reason = getattr(error, 'msg', None) or str(error) or type(error).__name__
         raise UserError(f'the config in {name} does not parse ({reason}): give the config file as well') from error
-
-
-def _assignments(module: ast.Module, *, name: str) -> dict[str, Any]:
-    found = {}
-    for line in module.body:
-        if not (isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)):
-            raise _refusal(line, name)
-        found[line.targets[0].id] = _value(line.value, name)
-    return found
 
 
 def _value(node: ast.expr, name: str) -> Any:
@@ -58,7 +54,9 @@ def _value(node: ast.expr, name: str) -> Any:
         case ast.Dict():
             return _mapping(node, name)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-            return _signed(node, name)
+            value = _value(node.operand, name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return -value if isinstance(node.op, ast.USub) else value
         case ast.Call():
             return _call(node, name)
     raise _refusal(node, name)
@@ -71,13 +69,6 @@ def _mapping(node: ast.Dict, name: str) -> dict[Any, Any]:
     if not all(isinstance(key, (str, int, float, bool, tuple, type(None))) for key in keys):
         raise _refusal(node, name)
     return dict(zip(keys, (_value(value, name) for value in node.values), strict=True))
-
-
-def _signed(node: ast.UnaryOp, name: str) -> int | float:
-    value = _value(node.operand, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _refusal(node, name)
-    return -value if isinstance(node.op, ast.USub) else value
 
 
 def _call(node: ast.Call, name: str) -> Any:
@@ -96,18 +87,18 @@ def _call(node: ast.Call, name: str) -> Any:
 def _refusal(node: ast.AST, name: str) -> UserError:
     text = ast.unparse(node)
     shown = text if len(text) <= 60 else f'{text[:57]}...'
-    return UserError(f'the config in {name} holds {shown!r}, which is no plain value: give the config file as well')
+    return UserError(f'the config in {name} holds {shown!r}, which is not a plain value: give the config file as well')
 
 
 def config_text_of(content: Mapping[str, Any], *, name: str) -> str:
-    """The config's text in ``content``, a checkpoint read from the file ``name``.
+    """The text of the config in ``content``, the checkpoint read from the file ``name``.
 
     Raises:
-        UserError: It has none.
+        UserError: There is none.
     """
     meta = content.get('meta')
     for key in ('cfg', 'config'):
         text = meta.get(key) if isinstance(meta, Mapping) else None
         if isinstance(text, str) and text.strip():
             return text
-    raise UserError(f'{name} carries no config: give the config it was trained with as well')
+    raise UserError(f'{name} contains no config: also give the config with which it was trained')

@@ -1,8 +1,8 @@
-"""Configs that came along with weights: only what prediction needs is taken over, and only what is on a list.
+"""Build networks from configs inside checkpoints without running code that such a config names.
 
-MMEngine builds whatever a config names: ``type='subprocess.Popen'`` runs a program, ``custom_imports`` imports any
-module, ``init_cfg`` reads any file, and a loss unpickles what its ``class_weight`` names. So a config that the user did
-not choose goes through the allow-list of :mod:`.untrusted_parts`, and its network is built under :func:`refuse_access`.
+MMEngine builds any class that a config names: ``type='subprocess.Popen'`` runs a program, ``custom_imports`` imports
+any module, ``init_cfg`` reads any file, and a loss unpickles the file in ``class_weight``. A config that the user did
+not choose is therefore reduced to the allow-list of :mod:`.untrusted_parts`, and built under :func:`refuse_access`.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ REFUSED_EVENTS = (
     'webbrowser.',
     'winreg.',
 )
-"""Audit events, or the beginnings of their names, that building a network has no use for."""
+"""Audit events (or prefixes of their names) that are refused, because building a network does not need them."""
 IMPORTING_EVENTS = ('os.listdir', 'os.scandir')
-"""What Python's import system does to look for a module."""
+"""Audit events of Python's import system."""
 PACKAGES = frozenset(
     ('cv2', 'jinja2', 'markupsafe', 'mmcv', 'mmengine', 'mmseg', 'mpmath', 'networkx', 'numpy', 'PIL', 'sympy')
     + ('torch', 'triton', 'typing_extensions', 'volo_seg')
 )
-"""What torch and the parts on the list may still import when they are built, besides the standard library."""
+"""Packages, besides the standard library, that torch and the listed classes may import while they are built."""
 CODE_SUFFIXES = ('.py', '.pyc')
 
 
 def _code_places() -> tuple[str, ...]:
-    """Beginnings of the paths of the code of ``PACKAGES`` and of the standard library."""
+    """Path prefixes of the code of ``PACKAGES`` and of the standard library."""
     specs = [spec for spec in map(find_spec, PACKAGES) if spec is not None]
     folders = [location for spec in specs for location in spec.submodule_search_locations or ()]
     folders += [sysconfig.get_path('stdlib'), sys.pycache_prefix or '']
@@ -71,12 +71,12 @@ CODE_PLACES = _code_places()
 
 
 def safe_model_config(content: Node, *, name: str) -> Config:
-    """The model and the test pipeline of ``content``, a config of the file ``name`` as a dict of plain values.
+    """The model and the test pipeline of ``content``, the config in the file ``name`` as a dict of plain values.
 
-    What only training needs is left out: losses, samplers, weights to start from, the loading of labels.
+    Parts that only training needs are removed: losses, samplers, initial weights, the loading of labels.
 
     Raises:
-        UserError: A part is missing, or a class, an argument or a value is not on the list.
+        UserError: A part is missing, or a class, an argument or a value is not on the allow-list.
     """
     model = _part(content, 'model', name=name)
     pipeline = _part(_part(content, 'test_dataloader', name=name), 'dataset', name=name).get('pipeline')
@@ -106,7 +106,7 @@ def _part(content: Any, key: str, *, name: str) -> Node:
 
 
 def shown(value: Any) -> str:
-    """``value`` for a message: at most 60 characters, in one line."""
+    """``value`` for a message: one line of at most 60 characters."""
     try:
         text = ascii(value) if isinstance(value, str) else _short.repr(value)
     except (ValueError, RecursionError):  # an int of thousands of digits
@@ -119,7 +119,7 @@ _short.maxlevel = 2
 
 
 class _Thread(threading.local):
-    """The guard of the current thread: None outside of :func:`refuse_access`, else what was refused so far."""
+    """State of the current thread: the calls refused so far, None outside :func:`refuse_access`."""
 
     tried: list[str] | None = None
 
@@ -131,14 +131,14 @@ _installed = False
 
 @contextmanager
 def refuse_access(name: str, *, most_parameters: int) -> Iterator[None]:
-    """Build a network or a pipeline of the config in ``name`` without any access to files, network and processes.
+    """Refuse access to files, network and processes in this thread while the config in ``name`` is built.
 
-    The second line of defence behind the allow-list: in the current thread, whatever Python reports to audit hooks as
-    opening a file, a connection or a process, unpickling a class or importing a package of someone else raises, and so
-    does a network of more than ``most_parameters``. Python's own import of known packages goes on.
+    It is a second defence after the allow-list. Audit events for opening files, connections and processes, for
+    unpickling classes and for importing packages that are not in ``PACKAGES`` raise an error, as does a network of more
+    than ``most_parameters`` parameters.
 
     Raises:
-        UserError: Something was refused, also if the code that tried it caught the error, or the build failed.
+        UserError: An event was refused, even if the code that caused it caught the error; or the build failed.
     """
     _install_hook()
     thread, counted = threading.get_ident(), 0
@@ -180,7 +180,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _install_hook() -> None:
-    """Install the audit hook once a process: Python cannot take it out again."""
+    """Install the audit hook once per process; Python cannot remove it."""
     global _installed
     with _install:
         if not _installed:
@@ -206,7 +206,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_code(path: Any, mode: Any, flags: int) -> bool:
-    """Whether Python reads one of its own source or bytecode files, to import it or to quote it in a warning."""
+    """Whether a source or bytecode file of ``CODE_PLACES`` is read, for an import or for the text of a warning."""
     return (
         isinstance(path, str)
         and path.endswith(CODE_SUFFIXES)

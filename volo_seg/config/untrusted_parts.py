@@ -1,10 +1,10 @@
-"""The allow-list for configs that came along with weights: classes, their arguments, and the values of each argument.
+"""The allow-list for configs inside checkpoints: classes, their arguments, and the values of each argument.
 
-A kind is a function of (value, dotted place) that returns the value to build with, or raises :class:`Refused`. No kind
-accepts a string outside a fixed set of words, so no argument can name a file, an address, a module or a registry scope.
-Numbers and lists are bounded. An argument that is not listed here is refused, one of ``IGNORED`` is left out, and None
-is accepted everywhere. Each class below was read before it was listed: what its constructor does with these arguments,
-and with their defaults, is to build layers.
+A validator is a function of (value, dotted key) that returns the value to build with, or raises :class:`Refused`. No
+validator accepts strings other than a fixed set of words, so that no argument can name a file, a URL, a module or a
+registry scope. Numbers and lists are bounded. Arguments that are not listed are refused, those in ``IGNORED`` are
+removed, and None is always accepted. The code of each listed class was reviewed: with these arguments and their
+defaults, its constructor only builds layers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Kind = Callable[[Any, str], Any]
-Arguments = Mapping[str, Kind]
+Validator = Callable[[Any, str], Any]
+Arguments = Mapping[str, Validator]
 
 IGNORED = frozenset(
     (
@@ -27,23 +27,23 @@ IGNORED = frozenset(
         'backend_args',
     )
 )
-"""Arguments that prediction does not need; they are left out, whatever their values."""
+"""Arguments that prediction does not need; they are removed, whatever their values."""
 LABEL_STEPS = ('LoadAnnotations', 'LoadLabels')
-"""Steps of a pipeline that prediction does not need; they are left out with all their arguments."""
+"""Pipeline steps that prediction does not need; they are removed."""
 MIN_STRIDE = 16
-"""Pixels; and at least an eighth of the window. What is less makes thousands of windows of a small image."""
+"""Smallest stride in pixels; a stride also has at least an eighth of the window. It bounds the number of windows."""
 
 
 class Refused(ValueError):
-    """A value that is not on the list: its dotted place, the value, and what is accepted there."""
+    """A value that the allow-list does not accept: its dotted key, the value, and what is accepted."""
 
     def __init__(self, place: str, value: Any, wanted: str) -> None:
         super().__init__(place)
         self.place, self.value, self.wanted = place, value, wanted
 
 
-def whole(low: int, high: int) -> Kind:
-    """Whole numbers from ``low`` to ``high``."""
+def integer(low: int, high: int) -> Validator:
+    """Accept integers from ``low`` to ``high``."""
 
     def check(value: Any, place: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -53,8 +53,8 @@ def whole(low: int, high: int) -> Kind:
     return check
 
 
-def number(low: float, high: float) -> Kind:
-    """Finite numbers from ``low`` to ``high``."""
+def number(low: float, high: float) -> Validator:
+    """Accept finite numbers from ``low`` to ``high``."""
 
     def check(value: Any, place: str) -> float:
         # a huge int compares exactly, and NaN compares false
@@ -66,14 +66,14 @@ def number(low: float, high: float) -> Kind:
 
 
 def flag(value: Any, place: str) -> bool:
-    """True or False."""
+    """Accept True and False."""
     if not isinstance(value, bool):
         raise Refused(place, value, 'True or False')
     return value
 
 
-def word(*words: str) -> Kind:
-    """One of ``words``."""
+def word(*words: str) -> Validator:
+    """Accept the strings in ``words``."""
 
     def check(value: Any, place: str) -> str:
         if not isinstance(value, str) or value not in words:
@@ -83,43 +83,43 @@ def word(*words: str) -> Kind:
     return check
 
 
-def many(kind: Kind, *, least: int = 1, most: int = 8) -> Kind:
-    """Lists and tuples of ``least`` to ``most`` values of ``kind``."""
+def many(validator: Validator, *, least: int = 1, most: int = 8) -> Validator:
+    """Accept lists and tuples of ``least`` to ``most`` values that ``validator`` accepts."""
 
     def check(value: Any, place: str) -> list[Any] | tuple[Any, ...]:
         if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
             raise Refused(place, value, f'a list of {least} to {most} values')
-        found = [kind(item, f'{place}.{index}') for index, item in enumerate(value)]
+        found = [validator(item, f'{place}.{index}') for index, item in enumerate(value)]
         return tuple(found) if isinstance(value, tuple) else found
 
     return check
 
 
-def pair(kind: Kind) -> Kind:
-    """Two values of ``kind``, as a tuple, which some classes insist on and JSON does not have."""
-    both = many(kind, least=2, most=2)
+def pair(validator: Validator) -> Validator:
+    """Accept two values that ``validator`` accepts, and convert them to a tuple, because some classes need one."""
+    both = many(validator, least=2, most=2)
     return lambda value, place: tuple(both(value, place))
 
 
-def one_or_many(kind: Kind) -> Kind:
-    """A value of ``kind``, or a list of them."""
-    several = many(kind)
-    return lambda value, place: (several if isinstance(value, (list, tuple)) else kind)(value, place)
+def one_or_many(validator: Validator) -> Validator:
+    """Accept a value that ``validator`` accepts, or a list of such values."""
+    several = many(validator)
+    return lambda value, place: (several if isinstance(value, (list, tuple)) else validator)(value, place)
 
 
-def one_or_pair(kind: Kind) -> Kind:
-    """A value of ``kind``, or a tuple of two."""
-    both = pair(kind)
-    return lambda value, place: (both if isinstance(value, (list, tuple)) else kind)(value, place)
+def one_or_pair(validator: Validator) -> Validator:
+    """Accept a value that ``validator`` accepts, or two such values."""
+    both = pair(validator)
+    return lambda value, place: (both if isinstance(value, (list, tuple)) else validator)(value, place)
 
 
-def either(first: Kind, second: Kind, *, when: type | tuple[type, ...]) -> Kind:
-    """``first`` for values of the types ``when``, else ``second``."""
+def either(first: Validator, second: Validator, *, when: type | tuple[type, ...]) -> Validator:
+    """Apply ``first`` to values of the types ``when``, and ``second`` to others."""
     return lambda value, place: (first if isinstance(value, when) else second)(value, place)
 
 
-def fields(arguments: Arguments) -> Kind:
-    """Dicts with these keys, each of its kind."""
+def fields(arguments: Arguments) -> Validator:
+    """Accept dicts with the keys and values of ``arguments``."""
 
     def check(value: Any, place: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -135,8 +135,8 @@ def fields(arguments: Arguments) -> Kind:
     return check
 
 
-def part(classes: Mapping[str, Arguments]) -> Kind:
-    """Dicts whose ``type`` is one of ``classes``, with its arguments."""
+def part(classes: Mapping[str, Arguments]) -> Validator:
+    """Accept dicts whose ``type`` is in ``classes``, with its arguments."""
 
     def check(value: Any, place: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -151,13 +151,13 @@ def part(classes: Mapping[str, Arguments]) -> Kind:
 
 
 def _name(key: Any) -> str:
-    """A key of a config as it stands in a message."""
+    """A key of a config for a message: printable, at most 40 characters."""
     text = key if isinstance(key, str) else type(key).__name__
     return text if text.isprintable() and len(text) <= 40 else ascii(text[:37] + '...')
 
 
 def _windows(value: Any, place: str) -> dict[str, Any]:
-    """``test_cfg``, with strides that do not make a great number of windows."""
+    """Accept a ``test_cfg`` whose strides give a bounded number of windows."""
     found = _test_cfg(value, place)
     for crop, stride in zip(found.get('crop_size') or (), found.get('stride') or (), strict=False):
         least = max(MIN_STRIDE, crop // 8)
@@ -166,12 +166,12 @@ def _windows(value: Any, place: str) -> dict[str, Any]:
     return found
 
 
-_side = whole(1, 8192)
-_width = whole(1, 4096)
-_depth = whole(0, 64)
-_small = whole(1, 64)
-_stage = whole(-16, 64)
-_classes = whole(1, 65536)
+_side = integer(1, 8192)
+_width = integer(1, 4096)
+_depth = integer(0, 64)
+_small = integer(1, 64)
+_stage = integer(-16, 64)
+_classes = integer(1, 65536)
 _share = number(0, 1)
 _any = number(-1e6, 1e6)
 _epsilon = number(0, 1)
@@ -213,17 +213,17 @@ ACTIVATIONS: dict[str, Arguments] = {
 }
 CONVS: dict[str, Arguments] = dict.fromkeys(('Conv', 'Conv2d', 'ConvWS', 'Conv2dAdaptivePadding'), {})
 UPSAMPLINGS: dict[str, Arguments] = {
-    'InterpConv': {'conv_first': flag, 'kernel_size': whole(1, 8)},
-    'DeconvModule': {'kernel_size': whole(1, 16), 'scale_factor': whole(1, 8)},
+    'InterpConv': {'conv_first': flag, 'kernel_size': integer(1, 8)},
+    'DeconvModule': {'kernel_size': integer(1, 16), 'scale_factor': integer(1, 8)},
 }
 _norm, _act, _conv = part(NORMS), part(ACTIVATIONS), part(CONVS)
 _layers: Arguments = {'conv_cfg': _conv, 'norm_cfg': _norm, 'act_cfg': _act}
 
 _resnet: Arguments = {
-    'depth': whole(1, 200),
+    'depth': integer(1, 200),
     'in_channels': _width,
     'stem_channels': _width,
-    'base_channels': whole(1, 512),
+    'base_channels': integer(1, 512),
     'num_stages': _small,
     'strides': _smalls,
     'dilations': _smalls,
@@ -268,12 +268,12 @@ BACKBONES: dict[str, Arguments] = {
                     'embed_dims': _widths,
                     'num_heads': _smalls,
                     'mlp_ratio': _ratio,
-                    'stem_channels': whole(1, 512),
+                    'stem_channels': integer(1, 512),
                 }
             ),
             when=str,
         ),
-        'img_size': one_or_pair(whole(1, 4096)),
+        'img_size': one_or_pair(integer(1, 4096)),
         'out_indices': _out_indices,
         'drop_path_rate': _share,
         'drop_path_rule': word('official', 'linear'),
@@ -298,10 +298,10 @@ BACKBONES: dict[str, Arguments] = {
     },
     'SwinTransformer': {
         **_transformer,
-        'pretrain_img_size': one_or_pair(whole(1, 4096)),
+        'pretrain_img_size': one_or_pair(integer(1, 4096)),
         'embed_dims': _width,
         'patch_size': _small,
-        'window_size': whole(1, 32),
+        'window_size': integer(1, 32),
         'mlp_ratio': _ratio,
         'depths': _depths,
         'num_heads': _smalls,
@@ -320,17 +320,17 @@ BACKBONES: dict[str, Arguments] = {
         'patch_sizes': _smalls,
         'strides': _smalls,
         'sr_ratios': _smalls,
-        'mlp_ratio': whole(1, 16),
+        'mlp_ratio': integer(1, 16),
     },
     'VisionTransformer': {
         **_transformer,
-        'img_size': one_or_pair(whole(1, 4096)),
-        'patch_size': whole(4, 64),
+        'img_size': one_or_pair(integer(1, 4096)),
+        'patch_size': integer(4, 64),
         'patch_pad': word('same', 'corner'),
         'embed_dims': _width,
         'num_layers': _depth,
         'num_heads': _small,
-        'mlp_ratio': whole(1, 16),
+        'mlp_ratio': integer(1, 16),
         'out_origin': flag,
         'out_indices': either(_out_indices, _stage, when=(list, tuple)),
         'with_cls_token': flag,
@@ -340,7 +340,7 @@ BACKBONES: dict[str, Arguments] = {
         'pre_norm': flag,
         'final_norm': flag,
         'interpolate_mode': word('nearest', 'bilinear', 'bicubic'),
-        'num_fcs': whole(2, 8),
+        'num_fcs': integer(2, 8),
         'norm_eval': flag,
     },
     'MSCAN': {
@@ -383,8 +383,8 @@ BACKBONES: dict[str, Arguments] = {
     },
     'UNet': {
         'in_channels': _width,
-        'base_channels': whole(1, 512),
-        'num_stages': whole(1, 8),
+        'base_channels': integer(1, 512),
+        'num_stages': integer(1, 8),
         'strides': _smalls,
         'enc_num_convs': _smalls,
         'dec_num_convs': _smalls,
@@ -403,7 +403,7 @@ NECKS: dict[str, Arguments] = {
     'FPN': {
         'in_channels': _widths,
         'out_channels': _width,
-        'num_outs': whole(1, 8),
+        'num_outs': integer(1, 8),
         'start_level': _stage,
         'end_level': _stage,
         'add_extra_convs': either(word('on_input', 'on_lateral', 'on_output'), flag, when=str),
@@ -411,7 +411,7 @@ NECKS: dict[str, Arguments] = {
         'relu_before_extra_convs': flag,
         'no_norm_on_lateral': flag,
         'upsample_cfg': fields(
-            {'mode': word('nearest', 'bilinear', 'bicubic'), 'scale_factor': whole(1, 8), 'align_corners': flag}
+            {'mode': word('nearest', 'bilinear', 'bicubic'), 'scale_factor': integer(1, 8), 'align_corners': flag}
         ),
         **_layers,
     },
@@ -427,25 +427,25 @@ NECKS: dict[str, Arguments] = {
 
 _head: Arguments = {
     'in_channels': one_or_many(_width),
-    'channels': whole(1, 2048),
+    'channels': integer(1, 2048),
     'num_classes': _classes,
     'out_channels': _classes,
     'threshold': _share,
     'dropout_ratio': _share,
     'in_index': one_or_many(_stage),
-    'ignore_index': whole(-1, 65535),
+    'ignore_index': integer(-1, 65535),
     'align_corners': flag,
     **_layers,
 }
 _choosing_head: Arguments = {**_head, 'input_transform': word('resize_concat', 'multiple_select')}
 _fcn_head: Arguments = {
     **_choosing_head,
-    'num_convs': whole(0, 16),
-    'kernel_size': whole(1, 15),
+    'num_convs': integer(0, 16),
+    'kernel_size': integer(1, 15),
     'concat_input': flag,
     'dilation': _small,
 }
-_scales = many(whole(1, 32))
+_scales = many(integer(1, 32))
 HEADS: dict[str, Arguments] = {
     'VOLOUPerHead': {**_head, 'pool_scales': _scales},
     'UPerHead': {**_head, 'pool_scales': _scales},
@@ -456,18 +456,18 @@ HEADS: dict[str, Arguments] = {
     'DepthwiseSeparableASPPHead': {
         **_choosing_head,
         'dilations': _smalls,
-        'c1_in_channels': whole(0, 4096),
-        'c1_channels': whole(0, 2048),
+        'c1_in_channels': integer(0, 4096),
+        'c1_channels': integer(0, 2048),
     },
     'FPNHead': {**_head, 'feature_strides': _smalls},
     'SegformerHead': {**_head, 'interpolate_mode': word('nearest', 'bilinear', 'bicubic', 'area')},
     'LightHamHead': {
         **_head,
-        'ham_channels': whole(1, 2048),
+        'ham_channels': integer(1, 2048),
         'ham_kwargs': fields(
             {
                 'MD_S': _small,
-                'MD_R': whole(1, 1024),
+                'MD_R': integer(1, 1024),
                 'train_steps': _small,
                 'eval_steps': _small,
                 'inv_t': _any,
@@ -478,7 +478,7 @@ HEADS: dict[str, Arguments] = {
 }
 
 _statistics = many(_any, most=3)
-_divisor = whole(1, 1024)
+_divisor = integer(1, 1024)
 PREPROCESSORS: dict[str, Arguments] = {
     'SegDataPreProcessor': {
         'mean': _statistics,
@@ -506,7 +506,7 @@ SEGMENTORS: dict[str, Arguments] = {'VOLOSegmentor': _segmentor, 'EncoderDecoder
 
 _interpolation = word('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
 STEPS: dict[str, Arguments] = {
-    # the image is in memory: what this step decodes with does not matter
+    # the image is decoded already, so that this step does not read a file
     'LoadImageFromFile': {
         'to_float32': flag,
         'color_type': word('color'),
@@ -533,5 +533,5 @@ STEPS: dict[str, Arguments] = {
     'Normalize': {'mean': _statistics, 'std': many(number(1e-6, 1e6), most=3), 'to_rgb': flag},
     'PackSegInputs': {},
 }
-MODEL: Kind = part(SEGMENTORS)
-STEP: Kind = part(STEPS)
+MODEL: Validator = part(SEGMENTORS)
+STEP: Validator = part(STEPS)

@@ -1,4 +1,4 @@
-"""What a config names must exist: types in the registry, keys of our own classes."""
+"""Check that the types and arguments that a config names exist."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from volo_seg.windows import WINDOW_WEIGHTS, InferenceConfig
 
 PACKAGE = 'volo_seg'
 HOSTS = ('mmseg', 'mmengine', 'mmcv', 'torch', PACKAGE)
-"""Packages whose classes build what stands inside their dicts through the registries (but for albumentations')."""
+"""Packages whose classes build nested dicts through the registries (except for ``Albu``)."""
 HOST_KEYS = ('type', '_scope_', 'priority', 'constructor', 'paramwise_cfg')
-"""Keys that MMEngine takes out of a dict (a hook's, an optimizer wrapper's, anyone's) before it builds the rest."""
+"""Keys that MMEngine removes from a dict before it builds the class."""
 SECTIONS: dict[str, tuple[str, ...]] = {
     'always': ('model', 'default_hooks', 'custom_hooks', 'visualizer', 'log_processor'),
     'train': ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'),
     'val': ('val_dataloader', 'val_evaluator', 'val_cfg'),
     'test': ('test_dataloader', 'test_evaluator', 'test_cfg'),
 }
-"""The parts of a config that a run builds, by the split that needs them."""
+"""The keys of a config that a run builds, by the split that needs them."""
 
 Node = Mapping[str, Any]
 REGISTRIES = [r for r in vars(mmseg.registry).values() if isinstance(r, Registry)] + [FUNCTIONS]
@@ -40,7 +40,7 @@ def check_names(config: Config, splits: Sequence[str]) -> None:
     """Check every ``type`` that a run over ``splits`` builds, and every key given to a class of this package.
 
     Raises:
-        UserError: A type is not registered, or a key is unknown; with the import or the nearest names.
+        UserError: A type is not registered, or a key is unknown; the message names similar ones.
     """
     runner = config.get('runner_type')
     if runner is not None:
@@ -54,29 +54,30 @@ def check_names(config: Config, splits: Sequence[str]) -> None:
 
 
 def check_keys(place: str, node: Node, accepted: Iterable[str]) -> None:
-    """Refuse a key of ``node`` that is not ``accepted``, with a suggestion.
+    """Check that all keys of ``node`` are ``accepted``.
 
     Raises:
-        UserError: There is one.
+        UserError: A key is not; the message suggests a similar one.
     """
     accepted = list(accepted)
     for key in node:
         if key not in accepted and key not in HOST_KEYS:
             likeness = {known: difflib.SequenceMatcher(None, key, known).ratio() for known in accepted}
-            best = max(accepted, key=likeness.__getitem__)  # the first of equals, as the class lists them
+            best = max(accepted, key=likeness.__getitem__)  # the first of equal ones, in the order of the class
             hint = f'did you mean {best!r}?' if likeness[best] > 0.6 else f'it takes {", ".join(accepted)}'
             raise UserError(f'{place}: unknown key {key!r}; {hint}')
 
 
 def walk(node: Any, place: str) -> Iterator[tuple[str, Node]]:
-    """(dotted place, dict) of every dict with a ``type`` at or below ``node``, outer ones first.
+    """Yield (dotted key, dict) of every dict with a ``type`` at or below ``node``, outer ones first.
 
-    What stands inside a class of someone else may be for that class alone, and is left out.
+    The content of classes outside ``HOSTS`` is skipped, because they may not build it through the registries.
     """
     if isinstance(node, Mapping):
         if isinstance(node.get('type'), str) or callable(node.get('type')):
             yield place, node
-            if _keeps_to_itself(node['type']):
+            module = getattr(find_type(node['type']), '__module__', HOSTS[0])
+            if node['type'] == 'Albu' or module.split('.')[0] not in HOSTS:
                 return
         for key, child in node.items():
             yield from walk(child, f'{place}.{key}')
@@ -85,13 +86,8 @@ def walk(node: Any, place: str) -> Iterator[tuple[str, Node]]:
             yield from walk(child, f'{place}.{index}')
 
 
-def _keeps_to_itself(name: Any) -> bool:
-    module = getattr(find_type(name), '__module__', HOSTS[0])
-    return name == 'Albu' or module.split('.')[0] not in HOSTS
-
-
 def accepted_keys(kind: Callable) -> dict[str, inspect.Parameter]:
-    """The named arguments of a class, those that its ``**kwargs`` hand to its bases included, or of a function."""
+    """The named arguments of a function or class, with those that ``**kwargs`` passes to its bases."""
     makers = [vars(c)['__init__'] for c in kind.__mro__ if '__init__' in vars(c)] if inspect.isclass(kind) else [kind]
     found: dict[str, inspect.Parameter] = {}
     for maker in makers:
@@ -110,7 +106,7 @@ def is_ours(kind: Any) -> bool:
 
 
 def find_type(name: Any, scope: str | None = 'mmseg') -> Any:
-    """The class or function that ``type=name`` means in the default scope ``scope``, or None."""
+    """The class or function registered as ``name`` for the default scope ``scope``, or None."""
     if not isinstance(name, str):
         return name
     path = name
@@ -147,13 +143,13 @@ def _in_scope(registry: Registry, scope: str | None) -> Registry | None:
 
 
 def _registered(place: str, name: Any, config: Config, scope: str | None = None) -> Any:
-    """The class or function that ``name`` at ``place`` means; UserError if there is none."""
+    """The class or function registered as ``name``, the value of the key ``place``; UserError if there is none."""
     scope = scope or config.get('default_scope') or 'mmengine'
     with contextlib.suppress(ImportError):
         importlib.import_module(f'{scope}.registry')
     kind = find_type(name, scope)
     if kind is None and not any(_in_scope(registry, scope) for registry in REGISTRIES):
-        return None  # a scope of a package that this one knows nothing about
+        return None  # the registries of this scope are unknown
     if kind is None:
         raise UserError(_why_missing(place, name, scope, config))
     return kind
