@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volo_seg.errors import UserError
-from volo_seg.models.segmentors.volo_segmentor import EncoderDecoder, head_only_resizes
+from volo_seg.models.segmentors.volo_segmentor import EncoderDecoder, head_only_resizes, overridden_methods
 
 
 class WholeImage(nn.Module):
@@ -51,7 +51,7 @@ class WholeImage(nn.Module):
 
 
 def _check(model: Any) -> None:
-    if not isinstance(model, EncoderDecoder) or type(model).encode_decode is not EncoderDecoder.encode_decode:
+    if not isinstance(model, EncoderDecoder) or overridden_methods(model):
         raise UserError(f'a {type(model).__name__} cannot be exported: use EncoderDecoder or VOLOSegmentor')
     if not head_only_resizes(model.decode_head):
         head = type(model.decode_head).__name__

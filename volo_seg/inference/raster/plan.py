@@ -10,7 +10,7 @@ import torch
 from volo_seg.errors import UserError
 from volo_seg.inference.raster.blending import TILE
 from volo_seg.io import WriteError, check_writable
-from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor
+from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor, overridden_methods
 from volo_seg.windows import InferenceConfig, Size, WindowGrid
 
 RASTER_KINDS = ('labels', 'confidence')
@@ -39,6 +39,12 @@ def window_config(
     if not isinstance(model, VOLOSegmentor):
         raise UserError(
             f'rasters need model.type=VOLOSegmentor, and this config has {type(model).__name__!r}; change the config'
+        )
+    ignored = [name for name in overridden_methods(model) if name != 'encode_decode']
+    if ignored:
+        raise UserError(
+            f'{type(model).__name__} overrides {ignored[0]}(), which rasters do not call; override encode_decode() '
+            'instead, or use model.type=VOLOSegmentor'
         )
     given = {**(model.test_cfg or {})}
     sliding = given.get('mode') == 'slide' and crop_size is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -27,7 +27,7 @@ from volo_seg.models.resize.logit_source import (
     compute_labels,
     full_logits,
 )
-from volo_seg.models.segmentors.lazy_logits import LazyLogits
+from volo_seg.models.segmentors.lazy_logits import LazyLogits, LogitMap
 from volo_seg.windows import MAX_WINDOWS, InferenceConfig, Size, WindowGrid
 
 Config = dict[str, Any]
@@ -42,8 +42,9 @@ class VOLOSegmentor(EncoderDecoder):
     of all classes at image size is never stored. Windows pass the network in batches.
     ``test_cfg`` is read by :class:`~volo_seg.windows.InferenceConfig`: ``mode``, ``crop_size`` and
     ``stride`` as in MMSegmentation, and ``window_weights``, ``batch_windows``, ``logits_budget`` and ``keep_logits``.
-    ``seg_logits`` of a result are computed on access (:class:`LazyLogits`). Half precision logits are resized in
-    float32.
+    ``seg_logits`` of a result are computed at the first access (:class:`LazyLogits`). Half precision logits are resized
+    in float32. If a subclass overrides a method that MMSegmentation's ``predict`` calls, MMSegmentation's ``predict``
+    runs. A batch of images of unequal sizes is predicted image by image.
 
     Raises:
         UserError: ``test_cfg`` is invalid; see :meth:`InferenceConfig.from_test_cfg`.
@@ -71,6 +72,8 @@ class VOLOSegmentor(EncoderDecoder):
 
         Results have the ``ori_shape`` of the sample; without ``data_samples``, new samples of the size of ``inputs``.
         """
+        if overridden_methods(self):
+            return super().predict(inputs, data_samples)
         if data_samples is not None:
             metas = [sample.metainfo for sample in data_samples]
         else:
@@ -79,8 +82,8 @@ class VOLOSegmentor(EncoderDecoder):
         config = InferenceConfig.from_test_cfg(self.test_cfg)
         if config.mode == 'slide':
             sources = self._slide(inputs, metas, config)
-        elif self._head_only_resizes:
-            sources = self._resize_each(self._forward(inputs), _resized_shape(metas[0]))
+        elif head_only_resizes(self.decode_head):
+            sources = self._resize_each(self._head_output(inputs), _resized_shape(metas[0]))
         else:
             sources = [TensorLogits(logits) for logits in self.encode_decode(inputs, metas)]
         if data_samples is None:
@@ -90,6 +93,14 @@ class VOLOSegmentor(EncoderDecoder):
         for sample, source in zip(data_samples, sources, strict=True):
             self._set_result(sample, source, config)
         return data_samples
+
+    def val_step(self, data: Any) -> list[SegDataSample]:
+        """Predict a validation batch, whose images may have unequal sizes."""
+        return _step_by_size(super().val_step, data)
+
+    def test_step(self, data: Any) -> list[SegDataSample]:
+        """Predict a test batch, whose images may have unequal sizes."""
+        return _step_by_size(super().test_step, data)
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits (B, C, H, W) of ``inputs`` (B, 3, H, W), averaged over windows."""
@@ -146,15 +157,14 @@ class VOLOSegmentor(EncoderDecoder):
 
     def _window_logits(self, crops: Tensor, metas: list[dict]) -> Tensor:
         """Logits of ``crops`` (B, 3, h, w); see :meth:`forward_windows`."""
-        if self._head_only_resizes:
-            return self._forward(crops)
+        if head_only_resizes(self.decode_head) and _is_defined_here(self, 'encode_decode'):
+            return self._head_output(crops)
         metas = [{**meta, 'img_shape': crops.shape[2:]} for meta in metas] * (len(crops) // len(metas))
         return self.encode_decode(crops, metas)
 
-    @property
-    def _head_only_resizes(self) -> bool:
-        """Whether prediction only resizes the output of the head, so that its logits can be resized later."""
-        return head_only_resizes(self.decode_head) and type(self).encode_decode is EncoderDecoder.encode_decode
+    def _head_output(self, inputs: Tensor) -> Tensor:
+        """What ``encode_decode`` resizes."""
+        return self.decode_head.forward(self.extract_feat(inputs))
 
     def _resize_each(self, logits: Tensor, size: Size) -> list[LogitSource]:
         """Resize each image of ``logits`` (B, C, h, w) to ``size``."""
@@ -189,17 +199,38 @@ class VOLOSegmentor(EncoderDecoder):
             source = TensorLogits(full_logits(source, budget=config.budget))
         threshold = self.decode_head.threshold if binary else None
         labels = compute_labels(source, budget=config.budget, threshold=threshold)
-        logits: PixelData = LazyLogits(source, budget=config.budget, sigmoid=binary)
-        if config.keep_logits:
-            logits = logits.new()
-        sample.set_data({'seg_logits': logits, 'pred_sem_seg': PixelData(data=labels)})
+        logits = LogitMap(source, budget=config.budget, sigmoid=binary)
+        field = PixelData(data=logits.data) if config.keep_logits else LazyLogits.from_map(logits)
+        sample.set_data({'seg_logits': field, 'pred_sem_seg': PixelData(data=labels)})
+
+
+PREDICTION_METHODS = ('inference', 'whole_inference', 'slide_inference', 'encode_decode', 'postprocess_result')
+"""The methods that MMSegmentation's ``predict`` calls."""
+_DEFINED_HERE = {name: getattr(VOLOSegmentor, name) for name in PREDICTION_METHODS}
+
+
+def overridden_methods(model: EncoderDecoder) -> list[str]:
+    """The methods of ``PREDICTION_METHODS`` that are overridden, in a subclass or in the object."""
+    return [name for name in PREDICTION_METHODS if not _is_defined_here(model, name)]
+
+
+def _is_defined_here(model: EncoderDecoder, name: str) -> bool:
+    return getattr(getattr(model, name), '__func__', None) in (_DEFINED_HERE[name], getattr(EncoderDecoder, name))
+
+
+def _step_by_size(step: Callable[[Any], list[SegDataSample]], data: Any) -> list[SegDataSample]:
+    """``step`` of the batch ``data``, or of each of its images if their sizes differ."""
+    inputs = data['inputs'] if isinstance(data, dict) else None
+    if not isinstance(inputs, (list, tuple)) or len({image.shape for image in inputs}) < 2:
+        return step(data)
+    parts = ({key: values[i : i + 1] for key, values in data.items()} for i in range(len(inputs)))
+    return [result for part in parts for result in step(part)]
 
 
 def head_only_resizes(head: nn.Module) -> bool:
     """Whether ``head.predict`` is that of ``BaseDecodeHead``, which only resizes the output of ``head``."""
-    kind: Any = type(head)
-    predict, by_feat = getattr(kind, 'predict', None), getattr(kind, 'predict_by_feat', None)
-    return predict is BaseDecodeHead.predict and by_feat is BaseDecodeHead.predict_by_feat
+    methods = (getattr(getattr(head, name, None), '__func__', None) for name in ('predict', 'predict_by_feat'))
+    return tuple(methods) == (BaseDecodeHead.predict, BaseDecodeHead.predict_by_feat)
 
 
 def _resized_shape(meta: dict) -> Size:
