@@ -83,7 +83,7 @@ class SharePart:
     """
 
     def __init__(self, out_dir: Path, *, rank: int, world_size: int) -> None:
-        own = [_part_path(out_dir, other) for other in range(world_size)]
+        own = [out_dir / f'.shares.{other}.csv' for other in range(world_size)]
         self._files = [own[rank]] + ([] if rank else [path for path in _parts(out_dir) if path not in own])
         self.rows = {row[0]: row for path in self._files for row in _read_part(path)}
         self._begun = False
@@ -143,10 +143,6 @@ def _csv(rows: Iterable[Row]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows(rows)
     return text.getvalue().encode()
-
-
-def _part_path(out_dir: Path, rank: int) -> Path:
-    return out_dir / f'.shares.{rank}.csv'
 
 
 def _parts(out_dir: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from volo_seg.errors import UserError
 from volo_seg.inference.base import BasePredictor, Prediction
 from volo_seg.inference.onnx_metadata import InputSpec, OnnxMetadata, ResizeSpec, WindowSpec
 from volo_seg.inference.resizing import fitted_size, prediction_from_logits
-from volo_seg.windows import Size, WindowGrid
+from volo_seg.windows import WindowGrid
 
 MOST_PIXELS = 2**28
 """Largest number of pixels of a resized image."""
@@ -76,7 +76,12 @@ class OnnxPredictor(BasePredictor):
                     'this ONNX file gives labels only, no confidence and no probabilities: export it without --argmax'
                 )
             labels = self.run(self.make_input([image for image, _ in batch]))
-            return [Prediction(_nearest(one, size)) for one, (_, size) in zip(labels, batch, strict=True)]
+            return [
+                Prediction(
+                    one if one.shape == size else cv2.resize(one, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+                )
+                for one, (_, size) in zip(labels, batch, strict=True)
+            ]
         return [
             prediction_from_logits(
                 logits,
@@ -111,11 +116,11 @@ class OnnxPredictor(BasePredictor):
         found = f'{getattr(output, "dtype", type(output).__name__)} {getattr(output, "shape", "")}'
         if self.metadata.output.kind == 'logits':
             channels = 1 if self.metadata.output.threshold is not None else len(self.classes)
-            right = getattr(output, 'shape', None) == (batch, channels, *sides) and output.dtype.kind == 'f'
+            valid = getattr(output, 'shape', None) == (batch, channels, *sides) and output.dtype.kind == 'f'
         else:
-            right = getattr(output, 'shape', None) == (batch, *sides) and output.dtype.kind in 'iu'
-            right = right and output.min() >= 0 and output.max() < len(self.classes)
-        if not right:
+            valid = getattr(output, 'shape', None) == (batch, *sides) and output.dtype.kind in 'iu'
+            valid = valid and output.min() >= 0 and output.max() < len(self.classes)
+        if not valid:
             raise UserError(f'this ONNX file gives {found}, not its {self.metadata.output.kind}: export it again')
         return output
 
@@ -131,12 +136,16 @@ class OnnxPredictor(BasePredictor):
         """Logits (C, h, w) of ``image``, averaged over windows."""
         size = image.shape[:2]
         grid = WindowGrid(size, crop_size=windows.crop_size, stride=windows.stride)
-        window, spots = grid.size, list(grid)
-        weights = [_profile(*axis) for axis in zip((windows.down, windows.across), window, strict=True)]
+        window, positions = grid.size, list(grid)
+        weights = [
+            # along a side that the image is shorter than there is one window, which counts alone
+            np.asarray(values if len(values) == length else [1.0] * length, np.float32)
+            for values, length in zip((windows.down, windows.across), window, strict=True)
+        ]
         weight = weights[0][:, None] * weights[1]
         total = np.zeros(0, np.float32)
-        for first in range(0, len(spots), self.batch_size):
-            batch = spots[first : first + self.batch_size]
+        for first in range(0, len(positions), self.batch_size):
+            batch = positions[first : first + self.batch_size]
             crops = [image[y : y + window[0], x : x + window[1]] for y, x in batch]
             for (y, x), logits in zip(batch, self.run(self.make_input(crops)), strict=True):
                 total = total if total.size else np.zeros((len(logits), *size), np.float32)
@@ -214,12 +223,12 @@ def _providers(device: str, available: list[str]) -> list[Any]:
     kind, _, index = device.partition(':')
     if kind not in ('auto', 'cpu', 'cuda') or (index and not (kind == 'cuda' and index.isdigit())):
         raise UserError(f'device {device!r} is not auto, cpu, cuda or cuda:N')
-    there = 'CUDAExecutionProvider' in available
-    if kind == 'cuda' and not there:
+    has_cuda = 'CUDAExecutionProvider' in available
+    if kind == 'cuda' and not has_cuda:
         raise UserError(
             f'device {device!r} needs onnxruntime-gpu; this onnxruntime has {", ".join(available)}; use cpu'
         )
-    if kind == 'cpu' or not there:
+    if kind == 'cpu' or not has_cuda:
         return ['CPUExecutionProvider']
     return [('CUDAExecutionProvider', {'device_id': int(index or 0)}), 'CPUExecutionProvider']
 
@@ -260,18 +269,9 @@ def network_input(spec: InputSpec, images: list[np.ndarray]) -> np.ndarray:
     return pixels
 
 
-def _profile(values: tuple[float, ...], length: int) -> np.ndarray:
-    """Weights of ``length`` pixels; all 1 along a side that the image is shorter than: there is one window only."""
-    return np.asarray(values if len(values) == length else [1.0] * length, np.float32)
-
-
 def _cover(starts: list[int], profile: np.ndarray, length: int) -> np.ndarray:
     """Sum of the weights of all windows for each pixel along an axis."""
     total = np.zeros(length, np.float32)
     for start in starts:
         total[start : start + len(profile)] += profile
     return total
-
-
-def _nearest(labels: np.ndarray, size: Size) -> np.ndarray:
-    return labels if labels.shape == size else cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,6 @@ from mmengine.dataset import Compose
 from volo_seg.config.validation import find_type
 from volo_seg.errors import UserError
 from volo_seg.inference.resizing import fitted_size
-
-RESIZING = '_resize_img'
-"""The method of MMCV's ``Resize`` that :class:`FittedResize` replaces."""
 
 
 class FittedResize(Resize):
@@ -39,7 +35,7 @@ def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
     Raises:
         UserError: The first step is not ``LoadImageFromFile``, or it does not read colour images.
     """
-    kinds = [find_type(step['type']) for step in steps]
+    kinds: list[Any] = [find_type(step['type']) for step in steps]
     if not kinds or kinds[0] is not LoadImageFromFile:
         raise UserError('the test pipeline of the config does not start with LoadImageFromFile; put it first')
     colour = steps[0].get('color_type', 'color')
@@ -49,10 +45,7 @@ def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
     for step, kind in zip(steps[1:], kinds[1:], strict=True):
         if isinstance(kind, type) and issubclass(kind, LoadAnnotations):
             continue
-        found.append({**step, 'type': FittedResize} if _is_plain_resize(kind) else step)
+        # MMSegmentation's Resize inherits the method, and differs for labels only
+        same = isinstance(kind, type) and issubclass(kind, Resize) and kind._resize_img is Resize._resize_img  # type: ignore[attr-defined]
+        found.append({**step, 'type': FittedResize} if same else step)
     return Compose(found)
-
-
-def _is_plain_resize(kind: Any) -> bool:
-    """Whether ``kind`` resizes images as MMCV's ``Resize`` does; that of MMSegmentation differs for labels only."""
-    return inspect.isclass(kind) and issubclass(kind, Resize) and getattr(kind, RESIZING) is getattr(Resize, RESIZING)

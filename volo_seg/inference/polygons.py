@@ -1,12 +1,11 @@
-"""Label maps as polygons that give exactly the same labels back.
+"""Label maps as polygons, from which rasterization restores every label.
 
-The rule: pixel (x, y) is the square from (x, y) to (x + 1, y + 1), and a polygon runs along the edges of the pixels,
-with whole numbers as coordinates (x to the right, y down). A pixel belongs to the polygon that holds its centre
-(x + 0.5, y + 0.5). One region is one polygon: pixels of one class that are connected through their sides.
-So the regions of an image neither overlap nor leave a gap, their rings never touch themselves, and rasterising them
-by that rule (``rasterio.features.rasterize`` does by default) restores every label.
+Pixel (x, y) is the square from (x, y) to (x + 1, y + 1). Polygons follow the edges of the pixels, with integer
+coordinates (x to the right, y down). A pixel belongs to the polygon that contains its centre (x + 0.5, y + 0.5), which
+is the default of ``rasterio.features.rasterize``. A region, one polygon, consists of pixels of one class that are
+connected by their sides. Regions do not overlap and leave no gaps, and their rings do not touch themselves.
 
-Painting the outer rings alone, in the order of :func:`regions`, restores them too: what lies in a hole comes later.
+Painting only the outer rings in the order of :func:`regions` restores the labels too: regions in a hole are later.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ Ring = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Region:
-    """Pixels of one class, connected through their sides.
+    """Pixels of one class, connected by their sides.
 
     Attributes:
         label: The class number.
-        pixels: How many there are.
-        rings: The outer ring, then one a hole: (n, 2) int32 corners (x, y), in pixels; the last equals the first.
+        pixels: Number of pixels.
+        rings: The outer ring, then one per hole: (n, 2) int32 corners (x, y) in pixels; the last equals the first.
             The signed area of the outer ring is positive in (x, y), that of a hole negative.
     """
 
@@ -38,7 +37,7 @@ class Region:
 
 
 def regions(labels: np.ndarray) -> list[Region]:
-    """All regions of a label map (H, W), the one with the largest outer ring first."""
+    """All regions of a label map (H, W), largest outer ring first."""
     found = []
     for label in np.unique(labels):
         mask = (labels == label).astype(np.uint8)
@@ -53,8 +52,8 @@ def regions(labels: np.ndarray) -> list[Region]:
 def trace(mask: np.ndarray, *, corner: tuple[int, int] = (0, 0)) -> tuple[Ring, ...]:
     """The rings of one region: ``mask`` (H, W) uint8 of 0 and 1, with its upper left corner at ``corner`` (x, y).
 
-    OpenCV's contours run through the centres of border pixels. Those of the mask at twice the size are half a
-    pixel from the edge on either side of it, so that rounding up gives the edge, for outer rings and for holes.
+    OpenCV's contours connect the centres of border pixels. At twice the size they are half a pixel from the edge, on
+    either side, so that rounding up gives the edge, for outer rings and for holes.
     """
     doubled = cv2.resize(mask, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -68,7 +67,7 @@ def trace(mask: np.ndarray, *, corner: tuple[int, int] = (0, 0)) -> tuple[Ring, 
 
 
 def corners(path: np.ndarray) -> Ring:
-    """The corners of a closed ``path`` (n, 2) along the axes, the first again at the end."""
+    """The corners of a closed ``path`` (n, 2) parallel to the axes; the first is repeated at the end."""
     path = path[np.any(path != np.roll(path, 1, axis=0), axis=1)]
     before, after = path - np.roll(path, 1, axis=0), np.roll(path, -1, axis=0) - path
     turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
@@ -77,13 +76,13 @@ def corners(path: np.ndarray) -> Ring:
 
 
 def signed_area(ring: Ring) -> float:
-    """Area of a closed ring in pixels, positive if it turns from x to y."""
+    """Area of a closed ring in pixels, positive if it runs from the x axis to the y axis."""
     x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
 
 
 def geojson(labels: np.ndarray, classes: Sequence[str], palette: np.ndarray) -> dict[str, object]:
-    """The regions as a GeoJSON FeatureCollection, in pixels; one Polygon with its holes a region."""
+    """The regions as a GeoJSON FeatureCollection in pixels: one Polygon with holes per region."""
     features = []
     for region in regions(labels):
         properties = {'class': classes[region.label], 'id': region.label, 'pixels': region.pixels}
@@ -95,7 +94,7 @@ def geojson(labels: np.ndarray, classes: Sequence[str], palette: np.ndarray) -> 
 
 
 def labelme(labels: np.ndarray, classes: Sequence[str], *, image_path: str) -> dict[str, object]:
-    """The outer rings as a labelme document; it has no holes, and paints a later shape over an earlier one."""
+    """The outer rings as a labelme document, which has no holes; later shapes are painted over earlier ones."""
     shapes = [
         {
             'label': classes[region.label],

@@ -40,7 +40,7 @@ def prediction_from_logits(
     ``threshold`` are of the second one.
     """
     labels = np.empty(size, np.uint8 if classes <= 256 else np.int32)
-    sure = np.empty(size, np.float32) if confidence else None
+    confidences = np.empty(size, np.float32) if confidence else None
     scores = np.empty((classes, *size), np.float32) if probabilities else None
     for start, rows in enlarged_rows(logits, size, align_corners=align_corners):
         part = slice(start, start + rows.shape[1])
@@ -48,9 +48,12 @@ def prediction_from_logits(
         labels[part] = _sigmoid(rows[0]) > threshold if len(rows) == 1 else _first_equal(rows, highest, labels.dtype)
         if scores is not None:
             scores[:, part] = _probabilities(rows, highest)
-        if sure is not None:
-            sure[part] = _confidence(rows, highest, labels[part])
-    return Prediction(labels, sure, scores)
+        if confidences is not None:
+            if len(rows) == 1:
+                confidences[part] = _sigmoid(np.where(labels[part] > 0, rows[0], -rows[0]))
+            else:
+                confidences[part] = 1 / np.exp(rows - highest).sum(0)
+    return Prediction(labels, confidences, scores)
 
 
 def enlarged_rows(logits: np.ndarray, size: Size, *, align_corners: bool) -> Iterator[tuple[int, np.ndarray]]:
@@ -113,10 +116,3 @@ def _probabilities(rows: np.ndarray, highest: np.ndarray) -> np.ndarray:
     scores = np.exp(rows - highest)
     scores /= scores.sum(0)
     return scores
-
-
-def _confidence(rows: np.ndarray, highest: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The probability of the label of each pixel."""
-    if len(rows) == 1:
-        return _sigmoid(np.where(labels > 0, rows[0], -rows[0]))
-    return 1 / np.exp(rows - highest).sum(0)

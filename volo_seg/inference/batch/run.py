@@ -132,7 +132,7 @@ class BatchRun:
                 if isinstance(result, Failure):
                     raise UserError(f'{result.reason} (frame {count} of {str(task.source)!r})')
                 if video is not None:
-                    video_writer.submit(partial(self._write_overlay, video, result))
+                    video_writer.submit(partial(_write_overlay, video, result, self.output.opacity))
                 writers.submit(partial(self._write, result, names[count], task.source, self.output.frame_kinds))
                 self.on_done()
         if errors:
@@ -149,9 +149,6 @@ class BatchRun:
             on_error='yield',
         )
 
-    def _write_overlay(self, video: VideoWriter, result: Result) -> None:
-        video.write(result.overlay(opacity=self.output.opacity))
-
     def _write(self, result: Result, name: str, source: Path, kinds: Sequence[str]) -> None:
         files = [kind for kind in kinds if kind != 'shares']
         try:
@@ -165,3 +162,7 @@ class BatchRun:
         if self.job.shares is not None:
             row = share_row(name, result.labels, class_count=len(result.classes), source=source)
             self.job.shares.add(row)
+
+
+def _write_overlay(video: VideoWriter, result: Result, opacity: float) -> None:
+    video.write(result.overlay(opacity=opacity))

@@ -69,8 +69,8 @@ class Blend:
                 area = Area(self.emitted, left, rows, min(columns, width - left))
                 yield area, self._source(area)
             self.emitted += rows
-            for spot in [s for s in self.windows if s[0] + self.grid.size[0] <= self.emitted]:
-                self.store.drop(self.windows.pop(spot))
+            for position in [s for s in self.windows if s[0] + self.grid.size[0] <= self.emitted]:
+                self.store.drop(self.windows.pop(position))
 
     def _columns(self) -> int:
         """The width of blocks in pixels: as many tiles as the budget allows, at least one."""
