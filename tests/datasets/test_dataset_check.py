@@ -387,7 +387,7 @@ def test_all_files_of_a_finding_can_be_named(root, capsys):
     words = [FOLDERS, '--data-root', str(root), '--nproc', '1']
     assert run('check', words) == 1
     out = capsys.readouterr().out
-    assert 'and 5 more (8 in all; --all-files names them)' in out and 'n7.png' not in out
+    assert 'and 5 more (8 in all; --all-files lists them)' in out and 'n7.png' not in out
     assert run('check', [*words, '--all-files']) == 1
     assert 'n7.png' in capsys.readouterr().out
 
@@ -403,14 +403,14 @@ def test_class_weights_are_written_and_read_by_the_loss(root, tmp_path, capsys):
 
     assert CrossEntropyLoss(class_weight=str(target)).class_weight == weights
     assert run('check', [*words, '--class-weights', 'median']) == 2
-    assert 'exists already; name another file by --weights-file' in capsys.readouterr().err
+    assert 'exists; name another file by --weights-file' in capsys.readouterr().err
 
 
 def test_mistakes_on_the_command_line(root, tmp_path, capsys):
     for words, sentence in (
         (['--nproc', '0'], '--nproc 0 is not a number of processes'),
         (['--weights-file', 'x.json'], '--weights-file needs --class-weights'),
-        (['--class-weights', 'median', '--weights-file', 'x.npy'], "'x.npy' is no .json file"),
+        (['--class-weights', 'median', '--weights-file', 'x.npy'], "'x.npy' is not a .json file"),
     ):
         assert run('check', [FOLDERS, '--data-root', str(root), *words]) == 2
         assert sentence in capsys.readouterr().err
@@ -467,7 +467,7 @@ def test_browse(root, tmp_path, capsys):
         assert cv2.imread(str(out / name)).std() > 5
     before = (out / 'train_samples.png').read_bytes()
     assert run('browse', words) == 2
-    assert 'is there already; add --overwrite' in capsys.readouterr().err
+    assert 'exists; add --overwrite' in capsys.readouterr().err
     assert run('browse', [*words, '--overwrite']) == 0
     assert (out / 'train_samples.png').read_bytes() == before
     assert run('browse', [FOLDERS, str(out), '--count', '0']) == 2

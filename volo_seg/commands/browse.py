@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, make_parser
+from volo_seg.commands.flags import add_config_flags, make_parser, progress_bar
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -20,12 +20,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg browse``."""
     parser = make_parser('browse', __doc__)
     add_config_flags(parser)
-    parser.add_argument('out_dir', type=Path, metavar='OUT_DIR', help='folder for the pictures')
+    parser.add_argument('out_dir', type=Path, metavar='OUT_DIR', help='folder for the images')
     parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='default train')
     parser.add_argument('--count', type=int, default=12, metavar='N', help='samples, evenly spread (default 12)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the augmentation (default 0)')
-    parser.add_argument('--overwrite', action='store_true', help='replace pictures that are there')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing images')
     return parser
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = [args.out_dir / f'{args.split}_{name}.png' for name in ('samples', 'class_frequency')]
     for target in targets:
         if target.exists() and not args.overwrite:
-            raise UserError(f'{str(target)!r} is there already; add --overwrite, or name another folder')
+            raise UserError(f'{str(target)!r} exists; add --overwrite, or name another folder')
     check_writable(args.out_dir)
     load_stack()
     from volo_seg.config.checks import check_run
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
-    """The contact sheet of the split's own pipeline."""
+    """The contact sheet of samples of the split, after its pipeline."""
     import random
 
     import numpy as np
@@ -76,10 +76,7 @@ def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
 
 
 def draw_frequencies(config: Config, args: argparse.Namespace) -> bytes:
-    """Class frequencies of the labels as they are on disk."""
-    from rich.console import Console
-    from rich.progress import track
-
+    """The plot of class frequencies of the label files."""
     from volo_seg.datasets.inspection.browse import frequency_plot
     from volo_seg.datasets.inspection.check import label_counts
     from volo_seg.datasets.inspection.frequencies import count_classes
@@ -91,7 +88,7 @@ def draw_frequencies(config: Config, args: argparse.Namespace) -> bytes:
         seen = label_counts(
             split,
             processes=1,
-            progress=lambda seen, total, name: track(seen, f'labels of {name}', total, console=Console(stderr=True)),
+            progress=lambda seen, total, name: progress_bar(seen, f'labels of {name}', total),
         )
         counts.append(count_classes(split, seen))
     return frequency_plot(splits, counts)

@@ -31,14 +31,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
     parser.add_argument('--nproc', type=int, metavar='N', help='processes (default: as many as cores)')
     parser.add_argument('--fast', action='store_true', help='do not decode images (truncated ones stay unnoticed)')
-    parser.add_argument('--all-files', action='store_true', help='name all files of a finding, not the first few')
+    parser.add_argument('--all-files', action='store_true', help='list all files of a finding')
     parser.add_argument(
         '--class-weights',
         choices=('inverse', 'median'),
         help='also compute class weights from the training labels, and write them for class_weight of the loss',
     )
     parser.add_argument(
-        '--weights-file', type=Path, metavar='FILE', help='where to (default class_weights_<config>.json)'
+        '--weights-file', type=Path, metavar='FILE', help='file for them (default class_weights_<config>.json)'
     )
     return parser
 
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def process_count(asked: int | None) -> int:
-    """How many processes to use.
+    """The number of processes: ``asked``, or the number of available cores.
 
     Raises:
-        UserError: Fewer than one is asked for.
+        UserError: It is less than 1.
     """
     if asked is not None and asked < 1:
         raise UserError(f'--nproc {asked} is not a number of processes; give 1 or more')
@@ -83,10 +83,10 @@ def process_count(asked: int | None) -> int:
 
 
 def weights_file(args: argparse.Namespace) -> Path | None:
-    """Where class weights go, if they are asked for.
+    """The file for class weights, None without ``--class-weights``.
 
     Raises:
-        UserError: The file is there already, is no .json, or is named without ``--class-weights``.
+        UserError: The file exists, is not a .json file, or is given without ``--class-weights``.
     """
     if args.class_weights is None:
         if args.weights_file is not None:
@@ -94,15 +94,15 @@ def weights_file(args: argparse.Namespace) -> Path | None:
         return None
     target = args.weights_file or Path(f'class_weights_{Path(args.config).stem}.json')
     if target.suffix != '.json':
-        raise UserError(f'--weights-file {str(target)!r} is no .json file; the loss reads weights from .json')
+        raise UserError(f'--weights-file {str(target)!r} is not a .json file; the loss reads weights from .json')
     if target.exists():
-        raise UserError(f'{str(target)!r} exists already; name another file by --weights-file')
+        raise UserError(f'{str(target)!r} exists; name another file by --weights-file')
     check_writable(target.parent, fix='name another file by --weights-file')
     return target
 
 
 def config_findings(config: Config) -> list[Finding]:
-    """What the check before every run says about the config, the folders and the class counts."""
+    """The findings of the check before a run: config, folders and numbers of classes."""
     from volo_seg.config.checks import check_run
     from volo_seg.datasets.inspection.findings import Finding
 
@@ -132,7 +132,7 @@ def show_progress(observations: Iterable[Observation], total: int, name: str) ->
 
 
 def split_line(checked: Checked) -> str:
-    """Counts of a split, and its label values."""
+    """A line with the number of files of a split and its label values."""
     from volo_seg.datasets.inspection.frequencies import count_classes
     from volo_seg.label_png import ranges
 
@@ -148,7 +148,7 @@ def split_line(checked: Checked) -> str:
 
 
 def class_table(checked: Sequence[Checked]) -> str:
-    """Share of pixels, and images, of each class in each split."""
+    """A table of the share of pixels and the number of images of each class in each split."""
     from volo_seg.datasets.inspection.frequencies import count_classes
 
     if not checked:
@@ -168,20 +168,20 @@ def class_table(checked: Sequence[Checked]) -> str:
 
 
 def finding_text(found: Finding, shown: int) -> str:
-    """A finding in a line, and the files that have it below."""
+    """A line for the finding, and a line for each of the first ``shown`` files that have it."""
     lines = [f'{"error" if found.fatal else "warning"} ({found.split}): {found.sentence}']
     if len(found.paths) > 1:
         lines += [f'    {path}' for path in found.paths[:shown]]
         left = len(found.paths) - shown
-        lines += [f'    and {left} more ({len(found.paths)} in all; --all-files names them)'] if left > 0 else []
+        lines += [f'    and {left} more ({len(found.paths)} in all; --all-files lists them)'] if left > 0 else []
     return '\n'.join(lines)
 
 
 def write_weights(checked: Sequence[Checked], method: str, target: Path) -> None:
-    """Write the class weights of the training split to ``target`` and say how to use them.
+    """Write the class weights of the training split to ``target``, and print the option that uses them.
 
     Raises:
-        UserError: There is no training label to count.
+        UserError: There are no training labels.
     """
     import json
 
@@ -190,7 +190,7 @@ def write_weights(checked: Sequence[Checked], method: str, target: Path) -> None
     train = next((one for one in checked if one.split.name == 'train'), None)
     counts = count_classes(train.split, train.observations) if train else None
     if train is None or counts is None or not counts.pixels.any():
-        raise UserError('--class-weights: no training label could be counted; mend the findings above first')
+        raise UserError('--class-weights: no training label could be counted; fix the findings above first')
     weights = class_weights(counts, method)
     atomic_write(target, (json.dumps(weights) + '\n').encode())
     for name, weight in zip(train.split.classes, weights, strict=True):
@@ -199,7 +199,7 @@ def write_weights(checked: Sequence[Checked], method: str, target: Path) -> None
 
 
 def conclude(findings: Sequence[Finding]) -> int:
-    """Say whether training can start, and return the exit status."""
+    """Print whether training can start, and return the exit status."""
     fatal = sum(found.fatal and found.split != 'test' for found in findings)
     of_test = sum(found.fatal and found.split == 'test' for found in findings)
     warnings = sum(not found.fatal for found in findings)

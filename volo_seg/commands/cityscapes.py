@@ -50,13 +50,13 @@ def convert(polygons: Sequence[Path], nproc: int) -> None:
 
     from volo_seg.datasets.inspection.processes import map_in_processes
 
-    renderer()  # the missing package is named before any process starts
+    renderer()  # a missing package is reported before processes start
     for _ in track(map_in_processes(render, polygons, processes=nproc), 'labelTrainIds', total=len(polygons)):
         pass
 
 
 def renderer():  # type: ignore[no-untyped-def]
-    """CityscapesScripts' own function from polygons to a label image."""
+    """The function of cityscapesScripts that draws polygons as a label image."""
     try:
         from cityscapesscripts.preparation.json2labelImg import json2labelImg
     except ImportError as error:
@@ -65,19 +65,19 @@ def renderer():  # type: ignore[no-untyped-def]
 
 
 def render(polygons: Path) -> None:
-    """Write ``*_labelTrainIds.png`` beside ``*_polygons.json``, whole or not at all."""
+    """Write ``*_labelTrainIds.png`` beside ``*_polygons.json``, atomically."""
     target = polygons.with_name(polygons.name.removesuffix(SUFFIX) + '_labelTrainIds.png')
     with atomic_path(target, suffix='.png') as part:
         try:
             check_regular(polygons)
             renderer()(str(polygons), str(part), 'trainIds')
         except (SystemExit, ValueError, KeyError, TypeError, OSError) as error:
-            # cityscapesScripts ends the process where it cannot read a file
+            # cityscapesScripts calls sys.exit for a file that it cannot read
             raise UserError(f'cannot render {str(polygons)!r}: {error or "not a Cityscapes annotation"}') from error
 
 
 def write_split(folder: Path, target: Path) -> None:
-    """List the scenes of ``folder`` in ``target``, one ``city/name`` a line."""
+    """Write the scenes of ``folder`` to ``target``, one ``city/name`` per line."""
     if not folder.is_dir():
         return
     tail = f'_gtFine{SUFFIX}'

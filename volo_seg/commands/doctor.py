@@ -1,4 +1,4 @@
-"""Print the environment in one screen: versions, device, what is missing or in conflict; paste it into a bug report."""
+"""Print versions, device, and packages that are missing or in conflict, for bug reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONAL = {
     'triton': 'the fused kernel, on a GPU only (comes with CUDA builds of torch)',
     'tensorboard': 'the TensorBoard backend',
 }
-# both lines install the same files; having both leaves whichever came last
+# both packages of a pair install the same files, so that the later installation overwrites the other
 RIVALS = {'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'onedl-mmsegmentation': 'mmsegmentation'}
 
 
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; the exit status is 1 if something needed is missing or in conflict."""
+    """Print the report; the exit status is 1 if a required package is missing or in conflict."""
     build_parser().parse_args(argv)
     problems = find_problems()
     lines = [f'{name:<22}{value}' for name, value in (*describe_machine(), *describe_packages())]
@@ -45,7 +45,7 @@ def version_of(name: str) -> str | None:
 
 
 def describe_machine() -> list[tuple[str, str]]:
-    """What is measured of the machine: system, Python, cores, GPU."""
+    """Rows about the machine: system, Python, cores, GPU."""
     from volo_seg import __version__
 
     rows = [
@@ -66,7 +66,7 @@ def describe_machine() -> list[tuple[str, str]]:
 
 
 def describe_packages() -> list[tuple[str, str]]:
-    """Versions of what is needed and of what is optional, and whether mmcv has compiled operators."""
+    """Rows with the versions of required and optional packages, and whether mmcv has compiled operators."""
     rows = [(name, version_of(name) or 'MISSING') for name in REQUIRED]
     rows += [(name, version_of(name) or f'not installed; {use}') for name, use in OPTIONAL.items()]
     from importlib.util import find_spec
@@ -76,21 +76,21 @@ def describe_packages() -> list[tuple[str, str]]:
 
 
 def find_problems() -> list[str]:
-    """One sentence for each thing that is missing or in conflict."""
+    """A sentence for each package that is missing or in conflict."""
     problems = [f'{name} is missing: pip install {name}' for name in missing()]
     problems += [
-        f'{theirs} and {ours} are both installed and own the same files: '
+        f'{theirs} and {ours} are both installed and have the same files: '
         f'pip uninstall {theirs} {ours}, then pip install {ours}'
         for ours, theirs in RIVALS.items()
         if version_of(ours) and version_of(theirs)
     ]
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        problems.append(f'Python {platform.python_version()} is outside 3.10-3.13, what the stack below supports')
+        problems.append(f'Python {platform.python_version()} is not supported by the packages; use 3.10 to 3.13')
     return problems
 
 
 def missing() -> list[str]:
-    """Required distributions that are not installed; either line of OpenMMLab and either OpenCV will do."""
+    """Required packages that are not installed, also not under the alternative name of OpenMMLab or OpenCV."""
     stand_ins = {**RIVALS, 'opencv-python': 'opencv-python-headless'}
     return [
         name for name in REQUIRED if not version_of(name) and not (name in stand_ins and version_of(stand_ins[name]))

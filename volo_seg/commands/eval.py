@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volo_seg.commands.flags import make_parser
+from volo_seg.commands.flags import make_parser, progress_bar
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
     import re
 
-    from volo_seg.evaluation.folders import Pair, Table
+    from volo_seg.evaluation.folders import Table
     from volo_seg.evaluation.tally import Tally
 
 CITYSCAPES_SUFFIXES = ('_gtFine_labelTrainIds.png', '_gtFine_labelIds.png')
@@ -22,7 +22,7 @@ CITYSCAPES_SUFFIXES = ('_gtFine_labelTrainIds.png', '_gtFine_labelIds.png')
 
 @dataclass(frozen=True)
 class Rule:
-    """How the files of a data set are named and numbered; a table turns their values into classes."""
+    """Names and values of the files of a data set; the tables map values to classes."""
 
     classes: tuple[str, ...]
     ignore_index: int
@@ -48,9 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--classes-file', type=Path, metavar='FILE', help='the same, one a line')
     parser.add_argument('--ignore-index', type=int, metavar='N', help='value that is not scored (default 255)')
     parser.add_argument(
-        '--reduce-zero-label',
-        action='store_true',
-        help='0 means none and classes count from 1, in both folders',
+        '--reduce-zero-label', action='store_true', help='0 means none and classes count from 1, in both folders'
     )
     parser.add_argument(
         '--pred-ids',
@@ -68,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--boundary', action='store_true', help='also boundary IoU')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures and the confusion matrix there')
-    parser.add_argument('--out-dir', type=Path, metavar='DIR', help='write metrics.json, .csv and a picture there')
+    parser.add_argument('--out-dir', type=Path, metavar='DIR', help='write metrics.json, .csv and a figure there')
     return parser
 
 
@@ -84,14 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out_dir is not None:
         check_report_folder(args.out_dir)
     pairs, extra = pair_files(
-        args.pred_dir,
-        args.gt_dir,
-        truth_suffix=rule.truth_suffix,
-        prediction_suffix=args.pred_suffix,
-        frame=rule.frame,
+        args.pred_dir, args.gt_dir, truth_suffix=rule.truth_suffix, prediction_suffix=args.pred_suffix, frame=rule.frame
     )
     tally = score_folders(
-        watched(pairs),
+        progress_bar(pairs, 'scoring'),
         num_classes=len(rule.classes),
         ignore_index=rule.ignore_index,
         truth_table=rule.truth_table,
@@ -103,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rule_of(args: argparse.Namespace) -> Rule:
-    """The rule that the command line asks for.
+    """The rule that the flags define.
 
     Raises:
-        UserError: The flags do not say which classes there are, or contradict each other.
+        UserError: The classes are not given, or flags contradict each other.
     """
     given = [args.dataset is not None, args.classes is not None, args.classes_file is not None]
     if sum(given) != 1:
@@ -119,7 +113,7 @@ def rule_of(args: argparse.Namespace) -> Rule:
 
 
 def own_rule(args: argparse.Namespace) -> Rule:
-    """Labels are class numbers, or class numbers + 1 with ``--reduce-zero-label``."""
+    """The rule for labels that are class numbers, or class numbers + 1 with ``--reduce-zero-label``."""
     from volo_seg.datasets.masks import read_class_list
     from volo_seg.evaluation.folders import shift_table
 
@@ -132,7 +126,7 @@ def own_rule(args: argparse.Namespace) -> Rule:
 
 
 def cityscapes_rule(args: argparse.Namespace) -> Rule:
-    """Ground truth in ``labelTrainIds`` or else ``labelIds``, whichever is there."""
+    """The rule for Cityscapes; the ground truth is ``labelTrainIds`` if such files exist, else ``labelIds``."""
     from volo_seg.datasets.cityscapes_labels import IGNORE, LABELS, train_names
     from volo_seg.evaluation.folders import CITYSCAPES_FRAME
 
@@ -145,7 +139,7 @@ def cityscapes_rule(args: argparse.Namespace) -> Rule:
 
 
 def ade20k_rule(args: argparse.Namespace) -> Rule:
-    """Ground truth in 0 (none) and 1..150."""
+    """The rule for ADE20K; the ground truth has 0 (ignored) and 1..150."""
     from mmseg.utils import get_classes
 
     from volo_seg.evaluation.folders import shift_table
@@ -155,16 +149,8 @@ def ade20k_rule(args: argparse.Namespace) -> Rule:
     return Rule(tuple(get_classes('ade20k')), 255, args.gt_suffix or '.png', table, prediction)
 
 
-def watched(pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """The pairs, with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(pairs, 'scoring', console=Console(stderr=True))  # type: ignore[return-value]
-
-
 def show(tally: Tally, rule: Rule, args: argparse.Namespace, extra: Sequence[Path]) -> None:
-    """Print the tables and write what was asked for."""
+    """Print the tables, and write the files of ``--json`` and ``--out-dir``."""
     from volo_seg.evaluation.report import (
         class_table,
         report_content,

@@ -1,11 +1,14 @@
-"""Flags that several commands share."""
+"""Flags and the progress bar that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from volo_seg.commands import COMMANDS
+
+T = TypeVar('T')
 
 
 def make_parser(
@@ -128,3 +131,11 @@ def bare_amp(words: Sequence[str]) -> list[str]:
     for word, following in zip(words, [*words[1:], ''], strict=True):
         spelled.append('--amp=auto' if word == '--amp' and following not in ('auto', 'bf16', 'fp16') else word)
     return spelled
+
+
+def progress_bar(items: Iterable[T], description: str = 'files', total: int | None = None) -> Iterable[T]:
+    """Yield ``items`` with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description, total, console=Console(stderr=True))

@@ -43,7 +43,7 @@ def image_size(shape: Sequence[int] | None) -> tuple[int, int]:
     """Height and width in pixels from one or two numbers.
 
     Raises:
-        UserError: None, more than two, or a number below 1.
+        UserError: There are no numbers or more than two, or one is below 1.
     """
     numbers = tuple(shape or ())
     if len(numbers) not in (1, 2) or min(numbers) < 1:
@@ -52,7 +52,7 @@ def image_size(shape: Sequence[int] | None) -> tuple[int, int]:
 
 
 def count(model, height: int, width: int) -> list[tuple[str, int, float]]:  # type: ignore[no-untyped-def]
-    """(part, parameters, MACs of one image) for each part of a segmentor, and the inference total."""
+    """(part, parameters, MACs for one image) of each part of a segmentor, and of all parts that run at inference."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 

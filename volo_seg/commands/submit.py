@@ -1,20 +1,19 @@
-"""Pack predictions for a test server, or say what is wrong with an archive before the server does."""
+"""Pack predictions for a test server, or check an archive against the requirements of the server."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from volo_seg.commands.flags import make_parser
+from volo_seg.commands.flags import make_parser, progress_bar
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
     from volo_seg.evaluation.submission.archive import ServerRule
 
-T = TypeVar('T')
-MOST_LINES = 20
+MAX_LINES = 20
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Pack or check; see ``volo-seg submit --help``. Exit status 1: the archive has errors."""
+    """Pack or check; see ``volo-seg submit --help``. The exit status is 1 if the archive has errors."""
     args = build_parser().parse_args(argv)
     if (args.validate is None) != (args.pred_dir is not None and args.archive is not None):
         raise UserError('give PRED_DIR and OUT.zip to write an archive, or --validate ZIP to check one')
@@ -49,20 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     frames = None if args.images is None else image_frames(args.images, rule)
     count = write_submission(
-        args.pred_dir,
-        args.archive,
-        rule,
-        table=table,
-        suffix=args.pred_suffix,
-        frames=frames,
-        progress=watched,
+        args.pred_dir, args.archive, rule, table=table, suffix=args.pred_suffix, frames=frames, progress=progress_bar
     )
     print(f'{args.archive}: {count} predictions for {rule.name}')
     return check(args.archive, rule, args.images)
 
 
 def server(args: argparse.Namespace) -> tuple[ServerRule, dict[int, int]]:
-    """The server's rule, and the table from the predictions' values to the server's."""
+    """The requirements of the server, and the table from the values of the predictions to those of the server."""
     from volo_seg.evaluation.submission.archive import ade20k_rule, cityscapes_rule
 
     if args.dataset == 'ade20k':
@@ -76,24 +69,17 @@ def server(args: argparse.Namespace) -> tuple[ServerRule, dict[int, int]]:
 
 
 def check(archive: Path, rule: ServerRule, images: Path | None) -> int:
-    """Print the findings; 1 if one of them is an error."""
+    """Print the problems of ``archive``; return 1 if one is an error, else 0."""
     from volo_seg.evaluation.submission.archive import image_frames
     from volo_seg.evaluation.submission.check import check_submission
 
     frames = None if images is None else image_frames(images, rule)
-    findings = sorted(check_submission(archive, rule, images=frames, progress=watched), key=lambda f: f.level)
-    for finding in findings[:MOST_LINES]:
-        print(finding)
-    if len(findings) > MOST_LINES:
-        print(f'and {len(findings) - MOST_LINES} more')
-    errors = sum(finding.level == 'error' for finding in findings)
-    print(f'{archive}: {errors} errors, {len(findings) - errors} warnings for the server of {rule.name}')
+    problems = check_submission(archive, rule, images=frames, progress=progress_bar)
+    problems.sort(key=lambda problem: problem.level)
+    for problem in problems[:MAX_LINES]:
+        print(problem)
+    if len(problems) > MAX_LINES:
+        print(f'and {len(problems) - MAX_LINES} more')
+    errors = sum(problem.level == 'error' for problem in problems)
+    print(f'{archive}: {errors} errors, {len(problems) - errors} warnings for the server of {rule.name}')
     return 1 if errors else 0
-
-
-def watched(items: Sequence[T]) -> Iterable[T]:
-    """The items, with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, 'files', console=Console(stderr=True))

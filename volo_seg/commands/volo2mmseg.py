@@ -1,4 +1,4 @@
-"""Turn official or timm weights, or a trained segmentor, into a file of the backbone alone."""
+"""Convert official or timm weights, or a trained segmentor, to a file with the backbone only."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from volo_seg.commands.flags import make_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the arguments."""
+    """The flags of ``volo-seg volo2mmseg``."""
     parser = make_parser('volo2mmseg', __doc__)
-    parser.add_argument('src', help='weights: a path, an http(s) address or a short name such as volo_d1_224')
+    parser.add_argument('src', help='weights: a path, an http(s) URL or a short name such as volo_d1_224')
     parser.add_argument('dst', help='file to write: .pth or .safetensors')
     parser.add_argument('--force', action='store_true', help='overwrite DST if it exists')
     return parser
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert, and print what was written and what was dropped.
 
     Raises:
-        UserError: SRC cannot be had, read or recognised, or is incomplete; DST exists or cannot be written.
+        UserError: SRC cannot be read or recognised, or is incomplete; DST exists or cannot be written.
     """
     args = build_parser().parse_args(argv)
     from volo_seg.checkpoints import check_destination, count_groups, read_backbone, save_file

@@ -19,12 +19,7 @@ class Pairing:
 
 
 def pair_folders(
-    image_dir: Path,
-    mask_dir: Path | None,
-    *,
-    image_suffixes: Sequence[str],
-    mask_suffix: str,
-    any_case: bool = False,
+    image_dir: Path, mask_dir: Path | None, *, image_suffixes: Sequence[str], mask_suffix: str, any_case: bool = False
 ) -> Pairing:
     """Pair each image with the label image of the same relative name, or with None if ``mask_dir`` is None.
 

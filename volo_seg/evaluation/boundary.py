@@ -53,12 +53,8 @@ def boundary_counts(
     in_prediction = inner_boundary(prediction, distance=distance)
     agree = in_truth & in_prediction & (truth == prediction)
     parts = ((agree, truth), (in_truth, truth), (in_prediction, prediction))
-    return torch.stack([_per_class(labels, mask, num_classes) for mask, labels in parts])
-
-
-def _per_class(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
-    kept = torch.where(mask, labels, num_classes).reshape(-1)
-    return torch.bincount(kept, minlength=num_classes + 1)[:num_classes].cpu()
+    kept = [torch.where(mask, labels, num_classes).reshape(-1) for mask, labels in parts]
+    return torch.stack([torch.bincount(labels, minlength=num_classes + 1)[:num_classes].cpu() for labels in kept])
 
 
 def _sliding(reduce: Callable[[Tensor, Tensor], Tensor], values: Tensor, width: int, dim: int) -> Tensor:

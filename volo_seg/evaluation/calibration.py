@@ -29,7 +29,10 @@ def calibration_counts(scores: Tensor, truth: Tensor, prediction: Tensor, *, ign
     """
     counts = torch.zeros(3, CALIBRATION_BINS, dtype=torch.int64, device=scores.device)
     truth, prediction = truth.to(scores.device), prediction.to(scores.device)
-    probabilities = len(scores) == 1 or _are_probabilities(scores)
+    strips = scores.split(_ROWS, dim=1)
+    probabilities = len(scores) == 1 or all(
+        bool(strip.min() >= 0) and bool((strip.float().sum(0) - 1).abs().max() < 1e-3) for strip in strips
+    )
     for start in range(0, scores.shape[1], _ROWS):
         strip = slice(start, start + _ROWS)
         confidence = _confidence(scores[:, strip], prediction[strip], probabilities)
@@ -47,11 +50,6 @@ def expected_calibration_error(counts: Tensor) -> float:
     if not pixels.any():
         raise ValueError('the calibration error is undefined without pixels')
     return float((correct - confidence / UNIT).abs().sum() / pixels.sum())
-
-
-def _are_probabilities(scores: Tensor) -> bool:
-    strips = scores.split(_ROWS, dim=1)
-    return all(bool(strip.min() >= 0) and bool((strip.float().sum(0) - 1).abs().max() < 1e-3) for strip in strips)
 
 
 def _confidence(scores: Tensor, prediction: Tensor, probabilities: bool) -> Tensor:

@@ -89,7 +89,10 @@ class ExactIoUMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore_index = ignore_index
         self.definition = check_definition(definition)
-        self.iou_metrics = _check_iou_metrics(iou_metrics)
+        self.iou_metrics = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
+        for name in self.iou_metrics:
+            if name not in _EXTRA:
+                raise UserError(f'iou_metrics={name!r} is not known; choose from {", ".join(sorted(_EXTRA))}')
         self.boundary = boundary
         self.calibration = calibration
         self.per_class = per_class
@@ -117,7 +120,8 @@ class ExactIoUMetric(BaseMetric):
         for index, sample in enumerate(data_samples):
             prediction = _map_of(sample, PREDICTION)
             if self.writer is not None:
-                self._write(sample, prediction)
+                labels = prediction.cpu().numpy() + bool(sample.get('reduce_zero_label', False))
+                self.writer.write(labels, img_path=sample['img_path'], seg_map_path=sample.get('seg_map_path'))
             if not self.format_only:
                 self._add_last()
                 self._last = Counted(self._count(sample, prediction), sample, image_of_batch(data_batch, index))
@@ -130,7 +134,10 @@ class ExactIoUMetric(BaseMetric):
             total.add(tally)
         scores = compute_scores(total, unique_names(self._classes()))
         if is_main_process():
-            self._log(scores)
+            worst_first = sorted_worst_first(scores.classes)
+            for title, rows in (('by class', scores.classes), ('by class, worst first', worst_first)):
+                print_log(f'{title}:\n{class_table(rows)}', logger='current')
+            print_log(summary(scores, definition=self.definition), logger='current')
             if self.out_dir is not None:
                 write_report(
                     self.out_dir,
@@ -215,40 +222,14 @@ class ExactIoUMetric(BaseMetric):
             tally.calibration += calibration_counts(scores, truth, prediction, ignore_index=ignore)
         return tally
 
-    def _write(self, sample: Mapping[str, Any], prediction: Tensor) -> None:
-        labels = prediction.cpu().numpy() + bool(sample.get('reduce_zero_label', False))
-        self.writer.write(  # type: ignore[union-attr]
-            labels, img_path=sample['img_path'], seg_map_path=sample.get('seg_map_path')
-        )
-
-    def _log(self, scores: Scores) -> None:
-        for title, rows in (
-            ('by class', scores.classes),
-            ('by class, worst first', sorted_worst_first(scores.classes)),
-        ):
-            print_log(f'{title}:\n{class_table(rows)}', logger='current')
-        print_log(summary(scores, definition=self.definition), logger='current')
-
     def _returned(self, scores: Scores) -> dict[str, float]:
-        shares = {
-            'mIoU': scores.mean_iou[self.definition],
-            'mAcc': scores.mean_accuracy,
-            'aAcc': scores.pixel_accuracy,
-        }
+        shares = {'mIoU': scores.mean_iou[self.definition], 'mAcc': scores.mean_accuracy, 'aAcc': scores.pixel_accuracy}
         shares |= {key: scores.mean_f_score for key in self.iou_metrics if key != 'mIoU'}
         extra = {'boundary_mIoU': scores.mean_boundary_iou, 'ECE': scores.calibration_error}
         shares |= {key: value for key, value in extra.items() if value is not None}
         if self.per_class:
             shares |= {f'IoU/{row.name}': row.iou for row in scores.classes if row.iou is not None}
         return {key: 100 * value for key, value in shares.items()}
-
-
-def _check_iou_metrics(names: Sequence[str] | str) -> list[str]:
-    names = [names] if isinstance(names, str) else list(names)
-    for name in names:
-        if name not in _EXTRA:
-            raise UserError(f'iou_metrics={name!r} is not known; choose from {", ".join(sorted(_EXTRA))}')
-    return names
 
 
 def _map_of(sample: Mapping[str, Any], key: str) -> Tensor:

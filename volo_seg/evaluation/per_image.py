@@ -96,7 +96,13 @@ class ImageScores:
     def sheets(self, classes: Sequence[str], palette: Sequence[Sequence[int]] | None) -> dict[str, bytes]:
         """JPEGs of the worst images (image, prediction, ground truth) by file name."""
         return {
-            f'{number:02d}.jpg': draw_sheet([row], title=_title(score, classes), classes=classes, palette=palette)
+            f'{number:02d}.jpg': draw_sheet(
+                [row],
+                title=f'mIoU {100 * score.mean_iou:.1f}   pixel accuracy {100 * score.accuracy:.1f}   '
+                f'worst class {classes[score.worst_class]} ({100 * score.worst_iou:.1f})',
+                classes=classes,
+                palette=palette,
+            )
             for number, (score, row) in enumerate(self.worst, start=1)
         }
 
@@ -117,10 +123,3 @@ class ImageScores:
 
 def _percent(share: float) -> float | None:
     return 100 * share if share >= 0 else None
-
-
-def _title(score: ImageScore, classes: Sequence[str]) -> str:
-    return (
-        f'mIoU {100 * score.mean_iou:.1f}   pixel accuracy {100 * score.accuracy:.1f}   '
-        f'worst class {classes[score.worst_class]} ({100 * score.worst_iou:.1f})'
-    )

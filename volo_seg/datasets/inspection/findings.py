@@ -30,7 +30,15 @@ class Finding:
 
 def findings_of(split: Split, observations: Sequence[Observation], *, sample: bool = False) -> list[Finding]:
     """All findings of a split. With ``sample``, observations are a part of the files, and coverage is not checked."""
-    found = [*_pairing(split), *_files(split, observations), *_values(split, observations)]
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for seen in observations:
+        for kind, path, sentence in seen.problems:
+            kinds[kind].append((path, sentence))
+    of_files = [
+        Finding(split.name, kind, problems[0][1], tuple(path for path, _ in problems))
+        for kind, problems in kinds.items()
+    ]
+    found = [*_pairing(split), *of_files, *_values(split, observations)]
     return found if sample else [*found, *_coverage(split, observations)]
 
 
@@ -83,15 +91,6 @@ def _pairing(split: Split) -> Iterator[Finding]:
         )
 
 
-def _files(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
-    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for seen in observations:
-        for kind, path, sentence in seen.problems:
-            kinds[kind].append((path, sentence))
-    for kind, problems in kinds.items():
-        yield Finding(split.name, kind, problems[0][1], tuple(path for path, _ in problems))
-
-
 def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
     """Find label values out of range, and binary masks whose white value is not a class."""
     total: Counter[int] = Counter()
@@ -102,22 +101,28 @@ def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Findi
     if is_binary(split, values):
         white = values[-1]
         paths = _paths(observations, [white])
-        effect = 'is ignored, so that only class 0 is learned' if split.in_range(white) else 'is no class'
+        effect = 'is ignored, so that only class 0 is learned' if split.in_range(white) else 'is not a class'
+        fix = 'by rewriting the label images'
+        if split.kind == 'FolderDataset':
+            fix = f'with label_map={{{white}: 1}} in the data set'
         yield Finding(
             split.name,
             'binary',
             f'labels hold 0 and {white} ({paths[0]!r}): a binary mask saved as 8-bit, whose {white} {effect}; '
-            f'map {white} to 1 {_how_to_map(split, white)}',
+            f'map {white} to 1 {fix}',
             paths,
         )
     elif bad:
         paths = _paths(observations, bad)
         first = next(value for seen in observations for value in seen.values if value in bad)
+        count = len(split.classes)
+        known = f'1..{count} are classes, 0 is ignored' if split.reduce_zero_label else f'0..{count - 1} are classes'
         yield Finding(
             split.name,
             'value',
-            f'label image {paths[0]!r} holds {first}, and {_rule(split)}; training stops there, on a GPU with a '
-            f'device-side assert; {_fix(split, values, bad)} (values out of range in {split.name}: {ranges(bad)})',
+            f'label image {paths[0]!r} holds {first}, and with {count} classes {known}, {split.ignore_index} is '
+            f'ignored; training stops there, on a GPU with a device-side assert; '
+            f'{_fix(split, values, bad)} (values out of range in {split.name}: {ranges(bad)})',
             paths,
         )
 
@@ -139,7 +144,8 @@ def _coverage(split: Split, observations: Sequence[Observation]) -> Iterator[Fin
     labelled = [seen for seen in observations if seen.values]
     if not labelled:
         return
-    empty = [str(seen.mask) for seen in labelled if all(_ignored(split, value) for value in seen.values)]
+    ignored = {value for value in range(256) if split.lookup[value] == split.ignore_index}
+    empty = [str(seen.mask) for seen in labelled if seen.values.keys() <= ignored]
     if empty:
         yield Finding(
             split.name,
@@ -161,18 +167,8 @@ def _coverage(split: Split, observations: Sequence[Observation]) -> Iterator[Fin
         )
 
 
-def _ignored(split: Split, value: int) -> bool:
-    return int(split.lookup[value]) == split.ignore_index
-
-
 def _paths(observations: Sequence[Observation], values: Sequence[int]) -> tuple[str, ...]:
     return tuple(str(seen.mask) for seen in observations if any(value in seen.values for value in values))
-
-
-def _rule(split: Split) -> str:
-    count = len(split.classes)
-    known = f'1..{count} are classes, 0 is ignored' if split.reduce_zero_label else f'0..{count - 1} are classes'
-    return f'with {count} classes {known}, {split.ignore_index} is ignored'
 
 
 def _fix(split: Split, values: Sequence[int], bad: Sequence[int]) -> str:
@@ -183,9 +179,3 @@ def _fix(split: Split, values: Sequence[int], bad: Sequence[int]) -> str:
         return 'labels count from 1: set reduce_zero_label=True'
     ignore = f'set ignore_labels={list(bad)}' if split.kind == 'FolderDataset' else 'rewrite it as the ignored value'
     return f'if it means "none", {ignore}; if it is a class, add its name to the classes'
-
-
-def _how_to_map(split: Split, white: int) -> str:
-    if split.kind == 'FolderDataset':
-        return f'with label_map={{{white}: 1}} in the data set'
-    return 'by rewriting the label images'

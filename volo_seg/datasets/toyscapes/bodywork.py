@@ -120,10 +120,5 @@ def lamps(sketch: Sketch, body: Body, height: float, lit: bool) -> None:
             (0.0, 0.12, 0.68 * height, plate),
         ):
             low, high = (across - wide) * body.width, (across + wide) * body.width
-            corners = [
-                (along, y - tall, low),
-                (along, y + tall, low),
-                (along, y + tall, high),
-                (along, y - tall, high),
-            ]
+            corners = [(along, y - tall, low), (along, y + tall, low), (along, y + tall, high), (along, y - tall, high)]
             sketch.face(body.world(corners), tone, outward)

@@ -52,12 +52,7 @@ class Camera:
         height, width = self.size
         if np.abs(pixels).max() < 2 * min(height, width):
             return pixels
-        for normal, offset in (
-            ((1, 0), width),
-            ((-1, 0), 2 * width),
-            ((0, 1), height),
-            ((0, -1), 2 * height),
-        ):
+        for normal, offset in (((1, 0), width), ((-1, 0), 2 * width), ((0, 1), height), ((0, -1), 2 * height)):
             pixels = _cut(pixels, np.array(normal, np.float64), float(offset))
             if len(pixels) < 3:
                 return np.zeros((0, 2))

@@ -10,12 +10,7 @@ from volo_seg.datasets.toyscapes.camera import Array
 
 TILE = 256
 # exponent of the power law, lowest and highest frequency in cycles per tile
-_BANDS = {
-    'grain': (0.0, 20.0, 90.0),
-    'blotch': (1.7, 2.0, 90.0),
-    'leaf': (0.8, 8.0, 70.0),
-    'cloud': (2.2, 1.0, 60.0),
-}
+_BANDS = {'grain': (0.0, 20.0, 90.0), 'blotch': (1.7, 2.0, 90.0), 'leaf': (0.8, 8.0, 70.0), 'cloud': (2.2, 1.0, 60.0)}
 Palette = tuple[tuple[int, int, int], ...]
 
 ASPHALT: Palette = ((98, 92, 88), (84, 80, 77), (110, 103, 98))

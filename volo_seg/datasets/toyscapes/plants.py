@@ -55,14 +55,7 @@ def hedge(
 
 
 def _leafy(
-    rng: np.random.Generator,
-    view: View,
-    shape: Array,
-    trunk: Sketch,
-    depth: float,
-    layer: int,
-    *,
-    gaps: float,
+    rng: np.random.Generator, view: View, shape: Array, trunk: Sketch, depth: float, layer: int, *, gaps: float
 ) -> list[Thing]:
     green, seed = pick(rng, LEAVES, 9), int(rng.integers(1 << 30))
     if len(shape) < 3 or depth < NEAR:
