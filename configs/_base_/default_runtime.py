@@ -1,9 +1,4 @@
 default_scope = 'mmseg'
-custom_imports = dict(
-    imports=['volo_seg.models', 'volo_seg.datasets.folder_dataset', 'volo_seg.evaluation', 'volo_seg.engine.runner'],
-    allow_failed_imports=False,
-)
-runner_type = 'SafeRunner'
 env_cfg = dict(
     cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
 )
@@ -13,5 +8,4 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
-custom_hooks = [dict(type='ContactSheetHook')]
 tta_model = dict(type='SegTTAModel')

@@ -4,5 +4,6 @@ _base_ = [
     '../_base_/datasets/folders.py',
     '../_base_/schedules/adamw_20k.py',
     '../_base_/default_runtime.py',
+    '../_base_/safe_runner.py',
 ]
 model = dict(data_preprocessor=dict(size=_base_.crop_size), backbone=dict(img_size=_base_.crop_size))

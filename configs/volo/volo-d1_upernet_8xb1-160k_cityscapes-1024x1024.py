@@ -3,6 +3,7 @@ _base_ = [
     '../_base_/datasets/cityscapes.py',
     '../_base_/schedules/adamw_160k.py',
     '../_base_/default_runtime.py',
+    '../_base_/safe_runner.py',
 ]
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

@@ -6,5 +6,5 @@ model = dict(
     test_cfg=dict(crop_size=crop_size, stride=(384, 768)),
 )
 train_pipeline = [dict(t, crop_size=crop_size) if t.type == 'RandomCrop' else t for t in _base_.train_pipeline]
-train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(batch_size=2, dataset=dict(dataset=dict(pipeline=train_pipeline)))
 auto_scale_lr = dict(base_batch_size=16)

@@ -11,7 +11,7 @@ model = dict(
 sizes = dict(RandomResize=dict(scale=scale), RandomCrop=dict(crop_size=crop_size), Resize=dict(scale=scale))
 train_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.train_pipeline]
 test_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.test_pipeline]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=1e-3))

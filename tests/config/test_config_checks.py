@@ -1,5 +1,6 @@
 """What a config says is checked before anything is built: one test a mistake, and no alarm where there is none."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 
 from volo_seg.checkpoints import VARIANTS
-from volo_seg.config import validation as config_checks
 from volo_seg.config.agreement import check_class_count
 from volo_seg.config.checks import check_config, check_run, fill_class_count
 from volo_seg.config.load import config_root, load_config, shipped_configs
-from volo_seg.config.validation import REGISTRIES, accepted_keys, find_type, is_ours
+from volo_seg.config.validation import accepted_keys, find_type
 from volo_seg.errors import UserError
 
+TRAIN = 'train_dataloader.dataset.dataset'
 ALL = ('train', 'val', 'test')
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 SLIDING = 'volo-d1_upernet_8xb1-160k_cityscapes-1024x1024'
@@ -77,12 +78,12 @@ MISTAKES = {
     ),
     'key of the neck': ((PYRAMID, 'model.neck.norm=3'), "model.neck: unknown key 'norm'; did you mean 'norm_cfg'?"),
     'key of the data set': (
-        (FOLDERS, 'train_dataloader.dataset.clases=[a,b]'),
-        "train_dataloader.dataset: unknown key 'clases'; did you mean 'classes'?",
+        (FOLDERS, 'train_dataloader.dataset.dataset.clases=[a,b]'),
+        "train_dataloader.dataset.dataset: unknown key 'clases'; did you mean 'classes'?",
     ),
     'key of the metric': (
-        (NANO, 'test_evaluator.boundry=True'),
-        "test_evaluator: unknown key 'boundry'; did you mean 'boundary'?",
+        (NANO, 'test_evaluator.metrics.boundry=True'),
+        "test_evaluator.metrics: unknown key 'boundry'; did you mean 'boundary'?",
     ),
     'key unlike any other': ((NANO, 'model.neck.type=VOLOPyramid', 'model.neck.zzz=1'), "'zzz'; it takes in_channels"),
     'key of test_cfg': (
@@ -94,8 +95,8 @@ MISTAKES = {
         "model.decode_head.type='UPerHed' is not registered (did you mean 'UPerHead'",
     ),
     'type of a step': (
-        (NANO, 'train_dataloader.dataset.pipeline.3.type=RandomCorp'),
-        "train_dataloader.dataset.pipeline.3.type='RandomCorp' is not registered (did you mean 'RandomCrop'",
+        (NANO, 'train_dataloader.dataset.dataset.pipeline.3.type=RandomCorp'),
+        "train_dataloader.dataset.dataset.pipeline.3.type='RandomCorp' is not registered (did you mean 'RandomCrop'",
     ),
     'type like no other': (
         (NANO, 'default_hooks.timer.type=Zyxwvutsrqp'),
@@ -138,16 +139,16 @@ MISTAKES = {
         'model.decode_head.in_index=(0, 1, 2, 3), but model.backbone gives 3 maps; use 0..2',
     ),
     'crop of the preprocessor': (
-        (NANO, 'train_dataloader.dataset.pipeline.3.crop_size=(128,128)', 'crop_size=(128,128)'),
-        'train_dataloader.dataset.pipeline.3.crop_size=(128, 128), but model.data_preprocessor.size=(256, 256)',
+        (NANO, 'train_dataloader.dataset.dataset.pipeline.3.crop_size=(128,128)', 'crop_size=(128,128)'),
+        'train_dataloader.dataset.dataset.pipeline.3.crop_size=(128, 128), but model.data_preprocessor.size=(256, 256)',
     ),
     'crop that reaches no pipeline': (
         (NANO, 'crop_size=(128,128)'),
-        'train_dataloader.dataset.pipeline.3.crop_size=(256, 256), but crop_size=(128, 128)',
+        'train_dataloader.dataset.dataset.pipeline.3.crop_size=(256, 256), but crop_size=(128, 128)',
     ),
     'crop of sliding windows': (
         (SLIDING, 'model.test_cfg.crop_size=(768,768)'),
-        'train_dataloader.dataset.pipeline.3.crop_size=(1024, 1024), but model.test_cfg.crop_size=(768, 768)',
+        'train_dataloader.dataset.dataset.pipeline.3.crop_size=(1024, 1024), but model.test_cfg.crop_size=(768, 768)',
     ),
     'stride': (
         (SLIDING, 'model.test_cfg.stride=(768,1025)'),
@@ -163,27 +164,27 @@ MISTAKES = {
     ),
     'ignored label of a head': (
         (NANO, 'model.decode_head.ignore_index=0'),
-        'model.decode_head.ignore_index is 0, but train_dataloader.dataset.ignore_index (by default) is 255',
+        'model.decode_head.ignore_index is 0, but train_dataloader.dataset.dataset.ignore_index (by default) is 255',
     ),
     'ignored label of padding': (
         (NANO, 'model.data_preprocessor.seg_pad_val=0'),
-        'model.data_preprocessor.seg_pad_val is 0, but train_dataloader.dataset.ignore_index (by default) is 255',
+        f'model.data_preprocessor.seg_pad_val is 0, but {TRAIN}.ignore_index (by default) is 255',
     ),
     'ignored label of a loss': (
         (NANO, 'model.auxiliary_head.loss_decode.type=DiceLoss', 'model.auxiliary_head.loss_decode.ignore_index=19'),
         'model.auxiliary_head.loss_decode.ignore_index is 19, but',
     ),
     'ignored label of the crop': (
-        (NANO, 'train_dataloader.dataset.pipeline.3.ignore_index=0'),
-        'train_dataloader.dataset.pipeline.3.ignore_index is 0, but',
+        (NANO, 'train_dataloader.dataset.dataset.pipeline.3.ignore_index=0'),
+        'train_dataloader.dataset.dataset.pipeline.3.ignore_index is 0, but',
     ),
     'ignored label of the metric': (
-        (NANO, 'val_evaluator.ignore_index=0'),
-        'val_evaluator.ignore_index is 0, but val_dataloader.dataset.ignore_index (by default) is 255',
+        (NANO, 'val_evaluator.metrics.ignore_index=0'),
+        'val_evaluator.metrics.ignore_index is 0, but val_dataloader.dataset.ignore_index (by default) is 255',
     ),
     'ignored label 0': (
-        (FOLDERS, 'train_dataloader.dataset.reduce_zero_label=True', 'train_dataloader.dataset.ignore_index=0'),
-        'train_dataloader.dataset.ignore_index=0, but reduce_zero_label=True turns label 0 into 255',
+        (FOLDERS, f'{TRAIN}.reduce_zero_label=True', f'{TRAIN}.ignore_index=0'),
+        f'{TRAIN}.ignore_index=0, but reduce_zero_label=True turns label 0 into 255',
     ),
     'no loader': ((NANO, 'val_dataloader=None'), 'the config has no val_dataloader'),
     'no model': ((NANO, 'model=None'), 'the config has no model'),
@@ -203,10 +204,10 @@ def test_other_windows_are_free_at_test_time():
 
 
 def test_agreeing_changes_pass():
-    step = 'train_dataloader.dataset.pipeline.3'
+    step = 'train_dataloader.dataset.dataset.pipeline.3'
     crop = ['crop_size=128', 'model.data_preprocessor.size=(128,128)', f'{step}.crop_size=128']
-    places = [step, 'val_evaluator', 'test_evaluator', 'model.decode_head', 'model.auxiliary_head']
-    places += [f'{split}_dataloader.dataset' for split in ALL]
+    places = [step, 'val_evaluator.metrics', 'test_evaluator.metrics', 'model.decode_head', 'model.auxiliary_head']
+    places += [TRAIN, 'val_dataloader.dataset', 'test_dataloader.dataset']
     ignored = [f'{place}.ignore_index=0' for place in places] + ['model.data_preprocessor.seg_pad_val=0']
     maps = ['model.backbone.out_indices=(1,3)', 'model.auxiliary_head.in_index=-1']
     maps += ['model.decode_head.in_index=(0,1)', 'model.decode_head.in_channels=[128,128]']
@@ -224,35 +225,31 @@ def test_scoped_and_path_types_pass_and_keep_their_checks():
 
 
 def test_steps_behind_the_crop_set_the_size():
-    config = load_config(NANO, ['train_dataloader.dataset.pipeline.3.crop_size=(128,128)'])
-    config.train_dataloader.dataset.pipeline.insert(4, dict(type='Resize', scale=(256, 256)))
+    config = load_config(NANO, ['train_dataloader.dataset.dataset.pipeline.3.crop_size=(128,128)'])
+    config.train_dataloader.dataset.dataset.pipeline.insert(4, dict(type='Resize', scale=(256, 256)))
     check_config(config, ALL)
 
 
-def test_missing_import_is_named(tmp_path):
-    """In a process of its own, as here everything is imported already."""
-    model = "model = dict(type='VOLOSegmentor')"
-    config = tmp_path / 'config.py'
-    config.write_text(f"default_scope = 'mmseg'\n{model}\ntrain_dataloader = dict(dataset=dict())\n")
-    # neither is needed, and a torchvision built for another torch would break mmseg's import
-    absent = 'import sys; sys.modules.update(torchvision=None, timm=None)'
-    program = f"{absent}; from volo_seg.commands import run_tool; run_tool('train', ['config.py'])"
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.strip().splitlines()[-1] == (
-        "error: model.type='VOLOSegmentor' is not imported; "
-        "add custom_imports = dict(imports=['volo_seg.models'], allow_failed_imports=False) to the config"
+@pytest.mark.parametrize('source', ["imports=['mine']", "imports=['mine'], allow_failed_imports=False"])
+def test_own_types_are_registered_whatever_a_config_imports(source, tmp_path):
+    """In a process of its own, where torchvision is broken; the user's module imports mmseg and torchvision's rest."""
+    (tmp_path / 'mine.py').write_text(
+        'import mmseg.models\nfrom mmseg.registry import HOOKS\nfrom mmengine.hooks import Hook\n'
+        '@HOOKS.register_module()\nclass Mine(Hook):\n    pass\n'
     )
-
-
-def test_incomplete_imports_are_named(monkeypatch):
-    """A type of ours that the imports of the config leave out."""
-    config = load_config(NANO)
-    monkeypatch.setattr(config_checks, '_our_module', lambda name: 'volo_seg.models')
-    config.model.type = 'NotYetRegistered'
-    assert refusal(config) == (
-        "model.type='NotYetRegistered' is not imported; add 'volo_seg.models' to custom_imports.imports"
+    (tmp_path / 'torchvision.py').write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    (tmp_path / 'config.py').write_text(
+        f"_base_ = '{shipped_configs()[NANO]}'\ncustom_imports = dict({source})\n"
+        "custom_hooks = [*_base_.custom_hooks, dict(type='Mine')]\n"
     )
+    program = "from volo_seg.commands import run_tool; run_tool('print_config', ['config.py'])"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {**os.environ, 'PYTHONPATH': path}
+    command = [sys.executable, '-c', program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "type='Mine'" in done.stdout and "type='OverlappedEvaluator'" in done.stdout
+    assert 'torchvision' not in done.stderr
 
 
 @pytest.fixture
@@ -262,7 +259,7 @@ def folders(tmp_path):
         (tmp_path / part).mkdir(parents=True)
         (tmp_path / part / 'a.png').touch()
     (tmp_path / 'classes.txt').write_text('sky\nroad\ntree\n')
-    return [f'{split}_dataloader.dataset.data_root={tmp_path}' for split in ALL]
+    return [f'{place}.data_root={tmp_path}' for place in (TRAIN, 'val_dataloader.dataset', 'test_dataloader.dataset')]
 
 
 def test_class_count_is_filled_into_every_head(folders):
@@ -275,30 +272,30 @@ def test_class_count_is_filled_into_every_head(folders):
 @pytest.mark.parametrize('head', ['decode_head', 'auxiliary_head'])
 def test_class_count_of_each_head(head, folders):
     config = load_config(FOLDERS, [*folders, f'model.{head}.num_classes=7'])
-    with pytest.raises(UserError, match=rf'model.{head}.num_classes=7, but train_dataloader.dataset .* has 3 classes'):
+    with pytest.raises(UserError, match=rf'model.{head}.num_classes=7, but {TRAIN} .* has 3 classes'):
         check_run(config, ('train', 'val'))
 
 
 def test_wrapped_data_sets_are_checked_too(folders):
     config = load_config(FOLDERS, [*folders, 'model.decode_head.num_classes=7'])
     config.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=config.train_dataloader.dataset)
-    with pytest.raises(UserError, match='but train_dataloader.dataset.dataset .FolderDataset. has 3 classes'):
+    with pytest.raises(UserError, match='but train_dataloader.dataset.dataset.dataset .FolderDataset. has 3 classes'):
         check_run(config, ('train',))
 
 
 def test_missing_list_and_foreign_argument(folders):
     config = load_config(FOLDERS, folders)
-    dataset = config.train_dataloader.dataset
+    dataset = config.train_dataloader.dataset.dataset
     dataset.type = 'ADE20KDataset'
-    with pytest.raises(UserError, match="train_dataloader.dataset .ADE20KDataset. does not take .*'clases'"):
+    with pytest.raises(UserError, match="train_dataloader.dataset.dataset .ADE20KDataset. does not take .*'clases'"):
         check_run(load_like(config, clases=['a']), ('train',))
-    with pytest.raises(UserError, match=r"none.txt' \(train_dataloader.dataset.ann_file\) does not exist"):
+    with pytest.raises(UserError, match=r"none.txt' \(train_dataloader.dataset.dataset.ann_file\) does not exist"):
         check_run(load_like(config, ann_file='none.txt'), ('train',))
 
 
 def load_like(config, **changes):
     changed = config.copy()
-    changed.train_dataloader.dataset.update(changes)
+    changed.train_dataloader.dataset.dataset.update(changes)
     return changed
 
 
@@ -323,11 +320,15 @@ def test_declared_channels_are_the_real_ones(arch):
     assert declared == tuple(m.shape[1] for m in maps)
 
 
-def test_default_runtime_imports_all_that_is_ours():
-    """The line that a config without our imports is told to add really registers the class."""
-    imports = Config.fromfile(config_root() / 'configs/_base_/default_runtime.py').custom_imports.imports
-    ours = [kind for registry in REGISTRIES for kind in registry.module_dict.values() if is_ours(kind)]
-    assert {'VOLO', 'VOLOSegmentor', 'FolderDataset', 'ExactIoUMetric', 'SafeRunner'} <= {k.__name__ for k in ours}
-    rooms = [module.split('.')[:2] for module in imports]
-    assert all(kind.__module__.split('.')[:2] in rooms for kind in ours)
-    assert len(rooms) == len({tuple(room) for room in rooms})
+def test_register_imports_all_types_of_this_package():
+    """Every module with a registration is imported, but the backends that a config names by their path."""
+    program = 'import sys, volo_seg.register; print("\\n".join(sys.modules))'
+    loaded = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True, text=True, check=True)
+    package = config_root() / 'volo_seg'
+    registering = {
+        '.'.join(path.relative_to(package.parent).with_suffix('').parts)
+        for path in package.rglob('*.py')
+        if '.register_module(' in path.read_text()
+    }
+    assert len(registering) > 20
+    assert registering - set(loaded.stdout.split()) == {'volo_seg.engine.logging.vis_backends'}

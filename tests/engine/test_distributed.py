@@ -108,7 +108,9 @@ def job(data, work, *, kind='none', **changes):
     """Start tools/dist_train.sh with two processes, the second of which may come to grief."""
     imports = "custom_imports = dict(imports=[*_base_.custom_imports.imports, 'misfortune'])"
     text = f"_base_ = './tiny.py'\n{imports}\n"
-    (data / f'{kind}.py').write_text(f"{text}custom_hooks = [dict(type='Misfortune', kind='{kind}')]\n")
+    (data / f'{kind}.py').write_text(
+        f"{text}custom_hooks = [*_base_.custom_hooks, dict(type='Misfortune', kind='{kind}')]\n"
+    )
     config, *flags = tiny.words(data, work, '--no-check', config=f'{kind}.py', train_cfg__val_interval=100, **changes)
     return subprocess.Popen(
         ['bash', str(TOOLS / 'dist_train.sh'), config, '2', *flags],

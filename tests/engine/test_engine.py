@@ -9,10 +9,10 @@ import pytest
 from mmengine.evaluator import BaseMetric
 
 from volo_seg.config.load import find_config, parse_options, shipped_configs
-from volo_seg.engine.evaluator import OverlappedEvaluator
+from volo_seg.engine.data_files import check_files, unreadable_file, why_unreadable
 from volo_seg.engine.launch import replace_types
-from volo_seg.engine.runner import NamingPipeline, why_unreadable
 from volo_seg.errors import UserError
+from volo_seg.evaluation import OverlappedEvaluator
 
 
 class Recorder(BaseMetric):
@@ -94,29 +94,48 @@ def test_why_unreadable(tmp_path):
     assert why_unreadable(tmp_path / 'cut.png')
 
 
-@pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
-def test_pipes_and_devices_are_never_opened(key, tmp_path):
+class Files:
+    """A data set of one image and its label file."""
+
+    data_root = '.'
+
+    def __init__(self, *paths):
+        self.paths = paths
+
+    def __len__(self):
+        return 1
+
+    def get_data_info(self, index):
+        return dict(zip(('img_path', 'seg_map_path'), map(str, self.paths), strict=True))
+
+
+@pytest.mark.parametrize('label', [False, True])
+def test_pipes_and_devices_are_never_opened(label, tmp_path):
     good = tmp_path / 'good.png'
     cv2.imwrite(str(good), np.zeros((4, 4, 3), np.uint8))
+    check_files(Files(good, good))
     os.mkfifo(tmp_path / 'fifo.png')
     (tmp_path / 'zero.png').symlink_to('/dev/zero')
-
-    def read(results):
-        raise AssertionError(f'{results} was read')
-
     for name in ('fifo.png', 'zero.png'):
+        files = Files(good, tmp_path / name) if label else Files(tmp_path / name, good)
         with pytest.raises(UserError, match=rf"cannot read '.*{name}': it is a pipe, socket or device, not a file"):
-            NamingPipeline(read)({'img_path': str(good), key: str(tmp_path / name)})
+            check_files(files)
 
 
-def test_naming_pipeline_leaves_other_errors_alone(tmp_path):
-    good = tmp_path / 'good.png'
+def test_the_unreadable_file_is_named(tmp_path):
+    good, cut, empty = (tmp_path / name for name in ('good.png', 'cut.png', 'empty.png'))
     cv2.imwrite(str(good), np.zeros((4, 4, 3), np.uint8))
+    cut.write_bytes(good.read_bytes()[:30])
+    empty.touch()
 
-    def fail(results):
-        raise KeyError('a bug')
+    class Wrapper:
+        dataset = Files(good, cut)
 
-    with pytest.raises(KeyError, match='a bug'):
-        NamingPipeline(fail)({'img_path': str(good)})
-    with pytest.raises(UserError, match=r"none\.png': the file does not exist"):
-        NamingPipeline(fail)({'img_path': str(good), 'seg_map_path': str(tmp_path / 'none.png')})
+    wrapped = [Wrapper()]
+    assert f'{cut}' in str(unreadable_file(AssertionError(f'failed to load image: {cut}'), wrapped))
+    assert unreadable_file(AssertionError('a bug'), wrapped) is None
+    assert unreadable_file(KeyError(str(cut)), wrapped) is None
+    assert unreadable_file(AssertionError(f'{good}: a bug'), wrapped) is None
+    missing = unreadable_file(FileNotFoundError(), [Files(good, tmp_path / 'none.png')])
+    assert "none.png': the file does not exist; copy the file again" in str(missing)
+    assert "empty.png': the file is empty" in str(unreadable_file(cv2.error('!buf.empty()'), [Files(good, empty)]))

@@ -42,8 +42,8 @@ def small(toyscapes, work_dir, *options):
         'crop_size=(64,64)',
         'model.data_preprocessor.size=(64,64)',
         'model.backbone.img_size=64',
-        'train_dataloader.dataset.pipeline.2.scale=(128,64)',
-        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+        'train_dataloader.dataset.dataset.pipeline.2.scale=(128,64)',
+        'train_dataloader.dataset.dataset.pipeline.3.crop_size=(64,64)',
         'val_dataloader.dataset.pipeline.1.scale=(128,64)',
         'test_dataloader.dataset.pipeline.1.scale=(128,64)',
         'train_dataloader.batch_size=2',
@@ -236,8 +236,8 @@ def test_class_weights_of_the_labels(toyscapes):
         config[f'{split}_dataloader'].dataset.data_root = str(toyscapes)
     one = training_weights(config, 'inverse', processes=1)
     # the same images twice, put together: the same weights
-    part = config.train_dataloader.dataset
-    config.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[part, part])
+    part = config.train_dataloader.dataset.dataset
+    config.train_dataloader.dataset.dataset = ConfigDict(type='ConcatDataset', datasets=[part, part])
     assert training_weights(config, 'inverse', processes=1) == one
     assert len(one) == 19 and max(one) > 2 * min(one)
 

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import random
+import types
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from volo_seg.checkpoints import load_file
-from volo_seg.engine import sampling
-from volo_seg.engine.randomness import derive, seed_iteration, seed_sample, set_randomness
-from volo_seg.engine.sampling import Draw, NumberedSampler, SeededDataset
+from volo_seg.datasets.samplers import ResumableEpochSampler, ResumableInfiniteSampler, resumable
+from volo_seg.datasets.seeded_dataset import SeededDataset
+from volo_seg.engine.hooks import IterationSeedHook
+from volo_seg.engine.randomness import set_randomness
 from volo_seg.errors import UserError
+from volo_seg.seeding import derive_seed
 
 KEPT = ('state_dict', 'optimizer', 'param_schedulers', 'progress', 'ema_state_dict')
 ACCUMULATED = dict(
@@ -102,7 +105,7 @@ def test_epochs_are_resumed_too(data, tmp_path):
     (data / 'epochs.py').write_text(
         "_base_ = './even.py'\n"
         "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)\n"
-        "train_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=True))\n"
+        "train_dataloader = dict(sampler=dict(type='ResumableEpochSampler'))\n"
         'default_hooks = dict(checkpoint=dict(by_epoch=True, save_best=None), logger=dict(log_metric_by_epoch=True))\n'
     )
     dropped = ('train_cfg.max_iters', 'train_cfg.val_interval')
@@ -120,9 +123,14 @@ def test_epochs_are_resumed_too(data, tmp_path):
 
 @pytest.fixture
 def numbers(monkeypatch):
-    """Numbers of the draws that were loaded."""
+    """Positions of the samples that were drawn."""
     seen = []
-    monkeypatch.setattr(sampling, 'seed_sample', lambda seed, number: (seen.append(number), seed_sample(seed, number)))
+
+    def derive(seed, purpose, position):
+        seen.append(position)
+        return derive_seed(seed, purpose, position)
+
+    monkeypatch.setattr(resumable, 'derive_seed', derive)
     return seen
 
 
@@ -198,32 +206,47 @@ def test_deterministic_runs_are_equal(data, tmp_path):
     assert not tiny.differences(*(kept(tmp_path / name / 'iter_3.pth') for name in ('one', 'two')))
 
 
+class Range(list):
+    """Numbers as a data set."""
+
+    metainfo = {'classes': ('a',)}
+
+
+def seeded(length):
+    return SeededDataset(Range(range(length)))
+
+
 @given(length=st.integers(1, 7), world=st.integers(1, 4), start=st.integers(0, 30), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_processes_deal_one_order_from_any_place(length, world, start, seed):
     def sampler():
-        return NumberedSampler(dict(type='InfiniteSampler'), dataset=range(length), seed=seed)
+        return ResumableInfiniteSampler(seeded(length), seed=seed)
 
     order = list(itertools.islice(sampler(), start + 12))
-    assert [draw.number for draw in order] == list(range(start + 12))
-    assert sorted(order[:length]) == list(range(length)), 'the first round is no permutation'
-    dealt = {}
+    assert [drawn for _, drawn in order] == [derive_seed(seed, 0, position) for position in range(start + 12)]
+    assert sorted(index for index, _ in order[:length]) == list(range(length)), 'the first round is no permutation'
+    dealt = set()
     for rank in range(world):
         one = sampler()
         one.rank, one.world_size = rank, world
-        one.place(start)
-        one.skip(5)  # the loop's own idea of the place counts no more
-        dealt.update((draw.number, int(draw)) for draw in itertools.islice(one, 12 // world))
-    assert dealt == {number: int(order[number]) for number in range(start, start + 12 // world * world)}
+        one.start_at(start)
+        one.skip(5)  # the loop's own position has no effect then
+        dealt.update(itertools.islice(one, 12 // world))
+    assert dealt == set(order[start : start + 12 // world * world])
+
+
+def test_samplers_give_indices_to_other_data_sets():
+    for kind in (ResumableInfiniteSampler, ResumableEpochSampler):
+        plain, pairs = (list(itertools.islice(kind(data, seed=3), 5)) for data in (range(5), seeded(5)))
+        assert plain == [index for index, _ in pairs] and sorted(plain) == list(range(5))
 
 
 @pytest.mark.parametrize('drop_last, places', [(False, [0, 2, 4, 5]), (True, [0, 2, 5, 7])])
-def test_rounds_of_another_sampler_are_continued(drop_last, places):
+def test_rounds_of_a_finite_order_are_continued(drop_last, places):
     """Five samples in batches of two: three batches a round, or two without the last."""
 
     def batches(skipped):
-        inner = dict(type='DefaultSampler', shuffle=True)
-        sampler = NumberedSampler(inner, dataset=range(5), seed=3, batch_size=2, drop_last=drop_last)
+        sampler = ResumableEpochSampler(seeded(5), seed=3, batch_size=2, drop_last=drop_last)
         if skipped:
             sampler.skip(skipped * 2)
         for epoch in range(3):
@@ -231,41 +254,37 @@ def test_rounds_of_another_sampler_are_continued(drop_last, places):
             yield from torch.utils.data.BatchSampler(sampler, 2, drop_last)
 
     whole = list(batches(0))
-    assert [batch[0].number for batch in whole[:4]] == places
+    assert [batch[0][1] for batch in whole[:4]] == [derive_seed(3, 0, place) for place in places]
     for skipped in range(1, 5):
         rest = list(batches(skipped))[: len(whole) - skipped]
         assert rest == whole[skipped:]
-        assert [draw.number for batch in rest for draw in batch] == [d.number for b in whole[skipped:] for d in b]
 
 
 def drawn():
     return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002 (what transforms draw from)
 
 
-def test_samples_are_drawn_from_their_number_alone():
-    class Noise(list):
-        metainfo = {'classes': ('a',)}
-
+def test_samples_are_drawn_from_their_seed_alone():
+    class Noise(Range):
         def __getitem__(self, index):
             return drawn()
 
-    data = SeededDataset(Noise([0]), seed=5)
-    one = data[Draw(0, 3)]
-    data[Draw(0, 4)]
-    assert data[Draw(0, 3)] == one and data[Draw(0, 4)] != one
-    assert SeededDataset(Noise([0]), seed=6)[Draw(0, 3)] != one
+    data = SeededDataset(Noise([0]))
+    one = data[0, 3]
+    data[0, 4]
+    assert data[0, 3] == one and data[0, 4] != one
     assert data.metainfo == {'classes': ('a',)} and len(data) == 1
-    data.mark = 1
-    assert data.dataset.mark == 1
+    assert seeded(3)[2] == seeded(3)[2, 9] == 2
+    assert not hasattr(SeededDataset([0]), 'metainfo')
 
 
 def test_iterations_and_ranks_have_numbers_of_their_own():
     seen = set()
     for iteration, rank in itertools.product(range(3), range(3)):
-        seed_iteration(1, iteration, rank)
+        IterationSeedHook().before_train_iter(types.SimpleNamespace(seed=1, iter=iteration, rank=rank), 0)
         seen.add(drawn())
     assert [len(set(numbers)) for numbers in zip(*seen, strict=True)] == [9, 9, 9]
-    assert derive(1, 2) != derive(2, 1) and 0 <= derive(0, 0) < 2**63
+    assert derive_seed(1, 2) != derive_seed(2, 1) and 0 <= derive_seed(0, 0) < 2**63
 
 
 @pytest.mark.parametrize('seed', [-1, 2**32])

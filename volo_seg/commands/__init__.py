@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import pickle
@@ -31,6 +30,7 @@ COMMANDS = {
     'cityscapes': Command('write the labelTrainIds images of Cityscapes', 'data/cityscapes --nproc 8'),
     'check': Command('check the data of a config', 'config.py --fast'),
     'browse': Command('draw augmented samples with their labels', 'config.py samples --count 4'),
+    'print_config': Command('print the config that training runs with', 'config.py --ema'),
     'train': Command('train a segmentor', 'config.py --amp bf16 --ema'),
     'test': Command('evaluate a checkpoint', 'config.py checkpoint.pth --tta'),
     'infer': Command('segment images, folders and videos', 'checkpoint.pth photos/ --out-dir results'),
@@ -131,12 +131,8 @@ def quiet_imports() -> None:
 
 
 def load_stack() -> None:
-    """Import MMSegmentation without its lines about optional parts; it starts no Ghostscript and unpickles no file."""
-    import io
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        importlib.import_module('mmseg.datasets')
-        importlib.import_module('volo_seg.engine.runner')
+    """Register this package with MMSegmentation; no file starts Ghostscript or is unpickled from then on."""
+    importlib.import_module('volo_seg.register')
     importlib.import_module('PIL.EpsImagePlugin').gs_binary = False  # type: ignore[attr-defined]
     importlib.import_module('volo_seg.checkpoints.mmengine_loaders').forbid_unpickling()
 

@@ -62,16 +62,20 @@ def draw_samples(config: Config, args: argparse.Namespace) -> bytes:
     from mmseg.registry import DATASETS
 
     from volo_seg.datasets.inspection.browse import sample_sheet
-    from volo_seg.engine.runner import NamingPipeline
+    from volo_seg.engine.data_files import unreadable_file
 
     init_default_scope(config.get('default_scope', 'mmseg'))
     dataset = DATASETS.build(config[f'{args.split}_dataloader'].dataset)
-    if hasattr(dataset, 'pipeline'):
-        dataset.pipeline = NamingPipeline(dataset.pipeline)
     random.seed(args.seed)
     np.random.seed(args.seed)  # noqa: NPY002 (what the transforms draw from)
     count = min(args.count, len(dataset))
-    samples: list[dict[str, Any]] = [dataset[i * len(dataset) // count] for i in range(count)]
+    try:
+        samples: list[dict[str, Any]] = [dataset[i * len(dataset) // count] for i in range(count)]
+    except Exception as error:
+        explained = unreadable_file(error, [dataset])
+        if explained is None:
+            raise
+        raise explained from error
     return sample_sheet(samples, dataset.metainfo['classes'], dataset.metainfo['palette'])
 
 

@@ -1,10 +1,17 @@
-"""Flags and the progress bar that several commands share."""
+"""Flags and the progress bar that several commands share, and the config that the flags of training make."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from volo_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 from volo_seg.commands import COMMANDS
 
@@ -45,13 +52,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reproduction_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what makes two runs equal, and what splits one over processes."""
+    """Add what makes two runs equal, and what shards one over processes."""
     parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (default: a new one)')
     parser.add_argument(
         '--deterministic', action='store_true', help='ordered algorithms only: two runs with one seed are equal'
     )
     parser.add_argument(
-        '--fsdp', action='store_true', help='split weights, gradients and optimizer state over the processes'
+        '--fsdp', action='store_true', help='shard weights, gradients and optimizer state over the processes'
     )
 
 
@@ -83,10 +90,10 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         '--ema',
         nargs='?',
-        const=2e-4,
+        const=True,
         type=float,
         metavar='MOMENTUM',
-        help='evaluate and save a moving average of the weights (default momentum 0.0002)',
+        help='evaluate and save a moving average of the weights (default momentum: that of AveragedWeightsHook)',
     )
     recipe.add_argument('--patience', type=int, metavar='N', help='stop after N evaluations without a better mIoU')
     recipe.add_argument(
@@ -105,8 +112,7 @@ def add_console_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--console',
         choices=('live', 'plain', 'mmengine'),
-        default='live',
-        help='live view (plain lines in a pipe), plain lines, or all that MMEngine logs; the log file has it all',
+        help='live view (plain lines in a pipe), plain lines, or all that MMEngine logs; default: as the config says',
     )
     parser.add_argument(
         '--plain', dest='console', action='store_const', const='plain', help='short for --console plain'
@@ -114,7 +120,7 @@ def add_console_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_watch_flags(parser: argparse.ArgumentParser) -> None:
-    """Add how a training is watched: what the console shows, and who else is told."""
+    """Add what the console shows of a training run, and which trackers log it."""
     add_console_flags(parser)
     parser.add_argument(
         '--log-to',
@@ -125,8 +131,105 @@ def add_watch_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Add all flags that change the config of a training run: those of ``volo-seg train`` and ``print_config``."""
+    add_config_flags(parser)
+    add_run_flags(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='resume from CHECKPOINT, or from the last one of the work dir',
+    )
+    add_reproduction_flags(parser)
+    add_recipe_flags(parser)
+    add_watch_flags(parser)
+
+
+def training_config(args: argparse.Namespace) -> Config:
+    """Load the config of :func:`add_training_flags` and apply the flags, but those that need the data.
+
+    Raises:
+        UserError: The config or a flag is wrong.
+    """
+    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.engine.hooks.console_hook import show_on_console
+    from volo_seg.engine.logging.vis_backends import log_to
+    from volo_seg.engine.randomness import set_randomness
+    from volo_seg.engine.recipe import apply_recipe
+
+    config = load_config(args.config, args.cfg_options)
+    config.setdefault('runner_type', 'SafeRunner')
+    config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    apply_recipe(
+        config,
+        amp=args.amp,
+        accumulated=args.accumulate,
+        scale_lr=args.auto_scale_lr,
+        layer_decay=args.layer_decay,
+        ema=args.ema,
+        patience=args.patience,
+        hard_pixels=args.ohem,
+        compiled=args.compile,
+    )
+    show_on_console(config, how=args.console)
+    log_to(config, args.log_to)
+    set_randomness(config, seed=args.seed, deterministic=args.deterministic)
+    config.fsdp = args.fsdp or config.get('fsdp', False)
+    set_resume(config, args.resume)
+    return config
+
+
+def weigh_classes(config: Config, how: str) -> None:
+    """Put class weights into the losses: a file's, or those of the training labels.
+
+    Raises:
+        UserError: ``how`` is neither a method nor a file of weights, or no loss takes weights.
+    """
+    from volo_seg.config.losses import WEIGHT_SUFFIXES, read_class_weights, set_class_weights
+    from volo_seg.datasets.inspection.frequencies import METHODS, training_weights
+    from volo_seg.engine.launch import is_first_process
+
+    if how not in METHODS and not how.endswith(WEIGHT_SUFFIXES):
+        files = ' or '.join(WEIGHT_SUFFIXES)
+        raise UserError(f'--class-weights {how!r} is neither {" nor ".join(METHODS)} nor a {files} file')
+    if how not in METHODS:
+        set_class_weights(config, read_class_weights(how))
+        return
+    shared = int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1')))
+    weights = training_weights(config, how, processes=max(1, (os.cpu_count() or 1) // shared))
+    set_class_weights(config, weights)
+    if is_first_process():
+        print(f'class weights ({how} frequency): {", ".join(f"{weight:.3g}" for weight in weights)}')
+
+
+def set_resume(config: Config, resume: str | None) -> None:
+    """Name in ``config`` the checkpoint that ``--resume`` means.
+
+    Raises:
+        UserError: The named checkpoint does not exist, or the work dir holds none.
+    """
+    from volo_seg.engine.hooks.checkpoint_hook import last_checkpoint
+
+    if resume is None:
+        return
+    config.resume = True
+    if resume != 'auto':
+        if not Path(resume).is_file():
+            raise UserError(f'--resume {resume!r} is not a file')
+        config.load_from = resume
+        return
+    checkpoint = last_checkpoint(config.work_dir)
+    if checkpoint is None:
+        raise UserError(f'--resume: {config.work_dir!r} holds no checkpoint to resume from; train without --resume')
+    config.load_from = str(checkpoint)
+
+
 def bare_amp(words: Sequence[str]) -> list[str]:
-    """``words`` with a bare ``--amp`` spelled out, so that it does not take the config behind it for a format."""
+    """Replace a bare ``--amp`` by ``--amp=auto``, so that argparse does not take the config after it for a format."""
     spelled = []
     for word, following in zip(words, [*words[1:], ''], strict=True):
         spelled.append('--amp=auto' if word == '--amp' and following not in ('auto', 'bf16', 'fp16') else word)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser
 from volo_seg.errors import UserError
 
@@ -33,13 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; see ``volo-seg test --help``."""
     args = build_parser().parse_args(argv)
-    load_stack()
+    config = prepare(args)
     from mmseg.registry import RUNNERS
 
     from volo_seg.engine.hooks.console_hook import console_of
     from volo_seg.engine.launch import lock_for_all
 
-    config = prepare(args)
     with lock_for_all(args.out, what='output folder', fix='give another by --out'):
         runner = RUNNERS.build(config)
         with console_of(runner):
@@ -66,14 +64,35 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.show or args.show_dir:
         draw_predictions(config, args)
     if args.out:
-        dataset = config.test_dataloader.dataset
-        images = str(Path(dataset.get('data_root') or '.', (dataset.get('data_prefix') or {}).get('img_path', '')))
-        config.test_evaluator.update(output_dir=args.out, img_dir=images)
+        write_predictions(config, args.out)
     check_run(config, ('test',))
     if args.tta:
         use_tta(config)
     prepare_launch(config, args.launcher, args.local_rank)
     return config
+
+
+def write_predictions(config: Config, folder: str) -> None:
+    """Let each metric that can write label images write them into ``folder``.
+
+    Raises:
+        UserError: There is no such metric.
+    """
+    from volo_seg.config.load import datasets
+    from volo_seg.config.validation import accepted_keys, find_type, walk
+
+    _, dataset = next(datasets(config.test_dataloader.dataset, 'test_dataloader.dataset'))
+    images = str(Path(dataset.get('data_root') or '.', (dataset.get('data_prefix') or {}).get('img_path', '')))
+    settings = {'output_dir': folder, 'img_dir': images, 'keep_results': True}
+    written = 0
+    metric: Any
+    for _, metric in walk(config.get('test_evaluator'), 'test_evaluator'):
+        accepted = accepted_keys(find_type(metric['type']))
+        if 'output_dir' in accepted:
+            metric.update({key: value for key, value in settings.items() if key in accepted})
+            written += 1
+    if not written:
+        raise UserError('--out: no metric of test_evaluator writes label images; use ExactIoUMetric or IoUMetric')
 
 
 def draw_predictions(config: Config, args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from volo_seg.config.load import datasets
 from volo_seg.config.validation import Node, accepted_keys, find_type, is_ours, walk
 from volo_seg.errors import UserError
 
@@ -199,17 +200,6 @@ def heads(model: Node) -> Iterator[tuple[str, Any]]:
             yield f'model.{name}', head
         elif isinstance(head, (list, tuple)):
             yield from ((f'model.{name}.{index}', part) for index, part in enumerate(head))
-
-
-def datasets(dataset: Node, place: str) -> Iterator[tuple[str, Any]]:
-    """(dotted place, dict) of the data sets that read files, inside wrappers that repeat, join or mix them."""
-    if isinstance(dataset.get('dataset'), Mapping):
-        yield from datasets(dataset['dataset'], f'{place}.dataset')
-    elif isinstance(dataset.get('datasets'), (list, tuple)):
-        for index, part in enumerate(dataset['datasets']):
-            yield from datasets(part, f'{place}.datasets.{index}')
-    else:
-        yield place, dataset
 
 
 def _pair(value: Any) -> tuple[int, int] | None:

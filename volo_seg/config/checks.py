@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS
 
 from volo_seg.checkpoints.mmengine_loaders import load_from_config
-from volo_seg.config.agreement import check_agreement, check_class_count, datasets, heads
+from volo_seg.config.agreement import check_agreement, check_class_count, heads
+from volo_seg.config.load import datasets
 from volo_seg.config.losses import check_losses
 from volo_seg.config.validation import accepted_keys, check_names, find_type, walk
 from volo_seg.errors import UserError, prefixed
@@ -28,6 +29,8 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
     check_config(config, splits)
     for split in splits:
         for place, dataset in datasets(config[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset'):
+            if not hasattr(find_type(dataset['type']), 'METAINFO'):
+                continue  # a data set of someone else, with rules of its own
             _check_folders(place, dataset)
             classes = _describe(place, dataset).metainfo.get('classes')
             if classes is not None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.utils import import_modules_from_strings
 
 from volo_seg.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+OWN_TYPES = 'volo_seg.register'
+"""The module that the shipped configs name in ``custom_imports``."""
 
 
 def config_root() -> Path:
@@ -46,6 +50,8 @@ def find_config(name: str) -> Path:
 def load_config(name: str, options: Sequence[str] | None = None) -> Config:
     """Load the config ``name`` and merge ``options`` (``key=value``, as in MMSegmentation) into it.
 
+    All types of this package are registered first, whatever ``custom_imports`` the config has.
+
     Raises:
         UserError: No such config, one that does not parse, or an option that is no ``key=value``.
     """
@@ -53,10 +59,15 @@ def load_config(name: str, options: Sequence[str] | None = None) -> Config:
     if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
         raise UserError(f'config {name!r} ends in {path.suffix!r}; a config is a .py, .json or .yaml file')
     try:
+        import_modules_from_strings([OWN_TYPES])
         config = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'config {str(path)!r} cannot be read: {type(error).__name__}: {error}') from error
     config.merge_from_dict(parse_options(options or []))
+    for split in ('train', 'val', 'test'):
+        loader = config.get(f'{split}_dataloader')
+        if loader and not loader.get('num_workers') and loader.get('persistent_workers'):
+            loader.persistent_workers = False  # torch refuses workers that persist where there are none
     return config
 
 
@@ -70,9 +81,20 @@ def parse_options(options: Sequence[str]) -> dict[str, object]:
     return parser.parse_args(['--cfg-options', *options]).cfg_options or {}
 
 
+def datasets(dataset: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """(dotted place, dict) of the data sets that read files, inside wrappers that repeat, join or mix them."""
+    if isinstance(dataset.get('dataset'), Mapping):
+        yield from datasets(dataset['dataset'], f'{place}.dataset')
+    elif isinstance(dataset.get('datasets'), (list, tuple)):
+        for index, part in enumerate(dataset['datasets']):
+            yield from datasets(part, f'{place}.datasets.{index}')
+    else:
+        yield place, dataset
+
+
 def set_data_root(config: Config, data_root: str) -> None:
-    """Point every data loader of ``config`` at the folder ``data_root``."""
+    """Point every data set of ``config``, those inside wrappers too, at the folder ``data_root``."""
     for split in ('train', 'val', 'test'):
-        loader = config.get(f'{split}_dataloader')
-        if loader is not None:
-            loader.dataset.data_root = data_root
+        loader = config.get(f'{split}_dataloader') or {}
+        for _, dataset in datasets(loader.get('dataset') or {}, split):
+            dataset['data_root'] = data_root

@@ -15,7 +15,6 @@ import mmseg.registry
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, Registry
 
-from volo_seg.config.load import config_root
 from volo_seg.errors import UserError
 from volo_seg.windows import WINDOW_WEIGHTS, InferenceConfig
 
@@ -125,7 +124,8 @@ def find_type(name: Any, scope: str | None = 'mmseg') -> Any:
 
 
 def _lookup(registry: Registry, name: str, scope: str | None) -> Any:
-    known = _in_scope(registry, scope)
+    # MMEngine looks functions (collate_fn, worker_init_fn) up in one registry, whatever the scope
+    known = registry if registry is FUNCTIONS else _in_scope(registry, scope)
     while known is not None:
         known.import_from_location()
         if name in known.module_dict:
@@ -151,33 +151,20 @@ def _registered(place: str, name: Any, config: Config, scope: str | None = None)
     if kind is None and not any(_in_scope(registry, scope) for registry in REGISTRIES):
         return None  # the registries of this scope are unknown
     if kind is None:
-        raise UserError(_why_missing(place, name, scope, config))
+        raise UserError(_why_missing(place, name, scope))
     return kind
 
 
-def _why_missing(place: str, name: str, scope: str, config: Config) -> str:
+def _why_missing(place: str, name: str, scope: str) -> str:
     package = name.split('.')[0]
     if '.' in name and importlib.util.find_spec(package) is None:
         return f'{place}={name!r}: package {package!r} is not installed; install it, or use a type of MMSegmentation'
     if scope != 'mmseg' and find_type(name) is not None:
         return f"{place}={name!r} is not in scope {scope!r}; set default_scope = 'mmseg' in the config"
-    module = _our_module(name)
-    if module is None:
-        names = {known for registry in REGISTRIES for known in _all_names(registry, scope)}
-        close = difflib.get_close_matches(name.split('.')[-1], sorted(names), n=3)
-        hint = f' (did you mean {" or ".join(map(repr, close))}?)' if close else ''
-        return f'{place}={name!r} is not registered{hint}; a class of your own needs its module in custom_imports'
-    if config.get('custom_imports'):
-        return f'{place}={name!r} is not imported; add {module!r} to custom_imports.imports'
-    line = f'custom_imports = dict(imports=[{module!r}], allow_failed_imports=False)'
-    return f'{place}={name!r} is not imported; add {line} to the config'
-
-
-def _our_module(name: str) -> str | None:
-    """Which of the modules that the shipped configs import registers ``name``: the one of its room."""
-    runtime = Config.fromfile(config_root() / 'configs' / '_base_' / 'default_runtime.py')
-    room = getattr(find_type(name), '__module__', '').split('.')[:2]
-    return next((module for module in runtime.custom_imports.imports if module.split('.')[:2] == room), None)
+    names = {known for registry in REGISTRIES for known in _all_names(registry, scope)}
+    close = difflib.get_close_matches(name.split('.')[-1], sorted(names), n=3)
+    hint = f' (did you mean {" or ".join(map(repr, close))}?)' if close else ''
+    return f'{place}={name!r} is not registered{hint}; a class of your own needs its module in custom_imports'
 
 
 def _all_names(registry: Registry, scope: str) -> Iterator[str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
 from volo_seg.datasets.masks import Colour, ColourTable, read_class_list
 from volo_seg.datasets.pairs import Pairing, pair_folders
-from volo_seg.datasets.transforms.loading import with_own_loading
 from volo_seg.errors import UserError
 from volo_seg.visualization import default_palette
 
@@ -85,7 +85,7 @@ class FolderDataset(BaseSegDataset):
             seg_map_suffix=seg_map_suffix,
             ignore_index=ignore_index,
             reduce_zero_label=reduce_zero_label,
-            pipeline=with_own_loading(pipeline, self.table),
+            pipeline=list(pipeline),
             test_mode=test_mode,
             lazy_init=True,
             indices=indices,
@@ -93,6 +93,11 @@ class FolderDataset(BaseSegDataset):
             max_refetch=max_refetch,
             backend_args=backend_args,
         )
+        if self.table and any(type(step) is LoadAnnotations for step in self.pipeline.transforms):
+            raise UserError(
+                'masks are read by colour, and LoadAnnotations in the pipeline of FolderDataset cannot do that; write '
+                "dict(type='LoadLabels')"
+            )
         ignored = dict.fromkeys(ignore_labels, ignore_index)
         self.label_map = {int(old): int(new) for old, new in {**(label_map or {}), **ignored}.items()} or None
         if not lazy_init:
@@ -108,6 +113,10 @@ class FolderDataset(BaseSegDataset):
             mask_suffix=self.seg_map_suffix,
             any_case=True,
         )
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """What the pipeline gets of sample ``idx``: its files, the rule of its labels, the colour table."""
+        return {**super().get_data_info(idx), 'colour_table': self.table}
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Pair every image with its mask, sorted."""

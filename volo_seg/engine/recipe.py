@@ -25,7 +25,7 @@ def apply_recipe(
     accumulated: int | None = None,
     scale_lr: bool = False,
     layer_decay: float | None = None,
-    ema: float | None = None,
+    ema: float | bool | None = None,
     patience: int | None = None,
     hard_pixels: bool = False,
     compiled: bool = False,
@@ -38,7 +38,7 @@ def apply_recipe(
         accumulated: Batches of one optimizer step.
         scale_lr: Multiply the learning rate by the batch's share of the config's.
         layer_decay: Factor of the learning rate from layer to layer, in (0, 1].
-        ema: Momentum of averaged weights.
+        ema: Momentum of averaged weights; True for the default.
         patience: Evaluations without progress before the run ends.
         hard_pixels: Learn from hard pixels.
         compiled: Train with a compiled backbone.

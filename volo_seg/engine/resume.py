@@ -1,36 +1,85 @@
-"""What a checkpoint holds of a run beside MMEngine's own: its place in the data, gradients not yet applied."""
+"""The content of a checkpoint, and how a run resumes from it: MMEngine's keys, the data position, pending gradients.
+
+Keys and tensors are the same whether one process trained, many, or shards.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import mmengine
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import BaseLoop
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from volo_seg.engine.sampling import NumberedSampler, SeededDataset
-from volo_seg.engine.sharding import gather, scatter, shard_like, whole
+from volo_seg.engine.sharding import full_tensor, full_tensors, shard_like
 from volo_seg.errors import UserError
 
-KEY = 'progress'
+PROGRESS = 'progress'
+"""The key of a checkpoint under which :func:`describe_progress` is stored."""
 
 
-def progress_of(runner: Any, iteration: int) -> dict[str, Any]:
-    """Describe where ``runner`` is after ``iteration`` iterations; all processes call it together.
+def build_checkpoint(runner: Any, meta: dict[str, Any], *, optimizer: bool, schedulers: bool) -> dict[str, Any]:
+    """Collect the content of a checkpoint; all processes call this together, and hooks may add to it afterwards.
 
-    Gradients that several iterations gather are averaged over the processes, here and in the run that goes on.
+    Args:
+        runner: The runner in training.
+        meta: ``epoch`` and ``iter`` at least.
+        optimizer: Also include what resuming needs: the optimizer's state and the position in the data.
+        schedulers: Also include the state of the learning-rate schedulers.
+    """
+    model = unwrap_model(runner.model)
+    average_batch_norms(model)
+    checkpoint = {
+        'meta': {**meta, **_describe_run(runner)},
+        'state_dict': full_tensors(model.state_dict()),
+        'message_hub': full_tensors(runner.message_hub.state_dict()),
+    }
+    if optimizer:
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            raise TypeError(f'{type(runner.optim_wrapper).__name__} is not a single optimizer wrapper')
+        checkpoint['optimizer'] = full_tensors(runner.optim_wrapper.state_dict())
+        checkpoint[PROGRESS] = describe_progress(runner, meta['iter'])
+    if schedulers and runner.param_schedulers is not None:
+        checkpoint['param_schedulers'] = _scheduler_states(runner.param_schedulers)
+    return checkpoint
+
+
+def _describe_run(runner: Any) -> dict[str, Any]:
+    described = dict(
+        # formatting the config again takes a second
+        cfg=runner.message_hub.runtime_info.get('cfg') or runner.cfg.pretty_text,
+        seed=runner.seed,
+        experiment_name=runner.experiment_name,
+        time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
+        mmengine_version=mmengine.__version__,
+    )
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+    return described if metainfo is None else {**described, 'dataset_meta': metainfo}
+
+
+def _scheduler_states(schedulers: Any) -> Any:
+    if isinstance(schedulers, dict):
+        return {name: _scheduler_states(group) for name, group in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers]
+
+
+def describe_progress(runner: Any, iteration: int) -> dict[str, Any]:
+    """The position in the data after ``iteration`` iterations, and the gradients that no optimizer step has used yet.
+
+    All processes call this together. Gradients are averaged over the processes, here and in the resumed run.
     """
     loader = runner.train_dataloader
     since, samples = runner.resumed_at
-    step = (loader.batch_size or 0) * get_world_size()
+    samples_per_iteration = (loader.batch_size or 0) * get_world_size()
     return {
-        'samples': samples + (iteration - since) * step,
-        'samples_per_iteration': step,
+        'samples': samples + (iteration - since) * samples_per_iteration,
+        'samples_per_iteration': samples_per_iteration,
         'data_length': len(loader.dataset),
         'validated': runner.validated_at == iteration,
         'gradients': _pending_gradients(runner),
@@ -38,31 +87,29 @@ def progress_of(runner: Any, iteration: int) -> dict[str, Any]:
 
 
 def restore_progress(runner: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Put ``runner``, whose weights and optimizer are loaded already, at the place that ``checkpoint`` names.
+    """Restore the position in the data and pending gradients; weights and optimizer are loaded already.
 
-    The order of the data goes on where it was, also with another batch size or number of processes.
+    The order of the data continues where it was, also with another batch size or number of processes.
     """
     loader, iteration = runner.train_dataloader, runner.iter
-    if isinstance(loader.dataset, SeededDataset):
-        loader.dataset.seed = runner.seed
-    if isinstance(loader.sampler, NumberedSampler) and hasattr(loader.sampler.inner, 'seed'):
-        loader.sampler.inner.seed = runner.seed
-    step = (loader.batch_size or 0) * get_world_size()
-    progress = checkpoint.get(KEY)
-    if progress is None:  # of MMEngine's own runner
-        runner.resumed_at = iteration, iteration * step
+    if hasattr(loader.sampler, 'seed'):  # the sampler was built before the checkpoint's seed was known
+        loader.sampler.seed = runner.seed
+    samples_per_iteration = (loader.batch_size or 0) * get_world_size()
+    progress = checkpoint.get(PROGRESS)
+    if progress is None:  # written by MMEngine's own runner
+        runner.resumed_at = iteration, iteration * samples_per_iteration
         return
     runner.resumed_at = iteration, progress['samples']
     runner.validated_at = iteration if progress['validated'] else None
-    skips = hasattr(getattr(runner.train_loop, 'dataloader_iterator', None), 'skip_iter')
-    if isinstance(loader.sampler, NumberedSampler) and loader.batch_size and skips:
-        loader.sampler.place(progress['samples'])
-    _tell_changes(runner, progress, step)
+    by_iteration = hasattr(getattr(runner.train_loop, 'dataloader_iterator', None), 'skip_iter')
+    if hasattr(loader.sampler, 'start_at') and loader.batch_size and by_iteration:
+        loader.sampler.start_at(progress['samples'])
+    _warn_of_changes(runner, progress, samples_per_iteration)
     _restore_gradients(runner, progress['gradients'] or {})
 
 
 def check_resumable(checkpoint: Mapping[str, Any], *, name: str) -> None:
-    """Refuse to go on from a file that holds weights only.
+    """Refuse to resume from a file that holds weights only.
 
     Raises:
         UserError: The optimizer's state or the iteration is not in it.
@@ -71,13 +118,13 @@ def check_resumable(checkpoint: Mapping[str, Any], *, name: str) -> None:
     known = isinstance(meta, Mapping) and 'iter' in meta and 'epoch' in meta
     if not known or 'optimizer' not in checkpoint or 'message_hub' not in checkpoint:
         raise UserError(
-            f'{name} holds weights and no training state to go on from: give --resume an iter_….pth, or start anew '
-            f'from these weights with --cfg-options load_from={name}'
+            f'{name} holds weights and no training state to resume from: give --resume an iter_….pth, or start a new '
+            f'run from these weights with --cfg-options load_from={name}'
         )
 
 
-def average_statistics(model: nn.Module) -> None:
-    """Give all processes the mean of their batch norms' running statistics; each sees its own images only."""
+def average_batch_norms(model: nn.Module) -> None:
+    """Replace the running statistics of batch norms by their mean over the processes; each sees its own images."""
     if get_world_size() == 1:
         return
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -85,44 +132,8 @@ def average_statistics(model: nn.Module) -> None:
     _average([buffer for buffer in buffers if buffer is not None])
 
 
-class ResumeHook(Hook):
-    """Let all processes validate the same, whole model, and note which iteration is validated."""
-
-    priority = 'VERY_HIGH'
-
-    def before_val_epoch(self, runner: Any) -> None:
-        """Average the statistics; hold the whole weights of a sharded model."""
-        average_statistics(plain(runner.model))
-        gather(runner.model)
-
-    def before_test_epoch(self, runner: Any) -> None:
-        """Hold the whole weights of a sharded model."""
-        gather(runner.model)
-
-    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        """Split again; note the iteration before the checkpoint hook may save once more."""
-        scatter(runner.model)
-        if isinstance(runner._train_loop, BaseLoop):
-            runner.validated_at = runner.iter
-
-
-class MissedValidationHook(Hook):
-    """Validate first where the earlier run ended between a checkpoint and its validation."""
-
-    priority = 'LOWEST'
-
-    def before_train_epoch(self, runner: Any) -> None:
-        """Validate if that is due at the iteration that training goes on from, and was not done."""
-        loop = runner.train_loop
-        if runner.iter == 0 or runner.val_loop is None or not hasattr(loop, 'dataloader_iterator'):
-            return
-        due = runner.iter % loop.val_interval == 0 or runner.iter == runner.max_iters
-        if due and runner.iter >= loop.val_begin and runner.validated_at != runner.iter:
-            runner.val_loop.run()
-
-
-def plain(model: Any) -> nn.Module:
-    """The model itself, without the wrapper that makes it one of many processes."""
+def unwrap_model(model: Any) -> nn.Module:
+    """The model inside the wrapper of distributed training, or ``model`` itself."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -131,13 +142,13 @@ def _pending_gradients(runner: Any) -> dict[str, Tensor] | None:
     count, window = getattr(wrapper, '_inner_count', 0), getattr(wrapper, '_accumulative_counts', 1)
     if count % window == 0 or count == getattr(wrapper, '_max_counts', -1):
         return None
-    found = {name: p.grad for name, p in plain(runner.model).named_parameters() if p.grad is not None}
+    found = {name: p.grad for name, p in unwrap_model(runner.model).named_parameters() if p.grad is not None}
     _average([grad for grad in found.values() if not hasattr(grad, 'full_tensor')])
-    return {name: whole(grad).detach().cpu() for name, grad in found.items()}
+    return {name: full_tensor(grad).detach().cpu() for name, grad in found.items()}
 
 
 def _restore_gradients(runner: Any, gradients: Mapping[str, Tensor]) -> None:
-    for name, parameter in plain(runner.model).named_parameters():
+    for name, parameter in unwrap_model(runner.model).named_parameters():
         if name in gradients:
             parameter.grad = shard_like(gradients[name].to(parameter.device, parameter.dtype), parameter)
 
@@ -152,11 +163,11 @@ def _average(tensors: list[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def _tell_changes(runner: Any, progress: Mapping[str, Any], step: int) -> None:
+def _warn_of_changes(runner: Any, progress: Mapping[str, Any], samples_per_iteration: int) -> None:
     before, length = progress['samples_per_iteration'], progress['data_length']
-    if step != before:
+    if samples_per_iteration != before:
         runner.logger.warning(
-            f'an iteration is {step} images now and was {before}: the data goes on after the '
+            f'an iteration is {samples_per_iteration} images now and was {before}: the data continues after the '
             f'{progress["samples"]} images seen; learning rate and number of iterations stay as the config says'
         )
     now = len(runner.train_dataloader.dataset)

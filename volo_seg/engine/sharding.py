@@ -79,7 +79,7 @@ def scatter(model: nn.Module) -> None:
             module.reshard()  # type: ignore[operator]
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A plain tensor of all shards of ``value``; all processes call it together."""
     return value.full_tensor() if hasattr(value, 'full_tensor') else value
 
@@ -95,14 +95,14 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(value.to(parameter.device), mesh, placements)
 
 
-def whole_tree(value: Any) -> Any:
+def full_tensors(value: Any) -> Any:
     """Copy nested dicts and lists with every tensor whole and on the CPU; all processes call it together."""
     if isinstance(value, Tensor):
-        return whole(value.detach()).cpu()
+        return full_tensor(value.detach()).cpu()
     if isinstance(value, Mapping):
-        return {key: whole_tree(item) for key, item in value.items()}
+        return {key: full_tensors(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(whole_tree(item) for item in value)
+        return type(value)(full_tensors(item) for item in value)
     return value
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmcv.transforms import LoadAnnotations
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmseg.registry import DATASETS
 
+from volo_seg.config.validation import find_type, walk
 from volo_seg.errors import UserError
 from volo_seg.evaluation.confusion_matrix import confusion
 from volo_seg.evaluation.scores import compute_scores, unique_names
@@ -35,9 +37,10 @@ class LabelledImages:
     def __init__(self, config: Config) -> None:
         settings = config.test_dataloader.dataset
         self.dataset = DATASETS.build({**settings, 'pipeline': []})
-        steps = [step for step in settings.pipeline if step['type'] == 'LoadAnnotations']
+        steps = [step for step in settings.pipeline if _loads_labels(find_type(step['type']))]
         self.load = Compose(steps)
-        self.ignore_index = int((config.get('test_evaluator') or {}).get('ignore_index', 255))
+        metrics = [metric for _, metric in walk(config.get('test_evaluator'), 'test_evaluator')]
+        self.ignore_index = next((int(metric['ignore_index']) for metric in metrics if 'ignore_index' in metric), 255)
         if not steps or not len(self.dataset):
             raise UserError('the test split of the config has no labelled images to evaluate on')
 
@@ -49,6 +52,10 @@ class LabelledImages:
         info: Mapping[str, Any] = self.dataset.get_data_info(index)
         labels = self.load(dict(info))['gt_seg_map']
         return info['img_path'], torch.from_numpy(labels)
+
+
+def _loads_labels(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, LoadAnnotations)
 
 
 def score(predictors: Mapping[str, BasePredictor], images: LabelledImages) -> dict[str, Score]:

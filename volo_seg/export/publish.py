@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from volo_seg import __version__
 from volo_seg.checkpoints import load_file, save_file
-from volo_seg.config.load import load_config
+from volo_seg.config.load import datasets, load_config
 from volo_seg.errors import UserError
 from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.pretrained import CARD, CONFIG, METRICS, WEIGHTS
@@ -106,10 +106,11 @@ def plain_config(config: Config) -> dict[str, Any]:
     """
     content = {key: value for key, value in config.to_dict().items() if key not in OWN_MACHINE}
     for split in ('train', 'val', 'test'):
-        dataset = (content.get(f'{split}_dataloader') or {}).get('dataset') or {}
-        root = dataset.get('data_root')
-        if root and Path(root).is_absolute():
-            dataset['data_root'] = str(Path('data', Path(root).name))
+        loader = content.get(f'{split}_dataloader') or {}
+        for _, dataset in datasets(loader.get('dataset') or {}, split):
+            root = dataset.get('data_root')
+            if root and Path(root).is_absolute():
+                dataset['data_root'] = str(Path('data', Path(root).name))
     if Path(str(content.get('data_root') or '')).is_absolute():
         content['data_root'] = str(Path('data', Path(content['data_root']).name))
     try:

@@ -1,1 +1,5 @@
 """Registered data transforms."""
+
+from .loading import LoadLabels
+
+__all__ = ['LoadLabels']

@@ -1,9 +1,27 @@
-"""Training hooks, one a file."""
+"""Registered training hooks."""
 
+from .checkpoint_hook import AtomicCheckpointHook
 from .compile_hook import CompiledBackboneHook
 from .console_hook import ConsoleHook
 from .contact_sheet_hook import ContactSheetHook
+from .data_record_hook import DataRecordHook
 from .early_stopping_hook import PatienceHook
 from .ema_hook import AveragedWeightsHook
+from .interruption_hook import InterruptionHook, ignore_signals_in_worker
+from .iteration_seed_hook import IterationSeedHook
+from .validation_hooks import MissedValidationHook, ValidationSyncHook
 
-__all__ = ['AveragedWeightsHook', 'CompiledBackboneHook', 'ConsoleHook', 'ContactSheetHook', 'PatienceHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'AveragedWeightsHook',
+    'CompiledBackboneHook',
+    'ConsoleHook',
+    'ContactSheetHook',
+    'DataRecordHook',
+    'InterruptionHook',
+    'IterationSeedHook',
+    'MissedValidationHook',
+    'PatienceHook',
+    'ValidationSyncHook',
+    'ignore_signals_in_worker',
+]

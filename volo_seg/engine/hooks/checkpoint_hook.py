@@ -62,7 +62,7 @@ def remove_parts(folder: Path) -> None:
 
 
 @HOOKS.register_module()
-class SafeCheckpointHook(CheckpointHook):
+class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook in another order: save, then name as the last one, then delete the old.
 
     What cannot be written is told and tried again at the next time; training goes on. If the last of all cannot be

@@ -188,19 +188,26 @@ class ConsoleHook(Hook):
             self.screen.show(self.status)
 
 
-def show_on_console(config: Config, *, how: str, tables: bool = False) -> None:
-    """Add the hook to ``config`` for ``how`` = live or plain; with mmengine leave the console to MMEngine's log.
+def show_on_console(config: Config, *, how: str | None, tables: bool = False) -> None:
+    """Apply ``--console`` to ``config``: live or plain sets the hook, mmengine removes it, None keeps what is there.
+
+    With ``tables``, a hook that is there or is set lets tables of scores through.
 
     Raises:
-        UserError: ``custom_hooks`` is no list.
+        UserError: ``custom_hooks`` is not a list.
     """
     present = config.get('custom_hooks') or []
     if not isinstance(present, (list, tuple)):
-        raise UserError(f'custom_hooks={present!r} is no list of hooks; write custom_hooks=[dict(type=…)]')
+        raise UserError(f'custom_hooks={present!r} is not a list of hooks; write custom_hooks=[dict(type=…)]')
     hooks = [hook for hook in present if not (isinstance(hook, dict) and hook.get('type') == HOOK)]
-    if how != 'mmengine':
-        hooks.append(dict(type=HOOK, plain=how == 'plain', tables=tables))
-    config.custom_hooks = hooks
+    found = next((hook for hook in present if hook not in hooks), None)
+    if how == 'mmengine' or (how is None and found is None):
+        changed = hooks
+    else:
+        settings = {} if how is None else {'plain': how == 'plain'}
+        changed = [*hooks, {**(found or {'type': HOOK}), **settings, **({'tables': True} if tables else {})}]
+    if changed != present:
+        config.custom_hooks = changed
 
 
 def quiet(logger: Any, config: Config) -> None:

@@ -73,12 +73,13 @@ class AveragedWeightsHook(EMAHook):
             super()._swap_ema_parameters()
 
 
-def use_ema(config: Config, momentum: float = MOMENTUM) -> None:
-    """Keep, evaluate and save averaged weights in the run of ``config``.
+def use_ema(config: Config, momentum: float | bool = True) -> None:
+    """Keep, evaluate and save averaged weights in the run of ``config``; ``True`` stands for the default momentum.
 
     Raises:
         UserError: ``momentum`` is no share, or the config averages weights already in another way.
     """
+    momentum = MOMENTUM if momentum is True else momentum
     if not 0 < momentum < 1:
         raise UserError(
             f'--ema {momentum:g} is not in (0, 1); it is the share of the new weights, usually 0.0001 to 0.01'

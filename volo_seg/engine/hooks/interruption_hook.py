@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training after the iteration in hand, with a checkpoint to go on from."""
+"""Ctrl-C and SIGTERM end training after the current iteration, with a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -6,94 +6,97 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import FUNCTIONS
+from mmseg.registry import HOOKS
 
 from volo_seg.engine.sharding import scatter
 from volo_seg.errors import Interrupted
 
-_PATIENCE = 2.0
-"""Seconds after which another signal is meant to stop at once; launchers repeat the first one."""
-_RESPITE = 20
-"""Seconds that data-loading processes live on after a SIGTERM, so that the iteration in hand ends."""
+_REPEATED_WITHIN = 2.0
+"""Seconds within which another signal counts as the same one: launchers send signals repeatedly."""
+_WORKER_SECONDS = 20
+"""Seconds that data-loading processes live after a SIGTERM, so that the current iteration can finish."""
 
 
+@HOOKS.register_module()
 class InterruptionHook(Hook):
-    """Save and stop when a signal asks for it; a second Ctrl-C stops at once.
+    """On Ctrl-C or SIGTERM, ends training after the current iteration, with a checkpoint; a second one ends it at once.
 
-    With several processes, all stop after the same iteration: whether one of them was asked is exchanged in each.
+    With several processes, all stop after the same iteration: each iteration exchanges which signal was received.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._asked: int | None = None
+        self._received: int | None = None
         self._when = 0.0
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
         self._group: Any = None
-        self._even = True
+        self._equal_batches = True
 
     def before_train(self, runner: Any) -> None:
-        """Listen from now on."""
+        """Install the signal handlers."""
         if get_world_size() > 1:
             backend = torch.distributed.get_backend()
             self._group = None if backend == 'gloo' else torch.distributed.new_group(backend='gloo')
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._listen)
+            self._handlers[number] = signal.signal(number, self._listen)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Stop here if asked; runner.iter still is that of the iteration just done."""
-        asked = self._exchange(max)
-        if asked:
-            self._stop(runner, asked, step=runner.iter + 1)
+        """Stop if a signal was received; ``runner.iter`` is still the index of the iteration just done."""
+        number = self._exchange(max)
+        if number:
+            self._stop(runner, number, step=runner.iter + 1)
 
     def before_val(self, runner: Any) -> None:
-        """See whether all processes have as many batches, so that they can ask each other during validation."""
-        if self._before:
+        """Check whether all processes have equally many batches; only then can they exchange signals in validation."""
+        if self._handlers:
             length = len(runner.val_loop.dataloader)
-            self._even = self._exchange(max, length) == self._exchange(min, length)
+            self._equal_batches = self._exchange(max, length) == self._exchange(min, length)
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Stop in the middle of a validation if asked; it is made up for when training goes on."""
-        if not self._before or not self._even:
+        """Stop in the middle of a validation if a signal was received; the resumed run validates again."""
+        if not self._handlers or not self._equal_batches:
             return
-        asked = self._exchange(max)
-        if asked:
+        number = self._exchange(max)
+        if number:
             scatter(runner.model)
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):  # validation runs on the averaged weights
                     hook._swap_ema_parameters()
-            self._stop(runner, asked, step=runner.iter)
+            self._stop(runner, number, step=runner.iter)
 
     def close(self) -> None:
-        """Give the signals back to whom they belonged."""
-        for number, handler in self._before.items():
+        """Restore the signal handlers from before."""
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._handlers = {}
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data-loading process that has only just begun
+        if os.getpid() != self._process:  # a data-loading process that has just been forked
             return
         now = time.monotonic()
-        if self._asked is not None and now - self._when > _PATIENCE:
+        if self._received is not None and now - self._when > _REPEATED_WITHIN:
             self.close()
-            raise Interrupted('stopped at once', number)
-        if self._asked is None:
-            self._asked, self._when = number, now
+            raise Interrupted('stopped immediately', number)
+        if self._received is None:
+            self._received, self._when = number, now
             if get_rank() == 0:
-                print('\nstopping after this iteration, with a checkpoint (Ctrl-C again: at once)', flush=True)
+                print('\nstopping after this iteration, with a checkpoint (Ctrl-C again: immediately)', flush=True)
 
     def _exchange(self, reduce: Any, value: int | None = None) -> int:
-        """The largest or smallest ``value`` of all processes; by default the signal that one was sent, or 0."""
-        mine = (self._asked or 0) if value is None else value
+        """The largest or smallest ``value`` of all processes; by default the number of the received signal, or 0."""
+        mine = (self._received or 0) if value is None else value
         if get_world_size() == 1:
             return mine
         operator = torch.distributed.ReduceOp.MAX if reduce is max else torch.distributed.ReduceOp.MIN
@@ -105,33 +108,24 @@ class InterruptionHook(Hook):
         name = signal.Signals(number).name
         place = f'{name}: training stopped after iteration {step}'
         if not runner.save_now(step):
-            raise Interrupted(f'{place}; go on from the last checkpoint with --resume', number)
-        raise Interrupted(f'{place}, which is saved; go on with --resume', number)
+            raise Interrupted(f'{place}; resume from the last checkpoint with --resume', number)
+        raise Interrupted(f'{place}, which is saved; resume with --resume', number)
 
 
-class OutliveSignals:
-    """Start a data-loading process so that signals leave it alone: its loader ends it.
+@FUNCTIONS.register_module()
+def ignore_signals_in_worker(worker: int) -> None:
+    """Let a data-loading process ignore Ctrl-C and SIGTERM: its loader ends it.
 
-    Ctrl-C and a cluster's SIGTERM reach every process of a job; without its helpers a run could not save and stop.
-
-    Args:
-        inner: What is done first.
+    Both signals reach every process of a job. Without its workers, a run could not finish the current iteration, save
+    and stop. After a SIGTERM, a worker ends by itself after 20 seconds. A config names it as ``worker_init_fn``.
     """
-
-    def __init__(self, inner: Callable[[int], None] | None) -> None:
-        self.inner = inner
-
-    def __call__(self, worker: int) -> None:
-        """Begin as data-loading process number ``worker``."""
-        if self.inner is not None:
-            self.inner(worker)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_RESPITE))
-        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_SECONDS))
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
 
 
 def end_data_loading(loops: Sequence[Any]) -> None:
-    """End the data-loading processes of ``loops``, which would outlive their :class:`DataLoader` by a respite."""
+    """End the data-loading processes of ``loops``, which :func:`ignore_signals_in_worker` keeps alive for a while."""
     for loop in loops:
         loader: Any = getattr(loop, 'dataloader', None)
         endless: Any = getattr(loop, 'dataloader_iterator', None)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 
 from volo_seg import __version__
-from volo_seg.io import WriteError, atomic_write, check_regular
+from volo_seg.io import WriteError, atomic_write
 
 NAME = 'run.json'
 PACKAGES = (
@@ -26,8 +23,6 @@ PACKAGES = (
     *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'mmengine', 'mmcv', 'mmcv-lite', 'mmsegmentation'),
 )
 ENVIRONMENT = ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUBLAS_WORKSPACE_CONFIG')
-STATED, READ, READ_BYTES = 2000, 16, 2**20
-"""Files whose size is looked at, files whose content is read, and how much of each, for a split's fingerprint."""
 
 
 class RunRecord:
@@ -90,78 +85,6 @@ def _resolved_config(runner: Any) -> str | None:
     """Where the config stands with all its bases and flags, below the work dir: this run's copy if there is one."""
     places = [Path(runner.timestamp, 'vis_data', 'config.py'), Path(Path(runner.cfg.filename or 'config.py').name)]
     return next((str(place) for place in places if Path(runner.work_dir, place).is_file()), None)
-
-
-class DataRecordHook(Hook):
-    """Add the fingerprints of the data to the record, once the loaders are built."""
-
-    priority = 'LOWEST'
-
-    def before_train(self, runner: Any) -> None:
-        """Look at the files of training and validation."""
-        record = runner.record
-        if record is None or runner.rank != 0:
-            return
-        loops = {'train': runner.train_loop, 'val': runner.val_loop}
-        record.write(data={name: fingerprint(loop.dataloader.dataset) for name, loop in loops.items() if loop})
-
-    def before_test(self, runner: Any) -> None:
-        """Look at the files of the test split."""
-        if runner.record is not None and runner.rank == 0:
-            runner.record.write(data={'test': fingerprint(runner.test_loop.dataloader.dataset)})
-
-
-def fingerprint(dataset: Any) -> dict[str, Any]:
-    """Number, names, sizes and some contents of the files of ``dataset``, as two hashes that change with them.
-
-    ``names`` is a hash over all names (relative to the data root) and up to 2,000 evenly spread sizes; ``content``
-    over the first MiB of 16 evenly spread files.
-    """
-    files = sorted(set(_files(dataset)))
-    names, content = hashlib.sha256(), hashlib.sha256()
-    size = 0
-    measured = set(_evenly(files, STATED))
-    for name, path in files:
-        length = _size(path) if (name, path) in measured else -1
-        size += max(length, 0)
-        names.update(f'{name}\0{length}\n'.encode())
-    for name, path in _evenly(files, READ):
-        if _size(path) >= 0:
-            with open(path, 'rb') as file:
-                content.update(name.encode() + file.read(READ_BYTES))
-    told = {'samples': len(dataset), 'files': len(files), 'names': names.hexdigest(), 'content': content.hexdigest()}
-    return {**told, 'bytes' if len(measured) == len(files) else 'bytes_of_some': size}
-
-
-def _files(dataset: Any) -> Iterator[tuple[str, str]]:
-    """Name and path of each image and label file, through data sets that wrap others."""
-    inner = getattr(dataset, 'datasets', None)
-    if inner is None and not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):
-        inner = [dataset.dataset]
-    if inner is not None:
-        for one in inner:
-            yield from _files(one)
-        return
-    root = getattr(dataset, 'data_root', None) or '.'
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        for path in (info.get('img_path'), info.get('seg_map_path')):
-            if path:
-                yield os.path.relpath(path, root), path
-
-
-def _size(path: str) -> int:
-    """Bytes of a regular file, -1 if there is none."""
-    try:
-        return check_regular(path).st_size
-    except OSError:
-        return -1
-
-
-def _evenly(items: Sequence[Any], count: int) -> list[Any]:
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def versions() -> dict[str, str]:

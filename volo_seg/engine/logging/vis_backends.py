@@ -14,7 +14,12 @@ from mmseg.registry import VISBACKENDS
 
 from volo_seg.errors import UserError
 
-TRACKERS = {'tensorboard': 'TensorboardVisBackend', 'wandb': 'StepWandbVisBackend', 'mlflow': 'PlainMLflowVisBackend'}
+TRACKERS = {
+    'tensorboard': 'TensorboardVisBackend',
+    'wandb': f'{__name__}.StepWandbVisBackend',
+    'mlflow': f'{__name__}.PlainMLflowVisBackend',
+}
+"""The visualization backend of each tracker; those of this module by path, so that only a run with one imports it."""
 _MLFLOW_PARAMS = ('work_dir', 'max_iters', 'crop_size', 'load_from', 'optim_wrapper', 'train_cfg', 'randomness')
 _NOT_IN_MLFLOW = re.compile(r'[^\w\-. /]', re.ASCII)
 

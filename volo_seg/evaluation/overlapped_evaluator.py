@@ -1,4 +1,4 @@
-"""Count one batch while the network is at the next."""
+"""An evaluator whose metrics run while the network processes the next batch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmseg.registry import EVALUATOR
 
 
+@EVALUATOR.register_module()
 class OverlappedEvaluator(Evaluator):
-    """MMEngine's evaluator with the metrics in a thread of their own, one batch behind the network.
+    """MMEngine's evaluator with its metrics in one thread of their own, one batch behind the network.
 
-    Loading and preprocessing already run in the data loader's processes, so that all four overlap. Batches reach the
-    metrics one at a time and in order; what a metric raises is raised here, at the next batch or at the end.
+    Batches reach the metrics one at a time and in order. What a metric raises is raised at the next batch or at the
+    end.
+
+    Args:
+        metrics: Metric, config of a metric, or a list of them.
     """
 
     def __init__(self, metrics: dict | BaseMetric | Sequence) -> None:
@@ -22,12 +27,12 @@ class OverlappedEvaluator(Evaluator):
         self._pending: Future[None] | None = None
 
     def process(self, data_samples: Sequence[Any], data_batch: Any | None = None) -> None:
-        """Hand one batch of results over; returns when the batch before it has been counted."""
+        """Pass one batch of results to the metrics; returns when they have finished the batch before it."""
         self._wait()
         self._pending = self._worker.submit(super().process, data_samples, data_batch)
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Scores over the ``size`` samples, once every batch has been counted."""
+        """The scores over the ``size`` samples of the data set."""
         self._wait()
         return super().evaluate(size)
 

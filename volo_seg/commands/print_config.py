@@ -1,0 +1,40 @@
+"""Print the config that `volo-seg train` runs with the same flags: the file, its bases and the changes by flags."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser, training_config, weigh_classes
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``volo-seg train``."""
+    parser = make_parser('print_config', __doc__)
+    add_training_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print; see ``volo-seg print_config --help``."""
+    args = build_parser().parse_args(bare_amp(sys.argv[1:] if argv is None else argv))
+    config = training_config(args)
+    from volo_seg.config.checks import check_config, check_run
+    from volo_seg.config.load import datasets
+    from volo_seg.engine.launch import prepare_launch
+
+    splits = ('train', 'val') if config.get('val_dataloader') else ('train',)
+    parts = [part for split in splits for _, part in datasets(config[f'{split}_dataloader'].dataset, split)]
+    absent = [root for root in (part.get('data_root') or '.' for part in parts) if not Path(root).is_dir()]
+    if absent:
+        print(f'{absent[0]!r} does not exist: what the data decides (number of classes) is missing', file=sys.stderr)
+        check_config(config, splits)
+    else:
+        check_run(config, splits)
+    if args.class_weights:
+        weigh_classes(config, args.class_weights)
+    prepare_launch(config, args.launcher, args.local_rank)
+    print(config.pretty_text)
+    return 0

@@ -1,0 +1,5 @@
+"""Registered samplers of training data."""
+
+from .resumable import ResumableEpochSampler, ResumableInfiniteSampler
+
+__all__ = ['ResumableEpochSampler', 'ResumableInfiniteSampler']
