@@ -28,6 +28,7 @@ from volo_seg.datasets.toyscapes.writer import scene_files
 from volo_seg.errors import UserError
 
 SIZE = (64, 128)
+CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 
 
 @pytest.fixture(scope='module')
@@ -184,7 +185,9 @@ def test_cityscapes_scripts_render_the_same_pixels(small_set: Path, tmp_path: Pa
     for source in files:
         stem = str(source).removesuffix('_polygons.json')
         ids = cv2.imread(f'{stem}_labelIds.png', cv2.IMREAD_UNCHANGED)
-        for encoding, expected in (('ids', ids), ('trainIds', table[ids])):
+        train_ids = cv2.imread(f'{stem}_labelTrainIds.png', cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(train_ids, table[ids])
+        for encoding, expected in (('ids', ids), ('trainIds', train_ids)):
             json2labelImg(str(source), str(tmp_path / 'out.png'), encoding)
             assert np.array_equal(cv2.imread(str(tmp_path / 'out.png'), cv2.IMREAD_UNCHANGED), expected)
         json2labelImg(str(source), str(tmp_path / 'out.png'), 'color')
@@ -210,7 +213,7 @@ def test_large_scenes_render_the_same_pixels(tmp_path: Path) -> None:
 
 def test_layout_is_that_of_cityscapes(small_set: Path) -> None:
     names = list(contents(small_set))
-    assert len(names) == 6 * 5 + 1
+    assert len(names) == 6 * 6 + 1
     images = sorted((small_set / 'leftImg8bit' / 'train').glob('*/*_leftImg8bit.png'))
     assert len(images) == 4
     for image in images:
@@ -226,25 +229,41 @@ def test_layout_is_that_of_cityscapes(small_set: Path) -> None:
         assert np.array_equal(color, id_to_color()[ids])
 
 
-def test_mmseg_reads_the_set(small_set: Path, tmp_path: Path) -> None:
+def test_mmseg_reads_the_set(small_set: Path) -> None:
     from mmengine.registry import init_default_scope
     from mmseg.datasets import CityscapesDataset
 
     init_default_scope('mmseg')
-    root = tmp_path / 'set'
-    shutil.copytree(small_set, root)
-    assert run('cityscapes', [str(root)]) == 0
     data = CityscapesDataset(
-        data_root=str(root),
+        data_root=str(small_set),
         data_prefix={'img_path': 'leftImg8bit/train', 'seg_map_path': 'gtFine/train'},
         pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}],
     )
     assert len(data) == 4
     sample = data[2]
     stem = Path(sample['img_path']).name.removesuffix('_leftImg8bit.png')
-    ids = cv2.imread(str(next(root.rglob(f'{stem}_gtFine_labelIds.png'))), cv2.IMREAD_UNCHANGED)
+    ids = cv2.imread(str(next(small_set.rglob(f'{stem}_gtFine_labelIds.png'))), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(sample['gt_seg_map'], id_to_train_id()[ids])
-    # the converter's files do not make the folder foreign
+
+
+def test_the_set_trains_at_once(small_set: Path, tmp_path: Path) -> None:
+    """By the shipped config, without the Cityscapes converter."""
+    options = (
+        'model.backbone.img_size=32 model.data_preprocessor.size=(32,32) crop_size=(32,32) '
+        'train_dataloader.dataset.dataset.pipeline.3.crop_size=(32,32) train_dataloader.num_workers=0 '
+        'val_dataloader.num_workers=0 train_cfg.max_iters=1 default_hooks.checkpoint.interval=1'
+    )
+    words = [CONFIG, '--data-root', str(small_set), '--work-dir', str(tmp_path), '--cfg-options', *options.split()]
+    assert run('train', words) == 0
+    assert (tmp_path / 'iter_1.pth').is_file()
+
+
+def test_files_of_the_converter_do_not_make_the_folder_foreign(small_set: Path, tmp_path: Path) -> None:
+    root = tmp_path / 'set'
+    shutil.copytree(small_set, root)
+    before = contents(root)
+    assert run('cityscapes', [str(root)]) == 0
+    assert set(contents(root)) - set(before) == {'train.txt', 'val.txt'}
     assert write_toyscapes(root, train=4, val=2, size=SIZE, seed=3) == 0
 
 
@@ -262,7 +281,7 @@ def test_same_call_changes_nothing_and_heals(small_set: Path, tmp_path: Path) ->
 def test_more_scenes_keep_the_earlier_ones_in_any_number_of_processes(small_set: Path, tmp_path: Path) -> None:
     assert write_toyscapes(tmp_path, train=6, val=2, size=SIZE, seed=3, nproc=2) == 8
     more = contents(tmp_path)
-    assert len(more) == 8 * 5 + 1
+    assert len(more) == 8 * 6 + 1
     assert all(more[name] == data for name, data in contents(small_set).items())
 
 

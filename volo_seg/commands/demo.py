@@ -35,17 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = ['--work-dir', args.work_dir, '--data-root', args.data_root]
     images = str(Path(args.data_root, 'leftImg8bit', 'val'))
     start = time.perf_counter()
-    step('1/7 data', 'toyscapes', args.data_root, '--train', str(args.train), '--val', str(args.val), '--nproc', '2')
-    step('2/7 labels', 'cityscapes', args.data_root, '--nproc', '2')
-    step('3/7 training', 'train', CONFIG, '--seed', '0', *run, *options)
+    step('1/6 data', 'toyscapes', args.data_root, '--train', str(args.train), '--val', str(args.val), '--nproc', '2')
+    step('2/6 training', 'train', CONFIG, '--seed', '0', *run, *options)
     checkpoint = Path((work / 'last_checkpoint').read_text().strip())
     results = work / 'predictions'
-    step('4/7 evaluation', 'test', CONFIG, str(checkpoint), *run, *options)
-    step('5/7 prediction', 'infer', CONFIG, str(checkpoint), images, '--out-dir', str(results), '--overwrite', *options)
-    print('== 6/7 picture', flush=True)
+    step('3/6 evaluation', 'test', CONFIG, str(checkpoint), *run, *options)
+    step('4/6 prediction', 'infer', CONFIG, str(checkpoint), images, '--out-dir', str(results), '--overwrite', *options)
+    print('== 5/6 picture', flush=True)
     picture = draw_scenes(Path(args.data_root), results, work / 'demo.png')
     report = work / 'report.html'
-    step('7/7 report', 'report', args.work_dir, '--out', str(report))
+    step('6/6 report', 'report', args.work_dir, '--out', str(report))
     print(f'\ndone in {(time.perf_counter() - start) / 60:.1f} minutes')
     for name, path in (
         ('report', report),

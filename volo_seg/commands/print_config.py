@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser, training_config, weigh_classes
 
 
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print; see ``volo-seg print_config --help``."""
     args = build_parser().parse_args(bare_amp(sys.argv[1:] if argv is None else argv))
+    load_stack()
     config = training_config(args)
     from volo_seg.config.checks import check_config, check_run
     from volo_seg.config.load import datasets

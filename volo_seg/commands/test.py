@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; see ``volo-seg test --help``."""
     args = build_parser().parse_args(argv)
+    load_stack()
     config = prepare(args)
     from mmseg.registry import RUNNERS
 

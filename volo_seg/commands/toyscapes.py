@@ -1,4 +1,4 @@
-"""Generate the Toyscapes data set: street scenes with labels, in the layout of Cityscapes."""
+"""Generate the Toyscapes data set: street scenes with labels, in the layout of Cityscapes, ready to train on."""
 
 from __future__ import annotations
 

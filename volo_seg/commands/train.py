@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser, training_config, weigh_classes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; see ``volo-seg train --help``."""
     args = build_parser().parse_args(bare_amp(sys.argv[1:] if argv is None else argv))
+    load_stack()
     config = prepare(args)
     from mmseg.registry import RUNNERS
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from volo_seg.datasets.cityscapes_labels import id_to_train_id
 from volo_seg.datasets.inspection.processes import map_in_processes
 from volo_seg.datasets.toyscapes.camera import Array
 from volo_seg.datasets.toyscapes.scene import Scene, check_request, generate_scene
@@ -25,13 +26,14 @@ Progress = Callable[[int, int], None]
 
 
 def scene_files(root: Path, split: str, index: int) -> dict[str, Path]:
-    """Return the five files of one scene: image, labelIds, color, instanceIds, polygons."""
+    """Return the six files of one scene: image, labelIds, labelTrainIds, color, instanceIds, polygons."""
     city = CITIES[split][index % len(CITIES[split])]
     name = f'{city}_{index:06d}_000019'
     truth = root / 'gtFine' / split / city
     return {
         'image': root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png',
         'labelIds': truth / f'{name}_gtFine_labelIds.png',
+        'labelTrainIds': truth / f'{name}_gtFine_labelTrainIds.png',
         'color': truth / f'{name}_gtFine_color.png',
         'instanceIds': truth / f'{name}_gtFine_instanceIds.png',
         'polygons': truth / f'{name}_gtFine_polygons.json',
@@ -110,6 +112,7 @@ def _make(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) 
     scene = generate_scene(seed, index, split=split, size=size)
     atomic_write(files['image'], _png(scene.image))
     atomic_write(files['labelIds'], encode_labels(scene.label_ids))
+    atomic_write(files['labelTrainIds'], encode_labels(id_to_train_id()[scene.label_ids]))
     atomic_write(files['color'], _png(cv2.cvtColor(scene.color, cv2.COLOR_RGB2BGRA)))
     atomic_write(files['instanceIds'], encode_labels(scene.instance_ids))
     atomic_write(files['polygons'], polygons_json(scene).encode())
