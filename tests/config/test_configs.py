@@ -13,7 +13,7 @@ from mmseg.structures import SegDataSample
 
 from volo_seg.checkpoints import VARIANTS
 from volo_seg.config.checks import fill_class_count
-from volo_seg.config.load import config_root, load_config, shipped_configs
+from volo_seg.config.load import config_root, datasets, load_config, shipped_configs
 
 NAMES = sorted(shipped_configs())
 PATTERN = re.compile(
@@ -39,7 +39,8 @@ def configs():
         fill_class_count(config, ['a', 'b', 'c'])
         if 'folders' in name:
             for split in ('train', 'val', 'test'):
-                config[f'{split}_dataloader'].dataset.classes = ['a', 'b', 'c']
+                for _, dataset in datasets(config[f'{split}_dataloader'].dataset, split):
+                    dataset['classes'] = ['a', 'b', 'c']
     return loaded
 
 
@@ -54,15 +55,16 @@ def test_name_agrees_with_content(name, configs):
     said, config = parts(name), configs[name]
     crop = (int(said['h']), int(said['w']))
     model, loader = config.model, config.train_dataloader
+    dataset = loader.dataset.dataset
     assert model.backbone.arch == said['arch']
     assert (model.get('neck') is not None) is bool(said['pyramid'])
     assert tuple(model.data_preprocessor.size) == tuple(model.backbone.img_size) == crop
-    assert [tuple(t.crop_size) for t in loader.dataset.pipeline if t.type == 'RandomCrop'] == [crop]
+    assert [tuple(t.crop_size) for t in dataset.pipeline if t.type == 'RandomCrop'] == [crop]
     assert loader.batch_size == int(said['batch'])
     assert config.auto_scale_lr == dict(enable=False, base_batch_size=int(said['gpus']) * int(said['batch']))
     iters = int(said['iters']) * (1000 if said['k'] else 1)
     assert config.train_cfg.max_iters == config.param_scheduler[-1].end == iters
-    assert said['data'] in loader.dataset.data_root.lower() or said['data'].startswith('ade')
+    assert said['data'] in dataset.data_root.lower() or said['data'].startswith('ade')
     if model.test_cfg.mode == 'slide':
         assert tuple(model.test_cfg.crop_size) == crop
         assert [4 * s for s in model.test_cfg.stride] == [3 * c for c in crop]
@@ -74,7 +76,7 @@ def test_widths_and_classes_agree(name, configs):
     dims = list(VARIANTS[model.backbone.arch].embed_dims)
     assert model.decode_head.in_channels == dims
     assert model.auxiliary_head.in_channels == dims[model.auxiliary_head.in_index]
-    dataset = dict(configs[name].train_dataloader.dataset, lazy_init=True, pipeline=[])
+    dataset = dict(configs[name].train_dataloader.dataset.dataset, lazy_init=True, pipeline=[])
     classes = DATASETS.build(dataset).metainfo['classes']
     assert model.decode_head.num_classes == model.auxiliary_head.num_classes == len(classes)
 

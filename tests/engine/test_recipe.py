@@ -19,7 +19,7 @@ from torch import nn
 import volo_seg.models  # noqa: F401
 from volo_seg.config.load import load_config
 from volo_seg.config.losses import check_losses, losses, set_class_weights, use_hard_pixels
-from volo_seg.engine.hooks import PatienceHook
+from volo_seg.engine.hooks import ResumableEarlyStoppingHook
 from volo_seg.engine.hooks.compile_hook import (
     CompiledBackboneHook,
     compile_backbone,
@@ -328,7 +328,7 @@ def stopped_at(scores, patience, known=None):
     hub = SimpleNamespace(runtime_info=info, update_info=info.__setitem__)
     loop = SimpleNamespace(stop_training=False)
     runner = SimpleNamespace(message_hub=hub, train_loop=loop, logger=SimpleNamespace(info=lambda _: None))
-    hook = PatienceHook(patience=patience)
+    hook = ResumableEarlyStoppingHook(patience=patience)
     hook.before_train(runner)
     for index, score in enumerate(scores):
         hook.after_val_epoch(runner, {'mIoU': score})
@@ -341,7 +341,7 @@ def test_patience():
     assert stopped_at([1, 2, 2, 1.5, 3], 2)[0] == 3
     assert stopped_at([1, 2, 2, 3, 2, 2.5, 2.9], 3)[0] == 6
     assert stopped_at([1, 2, 3], 1)[0] is None
-    assert stopped_at([math.nan, math.nan], 2)[0] == 1
+    assert stopped_at([1, math.nan, 2], 2)[0] == 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -358,8 +358,8 @@ def test_patience_goes_on_after_a_resume(scores, patience, data):
 def test_patience_mistakes(config):
     with pytest.raises(UserError, match='--patience 0'):
         stop_early(config, 0)
-    hook = PatienceHook(patience=1, monitor='mAP')
-    with pytest.raises(UserError, match="waits for 'mAP', and the evaluation gives mIoU"):
+    hook = ResumableEarlyStoppingHook(patience=1, monitor='mAP')
+    with pytest.raises(UserError, match="monitors 'mAP', and the evaluation gives mIoU"):
         hook.after_val_epoch(SimpleNamespace(), {'mIoU': 1.0})
     config.val_dataloader = None
     with pytest.raises(UserError, match='no val_dataloader'):

@@ -258,7 +258,10 @@ def test_flags_reach_the_config(toyscapes, tmp_path):
     assert (wrapper.type, wrapper.accumulative_counts) == ('AutocastOptimWrapper', 2)
     assert (wrapper.constructor, wrapper.paramwise_cfg.decay_rate) == ('VOLOLayerDecayConstructor', 0.9)
     assert config.auto_scale_lr.enable
-    for hook in (dict(type='AveragedWeightsHook', momentum=0.0002), dict(type='PatienceHook', patience=3)):
+    for hook in (
+        dict(type='AveragedWeightsHook', momentum=0.0002),
+        dict(type='ResumableEarlyStoppingHook', monitor='mIoU', patience=3),
+    ):
         assert config.custom_hooks.count(hook) == 1
     assert len(config.model.decode_head.loss_decode.class_weight) == 19
     assert config.model.decode_head.sampler.type == 'OHEMPixelSampler'

@@ -21,8 +21,8 @@ from volo_seg.checkpoints import load_file
 from volo_seg.commands import run
 from volo_seg.engine.hooks import checkpoint_hook as saving
 from volo_seg.engine.hooks.checkpoint_hook import SaveError, last_checkpoint, remove_parts, write_checkpoint
+from volo_seg.engine.hooks.data_record_hook import fingerprint
 from volo_seg.engine.hooks.interruption_hook import InterruptionHook
-from volo_seg.engine.logging.run_record import fingerprint
 from volo_seg.errors import Interrupted
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -238,7 +238,7 @@ def test_a_second_ctrl_c_stops_at_once(monkeypatch):
     hook = InterruptionHook()
     hook._listen(signal.SIGINT, None)
     hook._listen(signal.SIGINT, None)  # a launcher repeats it
-    monkeypatch.setattr('volo_seg.engine.hooks.interruption_hook._PATIENCE', -1.0)
+    monkeypatch.setattr('volo_seg.engine.hooks.interruption_hook._REPEATED_WITHIN', -1.0)
     with pytest.raises(Interrupted, match='stopped at once'):
         hook._listen(signal.SIGINT, None)
 

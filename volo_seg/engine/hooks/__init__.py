@@ -5,7 +5,7 @@ from .compile_hook import CompiledBackboneHook
 from .console_hook import ConsoleHook
 from .contact_sheet_hook import ContactSheetHook
 from .data_record_hook import DataRecordHook
-from .early_stopping_hook import PatienceHook
+from .early_stopping_hook import ResumableEarlyStoppingHook
 from .ema_hook import AveragedWeightsHook
 from .interruption_hook import InterruptionHook, ignore_signals_in_worker
 from .iteration_seed_hook import IterationSeedHook
@@ -21,7 +21,7 @@ __all__ = [
     'InterruptionHook',
     'IterationSeedHook',
     'MissedValidationHook',
-    'PatienceHook',
+    'ResumableEarlyStoppingHook',
     'ValidationSyncHook',
     'ignore_signals_in_worker',
 ]

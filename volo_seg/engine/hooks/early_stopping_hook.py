@@ -1,75 +1,69 @@
-"""Stop a run that no longer gets better."""
+"""MMEngine's early stopping, for runs that are resumed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook
 from mmseg.registry import HOOKS
 
 from volo_seg.errors import UserError
 
-KIND = 'PatienceHook'
+KIND = 'ResumableEarlyStoppingHook'
 
 
 @HOOKS.register_module()
-class PatienceHook(Hook):
-    """Stop training when ``patience`` evaluations in a row were not better than the best one before them.
-
-    What it has seen is in each checkpoint, so a resumed run goes on counting (but for an evaluation that came after
-    the checkpoint was written).
+class ResumableEarlyStoppingHook(EarlyStoppingHook):
+    """MMEngine's ``EarlyStoppingHook`` whose best score and count are in each checkpoint, so that both are resumed.
 
     Args:
-        patience: Number of evaluations, 1 or more.
-        monitor: Name of the score; more is better.
-        min_delta: What counts as better, in units of the score.
+        monitor: Name of the score.
+        min_delta: What counts as better, in units of the score; by default any larger score does, and an equal one
+            does not.
+        patience, rule, check_finite, stopping_threshold: As in ``EarlyStoppingHook``.
     """
 
-    priority = 'NORMAL'
+    priority = 'NORMAL'  # before the checkpoint hook saves
 
-    def __init__(self, *, patience: int, monitor: str = 'mIoU', min_delta: float = 0.0) -> None:
-        self.patience = patience
-        self.monitor = monitor
-        self.min_delta = min_delta
-        self.best = float('-inf')
-        self.waited = 0
+    def __init__(
+        self,
+        *,
+        patience: int,
+        monitor: str = 'mIoU',
+        min_delta: float = 1e-6,
+        rule: str | None = None,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+    ) -> None:
+        super().__init__(monitor, rule, min_delta, True, check_finite, patience, stopping_threshold)
 
     def before_train(self, runner: Any) -> None:
-        """Take up what a resumed checkpoint says."""
-        known = runner.message_hub.runtime_info
-        if 'patience_best' in known:
-            self.best, self.waited = known['patience_best'], known['patience_waited']
+        """Restore the state of a resumed run."""
+        info = runner.message_hub.runtime_info
+        self.best_score = info.get('patience_best', self.best_score)
+        self.wait_count = info.get('patience_waited', self.wait_count)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Count this evaluation, and stop if it was one too many."""
-        if not metrics or self.monitor not in metrics:
+        """Count this evaluation, and stop after too many without a better score."""
+        if self.monitor not in (metrics or {}):
             raise UserError(
-                f'custom_hooks: {KIND} waits for {self.monitor!r}, and the evaluation gives {", ".join(metrics or ())}'
+                f'custom_hooks: {KIND} monitors {self.monitor!r}, and the evaluation gives {", ".join(metrics or ())}'
             )
-        score = metrics[self.monitor]
-        if score > self.best + self.min_delta:
-            self.best, self.waited = score, 0
-        else:
-            self.waited += 1
-        runner.message_hub.update_info('patience_best', self.best)
-        runner.message_hub.update_info('patience_waited', self.waited)
-        if self.waited >= self.patience:
-            runner.logger.info(
-                f'stopped early: {self.waited} evaluations without a better {self.monitor} than {self.best:.2f}'
-            )
-            runner.train_loop.stop_training = True
+        super().after_val_epoch(runner, metrics)
+        runner.message_hub.update_info('patience_best', self.best_score)
+        runner.message_hub.update_info('patience_waited', self.wait_count)
 
 
 def stop_early(config: Config, patience: int) -> None:
     """Stop the run of ``config`` after ``patience`` evaluations without a better mIoU.
 
     Raises:
-        UserError: ``patience`` is no number of evaluations, or the run evaluates nothing.
+        UserError: ``patience`` is below 1, or the run evaluates nothing.
     """
     if patience < 1:
         raise UserError(f'--patience {patience} is not a number of evaluations; give 1 or more')
     if config.get('val_dataloader') is None:
         raise UserError('--patience needs an evaluation, and the config has no val_dataloader; add one')
     hooks = [hook for hook in config.get('custom_hooks') or [] if hook.get('type') != KIND]
-    config.custom_hooks = [*hooks, dict(type=KIND, patience=patience)]
+    config.custom_hooks = [*hooks, dict(type=KIND, monitor='mIoU', patience=patience)]
