@@ -193,7 +193,7 @@ def mistakes(toyscapes, checkpoint, tmp_path):
         'no labelTrainIds': (('train', NANO, '--data-root', unlabelled), 'run tools/dataset_converters/cityscapes.py'),
         'wrong data layout': (('train', NANO, '--data-root', tmp_path), "leftImg8bit/train' (train_dataloader.dataset"),
         'class count of the data': (('train', NANO, *data, *many), 'num_classes=7, but train_dataloader.dataset'),
-        'nothing to resume': (('train', NANO, *data, '--resume'), 'holds no checkpoint to go on from'),
+        'nothing to resume': (('train', NANO, *data, '--resume'), 'holds no checkpoint to resume from'),
         'no file to resume': (('train', NANO, *data, '--resume', 'none.pth'), "--resume 'none.pth' is not a file"),
         'no checkpoint': (('test', NANO, tmp_path / 'none.pth', *data), 'none.pth'),
         'checkpoint of another model': (('test', NANO, other, *data), 'belongs to another model'),

@@ -6,6 +6,7 @@ import pytest
 from mmengine.registry import init_default_scope
 
 from volo_seg.datasets.folder_dataset import FolderDataset
+from volo_seg.datasets.transforms import LoadLabels
 from volo_seg.errors import UserError
 from volo_seg.visualization import default_palette
 
@@ -26,7 +27,7 @@ def root(tmp_path):
 
 def build(root, **options):
     init_default_scope('mmseg')
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadLabels')]
     return FolderDataset(data_root=str(root), data_prefix=PREFIX, pipeline=pipeline, **options)
 
 
@@ -166,8 +167,6 @@ def test_values_are_those_of_mmseg(root, reduce, label_map):
     """All 256 values, through MMSegmentation's own LoadAnnotations and through ours."""
     from mmseg.datasets.transforms import LoadAnnotations
 
-    from volo_seg.datasets.transforms.loading import LoadLabels
-
     path = str(root / 'annotations' / 'a.png')
     cv2.imwrite(path, np.arange(256, dtype=np.uint8).reshape(16, 16))
     found = []
@@ -182,17 +181,27 @@ def test_label_map_of_binary_masks(root):
     assert set(np.unique(build(root, label_map={255: 1, 3: 0})[0]['gt_seg_map'])) == {0, 1, 2}
 
 
-def test_own_loading_inside_test_time_augmentation():
-    from volo_seg.datasets.transforms.loading import with_own_loading
+def test_colour_masks_need_our_loading(coloured):
+    init_default_scope('mmseg')
+    with pytest.raises(UserError, match=r"LoadAnnotations in the pipeline .* write dict\(type='LoadLabels'\)"):
+        FolderDataset(
+            data_root=str(coloured), data_prefix=PREFIX, colours=COLOURS, pipeline=[dict(type='LoadAnnotations')]
+        )
 
-    steps = [dict(type='X'), dict(type='TestTimeAug', transforms=[[dict(type='LoadAnnotations')], [dict(type='Y')]])]
-    assert with_own_loading(steps, None)[1]['transforms'][0] == [dict(type='LoadLabels', table=None)]
-    assert steps[1]['transforms'][0][0] == dict(type='LoadAnnotations')
+
+def test_images_without_labels_pass(root):
+    """As in inference, where MMSegInferencer takes LoadAnnotations out of a pipeline and nothing else."""
+    data = FolderDataset(
+        data_root=str(root),
+        data_prefix=dict(img_path=PREFIX['img_path']),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadLabels')],
+    )
+    assert 'img' in data[0] and 'gt_seg_map' not in data[0]
 
 
 def test_a_transform_may_not_contradict_the_data_set(root):
     init_default_scope('mmseg')
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadLabels', reduce_zero_label=True)]
     data = FolderDataset(data_root=str(root), data_prefix=PREFIX, pipeline=pipeline)
-    with pytest.raises(UserError, match='LoadAnnotations has reduce_zero_label=True and the data set False'):
+    with pytest.raises(UserError, match='LoadLabels has reduce_zero_label=True and the data set False'):
         data[0]

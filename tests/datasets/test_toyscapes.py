@@ -373,7 +373,7 @@ def test_command_makes_a_set_and_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert '2 training and 1 validation scenes of 32x64; 3 made in' in capsys.readouterr().out
     assert main(call) == 0
     assert 'are there already' in capsys.readouterr().out
-    assert len(contents(tmp_path)) == 3 * 5 + 1
+    assert len(contents(tmp_path)) == 3 * 6 + 1
 
 
 def test_command_says_what_is_wrong_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -336,7 +336,7 @@ def test_the_hook_is_added_once_and_custom_hooks_must_be_a_list():
         assert config.custom_hooks[1]['plain'] is plain
     show_on_console(config, how='mmengine')
     assert [hook['type'] for hook in config.custom_hooks] == ['ContactSheetHook']
-    with pytest.raises(UserError, match='is no list of hooks'):
+    with pytest.raises(UserError, match='is not a list of hooks'):
         show_on_console(Config({'custom_hooks': 'EMAHook'}), how='live')
 
 
@@ -391,7 +391,7 @@ def test_trackers_get_steps_and_classes(data, tmp_path, monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, tracker, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     classes = "['a','b(parked)','c']"
-    options = {f'{split}_dataloader__dataset__classes': classes for split in ('train', 'val')}
+    options = dict(train_dataloader__dataset__dataset__classes=classes, val_dataloader__dataset__classes=classes)
     flags = ('--log-to', 'tensorboard', 'wandb', 'mlflow')
     runner = tiny.runner(data, tmp_path / 'work', *flags, train_cfg__max_iters=3, **options)
     runner.train()

@@ -14,7 +14,7 @@ import volo_seg.models  # noqa: F401
 from volo_seg.checkpoints import load_file
 from volo_seg.checkpoints.segmentor import load_segmentor_weights
 from volo_seg.commands import run
-from volo_seg.config.load import load_config
+from volo_seg.config.load import load_config, set_data_root
 from volo_seg.engine.hooks.ema_hook import use_ema
 from volo_seg.engine.launch import replace_types
 from volo_seg.engine.recipe import apply_recipe
@@ -48,13 +48,13 @@ def small(toyscapes, work_dir, *options):
         'test_dataloader.dataset.pipeline.1.scale=(128,64)',
         'train_dataloader.batch_size=2',
         *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
-        *(f'{split}_dataloader.dataset.data_root={toyscapes}' for split in ('train', 'val', 'test')),
         'default_hooks.checkpoint.interval=3',
         'train_cfg.val_interval=3',
         'randomness.seed=3',
         *options,
     )
     config = load_config(NANO, words)
+    set_data_root(config, str(toyscapes))
     config.work_dir, config.launcher = str(work_dir), 'none'
     config.visualizer.name = config.experiment_name = f'{work_dir.parent.name}_{work_dir.name}'
     return config
@@ -232,8 +232,7 @@ def test_class_weights_of_the_labels(toyscapes):
     from volo_seg.datasets.inspection.frequencies import training_weights
 
     config = load_config(NANO)
-    for split in ('train', 'val', 'test'):
-        config[f'{split}_dataloader'].dataset.data_root = str(toyscapes)
+    set_data_root(config, str(toyscapes))
     one = training_weights(config, 'inverse', processes=1)
     # the same images twice, put together: the same weights
     part = config.train_dataloader.dataset.dataset

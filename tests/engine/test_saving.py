@@ -131,7 +131,7 @@ KILLS = {
     'before it is in place': lambda patch: patch.setattr(os, 'replace', replacing('iter_2.pth', then=False)),
     'after it is in place': lambda patch: patch.setattr(os, 'replace', replacing('iter_2.pth', then=True)),
     'before it is the last': lambda patch: patch.setattr(os, 'replace', replacing('last_checkpoint', then=False)),
-    'before the old one goes': lambda patch: patch.setattr(saving.SafeCheckpointHook, '_delete', kill),
+    'before the old one goes': lambda patch: patch.setattr(saving.AtomicCheckpointHook, '_delete', kill),
 }
 
 
@@ -190,7 +190,7 @@ def test_a_signal_saves_and_stops_and_resuming_loses_nothing(number, status, val
     with pytest.raises(Interrupted) as caught:
         runner.train()
     assert caught.value.status == status
-    told = f'{number.name}: training stopped after iteration 3, which is saved; go on with --resume'
+    told = f'{number.name}: training stopped after iteration 3, which is saved; resume with --resume'
     assert str(caught.value) == told and last_checkpoint(work).name == 'iter_3.pth'
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     record = json.loads((work / 'run.json').read_text())
@@ -239,7 +239,7 @@ def test_a_second_ctrl_c_stops_at_once(monkeypatch):
     hook._listen(signal.SIGINT, None)
     hook._listen(signal.SIGINT, None)  # a launcher repeats it
     monkeypatch.setattr('volo_seg.engine.hooks.interruption_hook._REPEATED_WITHIN', -1.0)
-    with pytest.raises(Interrupted, match='stopped at once'):
+    with pytest.raises(Interrupted, match='stopped immediately'):
         hook._listen(signal.SIGINT, None)
 
 
@@ -343,7 +343,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(data, tmp_path):
     runner.register_hook(Full())
     runner.train()
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert log.count('Full could not write (No space left on device); the run goes on') == 1
+    assert log.count('Full could not write (No space left on device); the run continues') == 1
     runner = tiny.runner(data, tmp_path / 'broken', train_cfg__max_iters=2)
     runner.register_hook(Broken())
     with pytest.raises(ConnectionError):

@@ -41,8 +41,8 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
     def before_train(self, runner: Any) -> None:
         """Restore the state of a resumed run."""
         info = runner.message_hub.runtime_info
-        self.best_score = info.get('patience_best', self.best_score)
-        self.wait_count = info.get('patience_waited', self.wait_count)
+        if 'patience_best' in info:
+            self.best_score, self.wait_count = info['patience_best'], info['patience_waited']
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Count this evaluation, and stop after too many without a better score."""
