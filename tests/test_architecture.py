@@ -20,12 +20,14 @@ NEUTRAL = {
     'registry': {'errors'},
     'windows': {'errors'},
     'progress': {'errors'},
+    'compat': set(),
+    'seeding': set(),
     'imageio': {'errors', 'io'},
     'label_png': {'errors', 'io', 'imageio'},
     'visualization': {'errors', 'io', 'imageio', 'label_png'},
 }
 MIDDLE = {*NEUTRAL, 'ops', 'layers', 'checkpoints', 'config'}
-UPPER = {*MIDDLE, 'models', 'datasets', 'evaluation', 'engine'}
+UPPER = {*MIDDLE, 'models', 'datasets', 'evaluation', 'engine', 'register'}
 MAY_IMPORT = {
     **NEUTRAL,
     'ops': {'errors'},
@@ -41,6 +43,7 @@ MAY_IMPORT = {
     'serve': {*UPPER, 'inference'},
     'reports': UPPER,
     'weights': set(),
+    'register': {*NEUTRAL, 'config', 'models', 'datasets', 'evaluation', 'engine'},
     'commands': {*UPPER, 'inference', 'export', 'serve', 'reports', 'weights'},
     '__main__': {'commands'},
 }

@@ -4,7 +4,7 @@ A config names it in ``custom_imports``, for MMSegmentation's own tools; the too
 read a config. The visualization backends are not imported here: a config names them by their full path.
 """
 
-from volo_seg.config.host import import_mmseg
+from volo_seg.compat import import_mmseg
 
 import_mmseg()
 

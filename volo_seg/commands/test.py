@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volo_seg.commands import load_stack
 from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser
 from volo_seg.errors import UserError
 

@@ -1,6 +1,6 @@
 """The backbone, neck, decode head, loss and segmentor that are registered with MMSegmentation."""
 
-from volo_seg.config.host import import_mmseg
+from volo_seg.compat import import_mmseg
 
 import_mmseg()
 
