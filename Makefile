@@ -1,4 +1,5 @@
 # make demo: install, generate data, train, evaluate, predict.   make test: install what the tests need, run them all.
+# make docs: build the site into site/; a broken link or an unknown reference is an error.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # one BLAS thread for each of the test processes
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test lint types unit browser bench clean
+.PHONY: demo test lint types unit browser docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/volo-seg demo
@@ -22,6 +23,9 @@ types: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test browser
 	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/zensical build --clean --strict
 
 # the page is tested in Debian's chromium; where that is missing and cannot be installed, its test is skipped
 browser:
@@ -42,5 +46,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

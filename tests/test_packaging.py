@@ -1,8 +1,8 @@
 """What a wheel brings along, and what finds it there."""
 
-import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,27 @@ def test_configs_and_index_travel_with_the_package(built):
 def test_the_page_travels_with_the_package(built):
     shipped = {p.name for p in (built / 'volo_seg' / 'serve' / 'static').iterdir()}
     assert shipped == {'index.html', 'style.css', 'app.js', 'icon.svg'}
+
+
+def test_templates_travel_with_the_package(built):
+    """Every file of the package that is not Python."""
+    kept = subprocess.run(['git', 'ls-files', 'volo_seg'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [name for name in kept.split() if not name.endswith('.py') and (ROOT / name).is_file()]
+    assert {name.rpartition('.')[2] for name in files} >= {'j2', 'html', 'css', 'js'}
+    assert [name for name in files if not (built / name).is_file()] == []
+
+
+def test_source_archive_holds_what_a_build_reads(tmp_path):
+    """setup.py reads README.md; configs, model index, docs and constraints come along."""
+    words = ('setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path), 'sdist', '--dist-dir', str(tmp_path))
+    subprocess.run([sys.executable, *words, '--formats', 'tar'], cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob('*.tar'))) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert {'README.md', 'setup.py', 'pyproject.toml', 'LICENSE', 'model-index.yml', 'constraints.txt'} <= names
+    assert {'SECURITY.md', 'CHANGELOG.md', 'mkdocs.yml', 'configs/volo/metafile.yaml'} <= names
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / 'docs').iterdir()}
+    assert pages and pages <= names
+    assert 'volo_seg/reports/report.html.j2' in names
 
 
 def test_names_resolve_without_a_checkout(built, tmp_path):
@@ -61,17 +82,3 @@ def test_version_is_one():
     from volo_seg import __version__
 
     assert f'## {__version__}' in (ROOT / 'CHANGELOG.md').read_text()
-
-
-def test_readme_names_what_exists():
-    """Every config name, tool and page that the README mentions is there."""
-    from volo_seg.commands import COMMANDS
-    from volo_seg.config.load import shipped_configs
-
-    text = (ROOT / 'README.md').read_text()
-    names = set(re.findall(r'volo-[a-z0-9]+(?:-pyramid)?_upernet_[\w-]+', text))
-    assert len(names) >= 4
-    assert names <= set(shipped_configs())
-    for path in set(re.findall(r'(?:tools|docs|configs)/[\w/.-]+\w', text)):
-        assert (ROOT / path).exists(), path
-    assert set(re.findall(r'volo-seg ([a-z0-9]+)\b', text)) <= set(COMMANDS)

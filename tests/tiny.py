@@ -85,6 +85,16 @@ def words(data, work, *flags, config='tiny.py', **changes):
     return [str(data / config), *common, *map(str, flags), '--cfg-options', *pairs]
 
 
+def write_config(data, path, **changes):
+    """Write the config of a small training run of one iteration, with all settings in it, to ``path``."""
+    from volo_seg.config.load import load_config, set_data_root
+
+    options = {**OPTIONS, 'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1, **changes}
+    config = load_config(str(data / 'tiny.py'), [f'{key}={value}'.replace(' ', '') for key, value in options.items()])
+    set_data_root(config, str(data))
+    config.dump(str(path))
+
+
 def runner(data, work, *flags, **changes):
     """A runner, not started; each has a logger and a visualizer of its own."""
     from mmseg.registry import RUNNERS

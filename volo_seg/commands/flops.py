@@ -24,15 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Count; see ``volo-seg flops --help``."""
     args = build_parser().parse_args(argv)
     load_stack()
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
     from volo_seg.config.load import load_config
+    from volo_seg.inference.loaded_model import load_model
 
     config = load_config(args.config, args.cfg_options)
-    init_default_scope('mmseg')
     height, width = image_size(args.shape or config.model.data_preprocessor.get('size'))
-    rows = count(MODELS.build(config.model).eval(), height, width)
+    rows = count(load_model(config, 'none').model, height, width)
     print(f'{"part":<16}{"params (M)":>12}{"GMAC":>10}   at {height}x{width} pixels')
     print('\n'.join(f'{name:<16}{params / 1e6:>12.3f}{macs / 1e9:>10.2f}' for name, params, macs in rows))
     print('auxiliary_head runs in training only; MACs are counted by torch.utils.flop_counter (one MAC = two FLOPs)')
