@@ -208,7 +208,7 @@ def test_limit(tmp_path, monkeypatch):
             read_image(source)
     for wrong in ('0', '-5', 'many', '1e9'):
         monkeypatch.setenv('VOLO_SEG_MAX_PIXELS', wrong)
-        with pytest.raises(UserError, match=f"VOLO_SEG_MAX_PIXELS='{wrong}' in the environment is no number"):
+        with pytest.raises(UserError, match=f"VOLO_SEG_MAX_PIXELS='{wrong}' in the environment is not a number"):
             read_image(path)
     monkeypatch.setenv('VOLO_SEG_MAX_PIXELS', '')
     assert images.pixel_limit() == MAX_PIXELS
@@ -241,7 +241,7 @@ REFUSED = {
     'picture.jp2': (b'\0\0\0\x0cjP  \r\n\x87\n', 'is a JPEG 2000 file'),
     'picture.heic': (b'\0\0\0\x18ftypheic', 'is a HEIC, AVIF or video file'),
     'picture.svg': (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'is a text file'),
-    'text.png': (b'this is text', 'is no image of a known kind'),
+    'text.png': (b'this is text', 'is not an image of a known format'),
     'empty.png': (b'', r'is empty \(0 bytes\)'),
     'pointer.png': (b'version https://git-lfs.github.com/spec/v1\n', 'is only a Git LFS pointer'),
     'float grey.tif': (encoded(Image.fromarray(DEEP[..., 0].astype(np.float32)), 'TIFF'), "pixels of mode 'F'"),
@@ -516,7 +516,10 @@ HOSTILE = {
     'text behind.png': (png(9, 4, PIXELS, chunk(b'iTXt', b'a\0\1\0\0\0' + zlib.compress(bytes(2**26)))), ''),
     'no pixels.png': (png(9, 4), 'damaged'),
     'big.png': (png(60000, 60000, PIXELS), '60000 x 60000 pixels'),
-    'postscript.png': (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 4\n%%EndComments\n', 'no image of a known kind'),
+    'postscript.png': (
+        b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 4\n%%EndComments\n',
+        'not an image of a known format',
+    ),
     'tiles.tif': (tiff(*({**GREY_8, 322: 65536, 323: 65536, 324: 8, 325: 64}.items())), 'tiles of 65536 x 65536'),
     'strips.tif': (tiff(*({**GREY_8, 278: 2}.items())), '1 of 4 strips'),
     'no rows.tif': (tiff(*({**GREY_8, 278: 0}.items())), 'damaged'),

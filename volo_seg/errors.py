@@ -1,4 +1,4 @@
-"""The exceptions that a command answers with one sentence."""
+"""The exceptions whose message a command prints without a traceback."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave us; its one-sentence message names the value, the place and the fix.
+    """An error in the input of the user; its message is one sentence that gives the value, the place and the fix.
 
-    Commands print the message alone and exit with status 2; everything else is a bug and keeps its traceback.
+    Commands print the message only and exit with status 2. Other exceptions are bugs and keep their traceback.
     """
 
 
 @contextlib.contextmanager
 def prefixed(place: str) -> Iterator[None]:
-    """Put ``place``, a key of a config, in front of the message of a UserError raised inside."""
+    """Prefix the message of a UserError raised in the block with ``place``, a key of a config."""
     try:
         yield
     except UserError as error:
@@ -23,7 +23,7 @@ def prefixed(place: str) -> Iterator[None]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work; the message says what is saved, and ``status`` is what the process exits with."""
+    """A signal stopped the command. The message says what is saved; ``status`` is the exit status of the process."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class PeerLost(UserError):
-    """Another process of the job is gone, and it knows why."""
+    """Another process of the job has ended; its own message gives the reason."""
 
 
 @contextlib.contextmanager

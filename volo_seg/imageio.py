@@ -75,7 +75,7 @@ class ImageError(UserError):
 def read_image(source: Source, *, max_pixels: int | None = None) -> np.ndarray:
     """Read an image as (H, W, 3) uint8, BGR, in memory of its own.
 
-    Files and PIL images are turned as their EXIF orientation says. Grey becomes three equal channels, a palette
+    Files and PIL images are rotated by their EXIF orientation. Grey becomes three equal channels, a palette
     becomes colours, CMYK is converted, alpha is ignored (the colours below it count), of 16 bits the upper 8 are kept.
     Arrays are (H, W), (H, W, 1), (H, W, 3) in BGR or (H, W, 4) in BGRA, uint8 or uint16.
 
@@ -235,7 +235,9 @@ def pixel_limit() -> int:
     if not text:
         return MAX_PIXELS
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f'VOLO_SEG_MAX_PIXELS={text!r} in the environment is no number of pixels')
+        raise UserError(
+            f'VOLO_SEG_MAX_PIXELS={text!r} in the environment is not a number of pixels; set an integer above 0'
+        )
     return int(text)
 
 
@@ -299,8 +301,8 @@ def _check_image(image: ImageFile.ImageFile, length: int, name: str, max_pixels:
         raise ImageError(f'{name} {reason}', kind='mode', reason=f'it {reason}')
     if has_several_images(image, name=name):
         raise ImageError(f'{name} holds several pictures (an animation or pages); save them one by one')
-    if length > 8 * limit + 2**26:  # uncompressed, 4 channels of 16 bits, and what is not pixels
-        raise ImageError(f'{name} has {length} bytes, more than the pixels of an image can fill')
+    if length > 8 * limit + 2**26:  # 4 uncompressed channels of 16 bits, and metadata
+        raise ImageError(f'{name} has {length} bytes, more than the pixels of an image can have')
 
 
 def _webp_size(start: bytes) -> tuple[int, int]:
@@ -401,7 +403,7 @@ def _from_array(array: np.ndarray, max_pixels: int | None) -> np.ndarray:
 
 @contextlib.contextmanager
 def pillow_errors(problem: str) -> Iterator[None]:
-    """Turn whatever Pillow raises on damaged data, which may be any exception, into an ImageError."""
+    """Convert exceptions of Pillow, which are of any class for damaged data, to ImageError."""
     try:
         yield
     except UserError:
@@ -414,4 +416,4 @@ def pillow_errors(problem: str) -> Iterator[None]:
 def _other_format(start: bytes) -> str:
     if start[4:8] == b'ftyp':
         return 'a HEIC, AVIF or video file'
-    return next((kind for magic, kind in _OTHER_FORMATS if start.startswith(magic)), 'no image of a known kind')
+    return next((kind for magic, kind in _OTHER_FORMATS if start.startswith(magic)), 'not an image of a known format')

@@ -130,7 +130,7 @@ def check_writable(folder: str | Path, *, what: str = '', fix: str = 'name anoth
 
 
 def write_failure(error: Exception, folder: Path) -> str:
-    """Why a file could not be written, in the system's words: torch's writer hides them behind its own."""
+    """The system's message for a failed write. The writers of torch and safetensors replace it by their own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -166,11 +166,11 @@ def read_regular(path: str | Path) -> bytes:
 
 
 def read_lines(path: str | Path, *, most_bytes: int = 2**20) -> list[str]:
-    """The lines of a list that someone wrote: of a regular UTF-8 file, without blanks around them and empty ones.
+    """The non-empty lines of a regular UTF-8 file, without white space at their ends.
 
     Raises:
         OSError: See :func:`check_regular`; or the file is larger than ``most_bytes``.
-        UnicodeDecodeError: It is no text.
+        UnicodeDecodeError: It is not UTF-8 text.
     """
     size = check_regular(path).st_size
     if size > most_bytes:
@@ -195,10 +195,10 @@ def file_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_lock(folder: str | Path, *, what: str, fix: str) -> Iterator[None]:
-    """Keep other processes that take this lock out of ``folder``, which is created; threads of this process share it.
+    """Hold an exclusive lock on ``folder``, which is created; the threads of this process share it.
 
-    After a crash the next process takes the lock over, unless the lock file is of another machine: not every shared
-    file system has locks across machines, so that the user has to decide.
+    After a crash the next process takes over the lock, unless a process on another machine holds it: not all shared
+    file systems have locks across machines, so that the user has to decide.
 
     Args:
         folder: Holds the file ``FOLDER_LOCK`` as long as the lock is held.
@@ -249,11 +249,9 @@ def _open_locked(path: Path, *, wait: bool) -> TextIOWrapper:
             if fcntl is None:
                 return file
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # the holder before may have removed the file: then this lock is nobody's, and the new file is to be locked
+            # the previous holder may have removed the file: then the new file has to be locked
             if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-                if (
-                    not wait
-                ):  # held for long: data-loading processes that outlive this one for a moment must not keep it
+                if not wait:  # data-loading processes, which may outlive this one, must not keep a long-held lock
                     os.register_at_fork(after_in_child=file.close)
                 return file
         except FileNotFoundError:
@@ -265,7 +263,7 @@ def _open_locked(path: Path, *, wait: bool) -> TextIOWrapper:
 
 
 def _this_process() -> dict[str, Any]:
-    try:  # the same in all containers of a machine
+    try:  # equal in all containers of a machine
         boot = Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()
     except OSError:
         boot = socket.gethostname()
@@ -284,7 +282,7 @@ def _is_gone(pid: int) -> bool:
 
 
 def _holder(lock: Path) -> dict[str, Any]:
-    """What :func:`_this_process` was for the holder; nothing if that cannot be read."""
+    """The result of :func:`_this_process` that the holder wrote; empty if it cannot be read."""
     try:
         found = json.loads(lock.read_text(encoding='utf-8'))
     except (OSError, ValueError):

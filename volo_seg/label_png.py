@@ -19,7 +19,7 @@ from volo_seg.io import atomic_write, check_regular, read_regular
 MARK = 'volo-seg'
 """Value of the text field ``Software`` in the PNG files that the toolkit writes."""
 Labels = npt.NDArray[Any]
-_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N')  # of Pillow: one channel of whole numbers
+_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N')  # modes of Pillow with one channel of integers
 _MODE_NAMES = {
     'RGBA': 'colour image with transparency',
     'LA': 'grey image with transparency',
@@ -97,7 +97,7 @@ def encode_labels(labels: Labels, palette: npt.NDArray[np.uint8] | None = None) 
     info = PngImagePlugin.PngInfo()
     info.add_text('Software', MARK)
     stream = io.BytesIO()
-    # run-length coding: label maps become smaller than with the default, in half the time
+    # run-length coding gives smaller label maps than the default, in half the time
     image = Image.fromarray(labels)
     if palette is not None and labels.dtype == np.uint8:
         image.putpalette(palette.tobytes())

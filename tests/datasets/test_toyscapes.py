@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_other_settings_are_refused(small_set: Path, changes: dict) -> None:
     before = contents(small_set)
     with pytest.raises(
-        UserError, match=r'is of other settings \(version 1, seed 3, height 64, width 128; asked: version 1, '
+        UserError, match=r'has other settings \(version 1, seed 3, height 64, width 128; asked: version 1, '
     ):
         write_toyscapes(small_set, **({'train': 5, 'val': 2, 'size': SIZE, 'seed': 3} | changes))
     assert contents(small_set) == before
@@ -343,7 +343,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         write_toyscapes(tmp_path / 'thesis.txt', train=1, val=0, size=SIZE, seed=0)
     assert contents(tmp_path) == {'thesis.txt': b'mine'}
     (tmp_path / 'toyscapes.json').write_text('no json')
-    with pytest.raises(UserError, match=r'is of other settings \(unreadable; asked'):
+    with pytest.raises(UserError, match=r'has other settings \(unreadable; asked'):
         write_toyscapes(tmp_path, train=1, val=0, size=SIZE, seed=0)
 
 
@@ -352,7 +352,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     [
         ({'train': -1}, 'train=-1 and val=1 scenes asked; give counts of 0 or more'),
         ({'train': 0, 'val': 0}, 'not both 0'),
-        ({'train': 1_000_001}, 'file names have room for 1000000 a split'),
+        ({'train': 1_000_001}, 'file names allow 1000000 per split'),
         ({'nproc': 0}, 'nproc=0 processes asked; give 1 or more'),
         ({'size': (16, 512)}, 'at least 32 pixels'),
         ({'seed': -3}, 'must not be negative'),
@@ -372,7 +372,7 @@ def test_command_makes_a_set_and_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert main(call) == 0
     assert '2 training and 1 validation scenes of 32x64; 3 made in' in capsys.readouterr().out
     assert main(call) == 0
-    assert 'are there already' in capsys.readouterr().out
+    assert ' exist' in capsys.readouterr().out
     assert len(contents(tmp_path)) == 3 * 6 + 1
 
 

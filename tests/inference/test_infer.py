@@ -98,7 +98,13 @@ def test_names_subfolders_and_broken_files(networks, tmp_path, capsys):
         'gone.png',
         'text.jpg',
     ]
-    for word in ('volo-seg raster', 'damaged or cut off', '0 bytes', 'does not exist', 'no image of a known kind'):
+    for word in (
+        'volo-seg raster',
+        'damaged or cut off',
+        '0 bytes',
+        'does not exist',
+        'not an image of a known format',
+    ):
         assert word in err
     stems = {'one', 'other', 'a/two'}
     assert set(content(tmp_path / 'out')) == {f'labels/{s}.png' for s in stems} | {f'overlays/{s}.jpg' for s in stems}

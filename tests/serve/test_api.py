@@ -118,7 +118,7 @@ BAD = {
     'is empty': (400, PATH, b'', PNG),
     'is damaged or cut off': (400, PATH, WHOLE[:-600], PNG),
     'a GIF': (415, PATH, b'GIF89a' + bytes(100), PNG),
-    'no image of a known kind': (415, PATH, b'/etc/passwd', PNG),
+    'not an image of a known format': (415, PATH, b'/etc/passwd', PNG),
     "'b.png' is damaged": (400, PATH, *form(WHOLE[:-600], file='/a/b.png')),
     'multipart body cannot be read: Invalid': (400, PATH, *form(WHOLE, more=b'nonsense')),
     'cannot be read: Missing boundary': (400, PATH, b'', {'Content-Type': 'multipart/form-data'}),

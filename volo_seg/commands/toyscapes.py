@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from volo_seg.commands.flags import make_parser
+from volo_seg.commands.flags import make_parser, progress_bar
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,42 +24,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Generate what is missing; see ``volo-seg toyscapes --help``."""
+    """Generate the missing scenes; see ``volo-seg toyscapes --help``."""
     args = build_parser().parse_args(argv)
     from volo_seg.datasets.toyscapes import write_toyscapes
 
     started, size = time.monotonic(), (args.size[0], args.size[1])
     counts = {'train': args.train, 'val': args.val}
-    with _Bar() as report:
-        made = write_toyscapes(args.out_dir, **counts, size=size, seed=args.seed, nproc=args.nproc, progress=report)
+    made = write_toyscapes(
+        args.out_dir,
+        **counts,
+        size=size,
+        seed=args.seed,
+        nproc=args.nproc,
+        progress=lambda scenes, total: progress_bar(scenes, 'scenes', total),
+    )
     what = f'{args.train} training and {args.val} validation scenes of {size[0]}x{size[1]}'
     if not made:
-        print(f'{args.out_dir}: {what} are there already')
+        print(f'{args.out_dir}: {what} exist')
     else:
         seconds = time.monotonic() - started
-        print(f'{args.out_dir}: {what}; {made} made in {seconds:.1f} s ({made / seconds:.1f} a second)')
+        print(f'{args.out_dir}: {what}; {made} made in {seconds:.1f} s ({made / seconds:.1f} per second)')
     return 0
-
-
-class _Bar:
-    """Scenes done, their rate and the time left; entered, it gives ``report(done, total)``."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn('scenes'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[rate]}'))
-        self._progress = Progress(*columns, TimeRemainingColumn())
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        task = self._progress.add_task('', rate='')
-
-        def report(done: int, total: int) -> None:
-            self._progress.start()  # not before there is something to show
-            rate = f'{done / max(time.monotonic() - self._started, 1e-6):.1f}/s'
-            self._progress.update(task, completed=done, total=total, rate=rate)
-
-        return report
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()

@@ -17,7 +17,7 @@ NEAR = 0.4  # metres in front of the eye; nothing nearer is drawn
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the eye stands and how it looks. ``size`` is (H, W) in pixels, ``focal`` in pixels."""
+    """Position and projection of the camera. ``size`` is (H, W) in pixels, ``focal`` in pixels."""
 
     size: tuple[int, int]
     focal: float

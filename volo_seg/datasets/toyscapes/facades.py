@@ -1,4 +1,4 @@
-"""Upright planes along the street: house fronts, walls and fences, textured in their own metres."""
+"""Upright planes along the street: house fronts, walls and fences, textured in metres of the plane."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Style:
-    """How a house looks: colours (BGR), window size and pitch in metres, ground floor."""
+    """The style of a house: colours (BGR), window size and pitch in metres, ground floor."""
 
     wall: Array
     pane: Array

@@ -1,4 +1,4 @@
-"""What stands on pavements: poles, traffic lights and signs, and litter bins (``static``)."""
+"""Objects on pavements: poles, traffic lights and signs, and litter bins (``static``)."""
 
 from __future__ import annotations
 

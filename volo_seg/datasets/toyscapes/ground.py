@@ -17,7 +17,7 @@ FAR = 170.0  # metres; beyond it the backdrop begins
 
 @dataclass(frozen=True)
 class Surface:
-    """How a flat surface looks; in metres: ``lines`` (x, width, dash or 0), ``zebra`` (z0, z1), ``rails`` x."""
+    """The style of a flat surface; in metres: ``lines`` (x, width, dash or 0), ``zebra`` (z0, z1), ``rails`` x."""
 
     colour: Array
     kind: str  # asphalt, slabs, grass, gravel

@@ -1,4 +1,4 @@
-"""The hour and the weather of a scene, and what a camera's sensor makes of it."""
+"""Time of day and weather of a scene, and a model of the camera's sensor."""
 
 from __future__ import annotations
 

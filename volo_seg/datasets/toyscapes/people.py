@@ -11,7 +11,7 @@ from volo_seg.datasets.toyscapes.sketch import Sketch, Thing, View, circle
 
 
 def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:
-    """Draw someone standing or walking at ``place`` = (x, z), 1.1 to 1.95 metres tall."""
+    """Draw a person standing or walking at ``place`` = (x, z), 1.1 to 1.95 metres tall."""
     tall = rng.uniform(1.1, 1.4) if rng.random() < 0.12 else rng.uniform(1.58, 1.95)
     body = Body(place, yaw, (1.0, 1.0, tall))
     top, legs, skin = pick(rng, CLOTHES, 16), pick(rng, TROUSERS, 10), pick(rng, SKINS, 8)

@@ -1,4 +1,4 @@
-"""Trees, bushes and hedges: leaves from noise, lit from the sun's side, with gaps one sees through."""
+"""Trees, bushes and hedges: leaves from noise, lit by the sun, with gaps that show the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a seed to a picture with its labels: polygons first, and the picture painted inside them."""
+"""Generate a scene from a seed: first the polygons of the labels, then the image painted inside them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Scene:
 
 
 def generate_scene(seed: int, index: int, *, split: str = 'train', size: tuple[int, int] = (256, 512)) -> Scene:
-    """Draw scene ``index`` of a split; ``size`` = (H, W) pixels. It depends on these four values alone.
+    """Draw scene ``index`` of a split; ``size`` = (H, W) pixels. It depends on these four values only.
 
     Raises:
         UserError: a negative seed or index, an unknown split, a side under 32 pixels.
@@ -68,7 +68,7 @@ def check_request(seed: int, index: int, split: str, size: tuple[int, int]) -> N
 
 
 def _town(rng: np.random.Generator, size: tuple[int, int]) -> Town:
-    """Plan a street and put everything on it."""
+    """Draw a street and place all objects."""
     street, light = Street.draw(rng), Light.draw(rng)
     camera = Camera.draw(rng, size, street.half / 2 + float(rng.normal(0, 0.5)))
     town = Town(rng, View(camera, light), street)
@@ -124,7 +124,7 @@ def _paint(things: list[Thing], indices: Array, town: Town, rng: np.random.Gener
 
 
 def _wanted(indices: Array, veil: Array, number: int, outline: Array) -> Array:
-    """Return where (h, w) the thing ``number`` is seen: on top, or inside its outline behind a veil."""
+    """The pixels (h, w) in which thing ``number`` is visible: on top, or inside its outline behind another."""
     seen: Array = indices == number
     behind = veil & (indices > number)
     if behind.any():
@@ -135,7 +135,7 @@ def _wanted(indices: Array, veil: Array, number: int, outline: Array) -> Array:
 
 
 def _shade(picture: Array, town: Town) -> None:
-    """Darken the ground, softly, where something stands in the sun's way."""
+    """Darken the ground in the blurred shadows of the things."""
     height, width = picture.shape[:2]
     mask = np.zeros((height, width), np.float32)
     for shape in town.shadows:

@@ -1,4 +1,4 @@
-"""Things made of flat pieces: project them, outline them as one polygon, paint them."""
+"""Project, outline and paint objects that consist of flat pieces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEE_THROUGH = frozenset({'fence', 'vegetation', 'bicycle'})
 
 @dataclass(frozen=True)
 class View:
-    """Who looks, and in which light."""
+    """The camera and the light of a scene."""
 
     camera: Camera
     light: Light

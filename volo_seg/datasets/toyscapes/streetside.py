@@ -1,4 +1,4 @@
-"""The ground of a street, the far horizon, and what lines both sides: houses, walls, fences, parks."""
+"""Place the ground of a street, the horizon, and houses, walls, fences and parks on both sides."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _houses(town: Town, edge: float, span: tuple[float, float], heights: tuple[f
 
 
 def _house(town: Town, edge: float, span: tuple[float, float], tall: float, *, layer: int) -> None:
-    """Build a house: its front on the street and its flank towards us."""
+    """Build a house: its front on the street and its side towards the camera."""
     rng, view, sign = town.rng, town.view, float(np.sign(edge))
     style, deep = Style.draw(rng), float(rng.uniform(8, 14))
     near, far = town.street.at(edge, span[0]), town.street.at(edge, span[1])

@@ -1,4 +1,4 @@
-"""The plan of a street, and the list of all that stands on it."""
+"""The layout of a street, and the list of its objects."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Street:
 
 
 class Town:
-    """Collects the things of a scene and the shadows they throw."""
+    """Collects the objects of a scene and their shadows."""
 
     def __init__(self, rng: np.random.Generator, view: View, street: Street) -> None:
         self.rng, self.view, self.street = rng, view, street

@@ -1,4 +1,4 @@
-"""What stands at the kerbs and what moves: furniture, vehicles, riders and people on foot."""
+"""Place street furniture, vehicles, riders and pedestrians."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Toyscapes on disk: the folders and files of Cityscapes, each whole or not at all."""
+"""Write Toyscapes in the layout of Cityscapes; every file is written atomically."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from volo_seg.errors import UserError
 from volo_seg.io import atomic_write
 from volo_seg.label_png import encode_labels
 
-VERSION = 1  # raised whenever the same seed gives other scenes
+VERSION = 1  # increases when the same seed gives other scenes
 MARKER = 'toyscapes.json'
 CITIES = {'train': ('brickford', 'lindenau', 'tramstadt'), 'val': ('lanternburg',)}
-Progress = Callable[[int, int], None]
+Progress = Callable[[Iterable[None], int], Iterable[None]]
 
 
 def scene_files(root: Path, split: str, index: int) -> dict[str, Path]:
@@ -50,13 +50,19 @@ def write_toyscapes(
     nproc: int = 1,
     progress: Progress | None = None,
 ) -> int:
-    """Write ``train`` and ``val`` scenes of ``size`` = (H, W) below ``root``; return how many had to be made.
+    """Write the missing scenes of a data set below ``root``, and return their number. Existing scenes are kept.
 
-    Scenes already there are kept: the same call again makes what is missing, and larger counts add to a set.
-    ``progress(done, missing)`` is called as scenes are finished; ``nproc`` processes share the work.
+    Args:
+        root: A new or empty folder, or a Toyscapes of the same size and seed.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        size: (H, W) in pixels.
+        seed: Determines the scenes.
+        nproc: Number of processes.
+        progress: Wraps the iteration over the finished scenes; its second argument is their number.
 
     Raises:
-        UserError: counts, size or ``nproc`` out of range; ``root`` holds something else or other settings.
+        UserError: Counts, size or ``nproc`` are out of range, or ``root`` has other content or settings.
     """
     folder = Path(root)
     _check(train, val, size, seed, nproc)
@@ -65,10 +71,9 @@ def write_toyscapes(
     jobs = [job for job in wanted if not all(path.is_file() for path in scene_files(folder, *job).values())]
     for folders in {path.parent for job in jobs for path in scene_files(folder, *job).values()}:
         _make_folder(folders)
-    work = partial(_make, folder, size, seed)
-    for done, _ in enumerate(map_in_processes(work, jobs, processes=nproc), 1):
-        if progress is not None:
-            progress(done, len(jobs))
+    done = map_in_processes(partial(_make, folder, size, seed), jobs, processes=nproc)
+    for _ in progress(done, len(jobs)) if progress and jobs else done:
+        pass
     return len(jobs)
 
 
@@ -77,13 +82,13 @@ def _check(train: int, val: int, size: tuple[int, int], seed: int, nproc: int) -
     if train < 0 or val < 0 or train + val == 0:
         raise UserError(f'train={train} and val={val} scenes asked; give counts of 0 or more, not both 0')
     if max(train, val) > 1_000_000:
-        raise UserError(f'train={train} and val={val} scenes asked; file names have room for 1000000 a split')
+        raise UserError(f'train={train} and val={val} scenes asked; file names allow 1000000 per split')
     if nproc < 1:
         raise UserError(f'nproc={nproc} processes asked; give 1 or more')
 
 
 def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
-    """Mark an empty folder as ours, or check that it is a Toyscapes of the same settings."""
+    """Write the marker file into an empty folder, or check that the folder is a Toyscapes of the same settings."""
     settings = {'version': VERSION, 'seed': int(seed), 'height': int(size[0]), 'width': int(size[1])}
     marker = folder / MARKER
     if folder.exists() and not folder.is_dir():
@@ -95,10 +100,9 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
             found = None
         if found != settings:
             asked = ', '.join(f'{key} {value}' for key, value in settings.items())
-            there = (
-                ', '.join(f'{key} {value}' for key, value in found.items()) if isinstance(found, dict) else 'unreadable'
-            )
-            raise UserError(f'{marker} is of other settings ({there}; asked: {asked}); name a new folder')
+            known = found.items() if isinstance(found, dict) else [('unreadable', '')]
+            actual = ', '.join(f'{key} {value}'.strip() for key, value in known)
+            raise UserError(f'{marker} has other settings ({actual}; asked: {asked}); name a new folder')
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'{folder} is not empty and holds no {MARKER}; name an empty or a new folder')
