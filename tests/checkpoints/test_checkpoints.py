@@ -1,4 +1,4 @@
-"""The rooms that read, recognise, convert and write weights."""
+"""Reading, recognising, converting and writing weights."""
 
 from __future__ import annotations
 

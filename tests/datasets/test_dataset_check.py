@@ -44,9 +44,13 @@ def root(tmp_path):
     return tmp_path
 
 
+DATASETS = {'train': 'train_dataloader.dataset.dataset', 'val': 'val_dataloader.dataset'}
+"""Dotted keys of the data sets; the one for training is inside a SeededDataset."""
+
+
 def check(root, capsys, *options, split='train'):
     """Run the command on ``root``; ``options`` are settings of the data set ``split``. Return status and output."""
-    words = [f'{split}_dataloader.dataset.{option}' for option in options]
+    words = [f'{DATASETS[split]}.{option}' for option in options]
     status = run(
         'check', [FOLDERS, '--data-root', str(root), '--nproc', '1', *(['--cfg-options', *words] * bool(words))]
     )
@@ -322,8 +326,7 @@ def test_training_looks_first_unless_told_not_to(root, tmp_path, capsys, monkeyp
 def test_what_the_options_mend(root, capsys):
     binary(root)
     config = config_of(root)
-    for split in ('train', 'val'):
-        config[f'{split}_dataloader'].dataset.label_map = {255: 1}
+    config.merge_from_dict({f'{key}.label_map': {255: 1} for key in DATASETS.values()})
     quick_check(config)
     out_of_range(root)
     assert check(root, capsys)[0] == 1
@@ -498,7 +501,7 @@ def test_camvid(tmp_path, capsys):
     assert status == 1
     assert 'holds 11, and with 11 classes 0..10 are classes, 255 is ignored' in out
     assert 'set ignore_labels=[11]' in out
-    options = [f'{split}_dataloader.dataset.ignore_labels=[11]' for split in ('train', 'val')]
+    options = [f'{key}.ignore_labels=[11]' for key in DATASETS.values()]
     assert run('check', [FOLDERS, '--data-root', str(root), '--fast', '--cfg-options', *options]) == 0
     assert 'train: 367 pairs' in capsys.readouterr().out
 
