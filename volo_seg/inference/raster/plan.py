@@ -9,7 +9,7 @@ import torch
 
 from volo_seg.errors import UserError
 from volo_seg.inference.raster.blending import TILE
-from volo_seg.io import WriteError, check_writable
+from volo_seg.io import WriteError, check_writable, write_failure
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor, overridden_methods
 from volo_seg.windows import InferenceConfig, Size, WindowGrid
 
@@ -82,7 +82,7 @@ def target_paths(target: Path, kinds: Sequence[str], *, source: Path, overwrite:
         try:
             check_writable(path.parent)
         except UserError as error:
-            raise WriteError(path, error.__cause__ or error) from error
+            raise WriteError(path, write_failure(error, path.parent)) from error
     return paths
 
 
