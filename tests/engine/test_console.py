@@ -25,24 +25,12 @@ from mmengine.config import Config
 from rich.cells import cell_len
 from rich.console import Console
 
-from volo_seg.engine.hooks.console_hook import ConsoleHook, console_of, show_on_console
+from volo_seg.commands.flags import set_console
+from volo_seg.engine.hooks.console_hook import ConsoleHook, Screen, console_of, log_to_screen, number
 from volo_seg.engine.hooks.contact_sheet_hook import ContactSheetHook, evenly_spread
-from volo_seg.engine.logging.console_log import is_worth_showing, take_over
-from volo_seg.engine.logging.console_screen import LiveScreen, PlainScreen, View, open_screen
-from volo_seg.engine.logging.console_text import (
-    BLOCKS,
-    Pace,
-    Score,
-    Status,
-    duration,
-    evaluation_line,
-    number,
-    plain_line,
-    rate,
-    sparkline,
-)
 from volo_seg.engine.logging.vis_backends import log_to
 from volo_seg.errors import UserError
+from volo_seg.progress import Pace, duration, rate
 
 few = settings(max_examples=30, deadline=None)
 
@@ -65,13 +53,17 @@ def plain_run(data, tmp_path_factory):
     return Path(runner.log_dir), out.getvalue()
 
 
-def status(**changes):
-    train = Pace(600, done=215)
-    train.seconds.extend([0.5, 0.5, 0.5])
-    values = {'loss': 1.25, 'decode.loss_ce': 0.9, 'aux.loss_ce': 0.35, 'lr': 1.9e-3}
-    last, best = Score('mIoU', 12.3, 200), Score('mIoU', 14.1, 100)
-    options = {'values': values, 'losses': [3.0, 2.0, 1.25], 'memory': 'memory 1.2 GiB', 'last': last, 'best': best}
-    return Status(train, **{**options, **changes})
+def hook_at_215(**changes):
+    """A hook in the middle of a run of 600 iterations."""
+    hook = ConsoleHook()
+    hook.train = Pace(600, done=215)
+    hook.train.seconds.extend([0.5, 0.5, 0.5])
+    hook.values = {'loss': 1.25, 'decode.loss_ce': 0.9, 'aux.loss_ce': 0.35, 'lr': 1.9e-3}
+    hook.last, hook.best, hook.memory = ('mIoU', 12.3), ('mIoU', 14.1, ' at 100'), 'memory 1.2 GiB'
+    for name, value in changes.items():
+        assert hasattr(hook, name)
+        setattr(hook, name, value)
+    return hook
 
 
 # words
@@ -87,7 +79,8 @@ def test_durations(seconds, text):
 
 def test_rates_and_numbers():
     assert rate(0.5, 'it') == '2.0 it/s' and rate(3.4, 'it') == '3.4 s/it'
-    assert rate(0.1, 'image') == '10.0 images/s' and rate(None, 'it') == ''
+    assert rate(0.1, 'images') == '10.0 images/s' and rate(None, 'it') == ''
+    assert rate(2.0, 'images') == '2.0 s/image'
     assert number(1.23456) == '1.2346' and number(math.nan) == 'nan' and number(1e6) == '1e+06'
 
 
@@ -100,42 +93,33 @@ def test_pace_leaves_the_first_step_out_and_counts_batches():
     assert pace.step_time == 2.0 and pace.left == 14.0 and pace.done == 3
 
 
-@few
-@given(st.lists(st.floats(-10, 10) | st.just(math.nan), max_size=80), st.integers(1, 30))
-def test_sparkline_is_as_long_as_asked_and_rises_with_the_values(values, width):
-    line = sparkline(values, width)
-    assert len(line) <= min(width, len(values))
-    assert set(line) <= {*BLOCKS, ' '}
-    rising = sparkline(sorted(value for value in values if value == value), width)
-    assert rising == ''.join(sorted(rising))
-
-
 def test_plain_lines():
-    line = plain_line(status())
-    assert line == (
+    assert hook_at_215().line() == (
         '215/600  loss 1.2500 (decode.loss_ce 0.9000, aux.loss_ce 0.3500)  lr 1.90e-03  2.0 it/s  3 min 12 s left  '
         'memory 1.2 GiB  mIoU 12.30 (best 14.10 at 100)'
     )
     pace = Pace(40, done=12)
     pace.seconds.extend([0.25, 0.25])
-    assert evaluation_line(status(evaluation=pace, stage='test')) == 'test 12/40 images  4.0 images/s  7 s left'
-    assert plain_line(Status(Pace(5))) == '0/5'
-    assert '5 min 12 s left' in plain_line(status(extra_seconds=120.0))
+    assert hook_at_215(evaluation=pace, stage='test').line() == 'test 12/40 images  4.0 images/s  7 s left'
+    empty = ConsoleHook()
+    empty.train = Pace(5)
+    assert empty.line() == '0/5'
+    assert '5 min 12 s left' in hook_at_215(validation_seconds=40.0, validations_left=3).line()
 
 
 # the screen
 
 
 @few
-@given(width=st.integers(20, 200), evaluating=st.booleans(), name=st.text(min_size=1, max_size=40))
-def test_view_never_exceeds_the_terminal(width, evaluating, name):
+@given(width=st.integers(20, 200), stage=st.sampled_from(['train', 'val']), name=st.text(min_size=1, max_size=40))
+def test_view_never_exceeds_the_terminal(width, stage, name):
     out = io.StringIO()
     values = {'loss': math.nan, f'{name}loss': 1e9, 'lr': 0.1}
-    shown = status(values=values, evaluation=Pace(40, done=3) if evaluating else None, losses=[math.nan] * 3)
+    hook = hook_at_215(values=values, evaluation=Pace(40, done=3), stage=stage)
     console = Console(file=out, width=width, force_terminal=True, color_system=None, legacy_windows=False)
-    console.print(View(shown))
+    console.print(hook.view())
     lines = [re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', line) for line in out.getvalue().split('\n')]
-    assert len(lines) == 4  # three lines and the end
+    assert len(lines) >= 4  # bar, losses, score and the end
     assert all(cell_len(line) <= width for line in lines)
 
 
@@ -167,14 +151,14 @@ def test_live_view_lets_messages_through_and_survives_a_resize(terminal, monkeyp
     for name in ('COLUMNS', 'LINES'):
         monkeypatch.delenv(name, raising=False)
     console, written, slave = terminal
-    screen = LiveScreen(console)
+    screen = Screen(console)
     stdout = sys.stdout
-    screen.show(status())
+    screen.update(hook_at_215().view())
     screen.line('\x1b[33ma message\x1b[0m of [bold] somebody', style='yellow')
     print('printed by a library')
     for width in (40, 20, 120):
         resize(slave, width)
-        screen.show(status(evaluation=Pace(40, done=3), stage='validation'))
+        screen.update(hook_at_215(evaluation=Pace(40, done=3), stage='val').view())
     screen.close()
     screen.close()
     assert sys.stdout is stdout
@@ -189,28 +173,32 @@ def test_live_view_lets_messages_through_and_survives_a_resize(terminal, monkeyp
 
 def test_an_interrupt_gives_the_terminal_back(terminal):
     console, written, _ = terminal
-    hook = ConsoleHook()
-    hook.screen = LiveScreen(console)
+    hook = hook_at_215(screen=Screen(console))
     stdout = sys.stdout
     with pytest.raises(KeyboardInterrupt), console_of(types.SimpleNamespace(hooks=[hook])):
-        hook._show()
+        hook.show()
         assert sys.stdout is not stdout
         raise KeyboardInterrupt
     assert sys.stdout is stdout
     assert written().endswith('\x1b[?25h')
 
 
-def test_a_screen_for_every_place(monkeypatch, capsys):
-    assert isinstance(open_screen(plain=False), PlainScreen)  # no terminal
+def test_a_live_view_only_where_a_terminal_supports_it(monkeypatch, capsys):
+    def console(**settings):
+        hook = ConsoleHook(interval=1, **settings)
+        hook.before_run(types.SimpleNamespace(logger=logging.Logger('some')))
+        return hook.screen.console
+
+    assert console() is None  # no terminal
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
     monkeypatch.setenv('TERM', 'xterm')
-    assert isinstance(open_screen(plain=False), LiveScreen)
-    assert isinstance(open_screen(plain=True), PlainScreen)
+    assert isinstance(console(), Console)
+    assert console(plain=True) is None
     monkeypatch.setenv('TERM', 'dumb')
-    assert isinstance(open_screen(plain=False), PlainScreen)
+    assert console() is None
     monkeypatch.setenv('TERM', 'xterm')
     monkeypatch.setenv('NO_COLOR', '1')
-    assert open_screen(plain=False).console.no_color
+    assert console().no_color
 
 
 def test_training_outlives_its_reader(monkeypatch):
@@ -221,11 +209,11 @@ def test_training_outlives_its_reader(monkeypatch):
             raise BrokenPipeError
 
     stdout = sys.stdout
-    for screen in (PlainScreen(), LiveScreen(Console(file=Gone(), force_terminal=True))):
+    for screen in (Screen(), Screen(Console(file=Gone(), force_terminal=True))):
         monkeypatch.setattr(sys, 'stdout', Gone())
         screen.line('a message')
-        screen.show(status())
-        screen.show(status())
+        hook_at_215(screen=screen).show()
+        hook_at_215(screen=screen).show()
         screen.close()
         monkeypatch.setattr(sys, 'stdout', stdout)
 
@@ -254,19 +242,19 @@ def record(message, level=logging.INFO):
     ],
 )
 def test_what_reaches_the_console(message, level, shown, with_tables):
-    assert is_worth_showing(record(message, level), tables=False) == shown
-    assert is_worth_showing(record(message, level), tables=True) == with_tables
+    assert Screen().accepts(record(message, level)) == shown
+    assert Screen(tables=True).accepts(record(message, level)) == with_tables
 
 
-def test_take_over_keeps_files_levels_and_filters(tmp_path, capsys):
+def test_log_to_screen_keeps_files_levels_and_filters(tmp_path, capsys):
     logger = logging.Logger('some')
     stream, file = logging.StreamHandler(sys.stdout), logging.FileHandler(tmp_path / 'log')
     stream.setLevel(logging.ERROR)
     stream.addFilter(lambda record: 'secret' not in record.msg)
     logger.addHandler(stream)
     logger.addHandler(file)
-    take_over(logger, PlainScreen())
-    take_over(logger, PlainScreen())  # once more, as the runner and the hook do
+    log_to_screen(logger, Screen())
+    log_to_screen(logger, Screen())  # once more, as the runner and the hook do
     for level, text in ((logging.WARNING, 'below'), (logging.ERROR, 'bad %s'), (logging.ERROR, 'secret')):
         logger.log(level, text, *(['news'] if '%' in text else []))
     file.close()
@@ -318,26 +306,26 @@ def test_other_ranks_stay_silent(monkeypatch, capsys):
     monkeypatch.setattr('volo_seg.engine.hooks.console_hook.is_main_process', lambda: False)
     hook = ConsoleHook()
     hook.before_run(None)
-    hook.status.train = Pace(3)
+    hook.train = Pace(3)
     hook.after_train_iter(None, 0)
     hook.before_val_epoch(types.SimpleNamespace(val_dataloader=types.SimpleNamespace(dataset=range(4))))
     hook.after_val_iter(None, 0, None, [1, 2])
-    hook._end({'mIoU': 3.0}, 1)
+    hook.after_val_epoch(types.SimpleNamespace(_train_loop=None), {'mIoU': 3.0})
     hook.after_run(None)
-    assert hook.status.train.done == 1 and hook.status.best.value == 3.0
+    assert hook.train.done == 1 and hook.best == ('mIoU', 3.0, '')
     assert capsys.readouterr().out == ''
 
 
 def test_the_hook_is_added_once_and_custom_hooks_must_be_a_list():
     config = Config({'custom_hooks': [{'type': 'ContactSheetHook'}]})
     for how, plain in (('live', False), ('plain', True)):
-        show_on_console(config, how=how)
+        set_console(config, how=how)
         assert [hook['type'] for hook in config.custom_hooks] == ['ContactSheetHook', 'ConsoleHook']
         assert config.custom_hooks[1]['plain'] is plain
-    show_on_console(config, how='mmengine')
+    set_console(config, how='mmengine')
     assert [hook['type'] for hook in config.custom_hooks] == ['ContactSheetHook']
     with pytest.raises(UserError, match='is not a list of hooks'):
-        show_on_console(Config({'custom_hooks': 'EMAHook'}), how='live')
+        set_console(Config({'custom_hooks': 'EMAHook'}), how='live')
 
 
 # trackers

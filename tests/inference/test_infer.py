@@ -525,10 +525,10 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
             now[0] += 1.0
             progress.advance()
     assert capsys.readouterr().err.splitlines() == [
-        '10/40 images, 1 images/s, 0:00:30 left',
-        '20/40 images, 1 images/s, 0:00:20 left',
-        '30/40 images, 1 images/s, 0:00:10 left',
-        '40/40 images, 1 images/s, 0:00:00 left',
+        '10/40 images, 1.0 images/s, 30 s left',
+        '20/40 images, 1.0 images/s, 20 s left',
+        '30/40 images, 1.0 images/s, 10 s left',
+        '40/40 images, 1.0 images/s, 0 s left',
     ]
     with Progress(1, every=0, shown=False) as progress:
         progress.advance()

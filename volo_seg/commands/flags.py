@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from volo_seg.errors import UserError
 
@@ -154,7 +154,6 @@ def training_config(args: argparse.Namespace) -> Config:
         UserError: The config or a flag is wrong.
     """
     from volo_seg.config.load import load_config, set_data_root
-    from volo_seg.engine.hooks.console_hook import show_on_console
     from volo_seg.engine.logging.vis_backends import log_to
     from volo_seg.engine.randomness import set_randomness
     from volo_seg.engine.recipe import apply_recipe
@@ -175,12 +174,33 @@ def training_config(args: argparse.Namespace) -> Config:
         hard_pixels=args.ohem,
         compiled=args.compile,
     )
-    show_on_console(config, how=args.console)
+    set_console(config, how=args.console)
     log_to(config, args.log_to)
     set_randomness(config, seed=args.seed, deterministic=args.deterministic)
     config.fsdp = args.fsdp or config.get('fsdp', False)
     set_resume(config, args.resume)
     return config
+
+
+def set_console(config: Config, *, how: str | None, tables: bool = False) -> None:
+    """Apply ``--console`` to ``config``: ``live`` and ``plain`` set the hook, ``mmengine`` removes it, None keeps it.
+
+    With ``tables``, a hook that is in the config also prints log messages of several lines.
+
+    Raises:
+        UserError: ``custom_hooks`` is not a list.
+    """
+    hooks = config.get('custom_hooks') or []
+    if not isinstance(hooks, (list, tuple)):
+        raise UserError(f'custom_hooks={hooks!r} is not a list of hooks; write custom_hooks=[dict(type=…)]')
+    found = [hook for hook in hooks if isinstance(hook, dict) and hook.get('type') == 'ConsoleHook']
+    others = [hook for hook in hooks if hook not in found]
+    if how in ('live', 'plain') or (how is None and found):
+        hook: dict[str, Any] = dict(*found[:1], type='ConsoleHook')
+        hook.update({'plain': how == 'plain'} if how else {}, **({'tables': True} if tables else {}))
+        config.custom_hooks = [*others, hook]
+    elif found:
+        config.custom_hooks = others
 
 
 def weigh_classes(config: Config, how: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser
+from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser, set_console
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def prepare(args: argparse.Namespace) -> Config:
     """Turn the command line into the checked config of an evaluation."""
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config, set_data_root
-    from volo_seg.engine.hooks.console_hook import show_on_console
     from volo_seg.engine.launch import prepare_launch
 
     config = load_config(args.config, args.cfg_options)
@@ -62,7 +61,7 @@ def prepare(args: argparse.Namespace) -> Config:
     config.load_from, config.resume = args.checkpoint, False
     if args.data_root:
         set_data_root(config, args.data_root)
-    show_on_console(config, how=args.console, tables=True)
+    set_console(config, how=args.console, tables=True)
     if args.show or args.show_dir:
         draw_predictions(config, args)
     if args.out:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.device import get_device
-from mmengine.dist import broadcast, broadcast_object_list
+from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel
@@ -25,7 +25,7 @@ from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
 from volo_seg.config.validation import walk
 from volo_seg.engine.failures import disk_is_at_fault, run_recorded
 from volo_seg.engine.hooks.checkpoint_hook import OTHER_WORK_DIR, AtomicCheckpointHook, SaveError, write_checkpoint
-from volo_seg.engine.hooks.console_hook import quiet
+from volo_seg.engine.hooks.console_hook import Screen, log_to_screen
 from volo_seg.engine.hooks.interruption_hook import InterruptionHook, end_data_loading
 from volo_seg.engine.hooks.validation_hooks import ValidationSyncHook
 from volo_seg.engine.logging.run_record import RunRecord
@@ -67,7 +67,9 @@ class SafeRunner(Runner):
     def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
         """Build MMEngine's logger; with a ``ConsoleHook`` in the config, long messages go to the log file only."""
         logger = super().build_logger(*args, **settings)
-        quiet(logger, self.cfg)
+        hooks = self.cfg.get('custom_hooks') or ()
+        if is_main_process() and any(isinstance(hook, dict) and hook.get('type') == 'ConsoleHook' for hook in hooks):
+            log_to_screen(logger, Screen(tables=True))
         return logger
 
     def train(self) -> nn.Module:

@@ -1,44 +1,120 @@
-"""``ConsoleHook``: how far a run is, how fast, how well; live on a terminal, one line an interval in a pipe."""
+"""The console of a run: progress, losses and scores, as a live view in a terminal and as plain lines elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from mmseg.registry import HOOKS
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
-from volo_seg.engine.logging.console_log import HOOK, take_over, wants_console
-from volo_seg.engine.logging.console_screen import PlainScreen, Screen, open_screen
-from volo_seg.engine.logging.console_text import Pace, Score, Status, duration, rate
-from volo_seg.errors import UserError
+from volo_seg.progress import Pace, duration, rate, rich_bar
 
-_REDRAW = 0.2
-"""Seconds between two drawings of the live view."""
-_LINES_APART = 30.0
-"""Seconds between two lines about an evaluation in a pipe."""
-_MOST_LOSSES = 2000
+STAGES = {'train': 'training', 'val': 'validation', 'test': 'test'}
+REDRAW_SECONDS, LINE_SECONDS = 0.2, 30.0
+"""Seconds between two updates of the live view, and between two plain lines about a validation or test."""
+ROUTINE = re.compile(
+    '"FileClient" will be deprecated|"HardDiskBackend" is the alias|Advance dataloader|Checkpoints will be saved to|'
+    r'Config:|Distributed training is not used|Exp name:|Hooks will be executed|Iter\(|Epoch\(|Loads checkpoint by|'
+    'Reach the end of the dataloader|Please make sure that the mlflow server|The previous best checkpoint|'
+    'paramwise_options'
+)
+"""First words of MMEngine's routine messages, which go to the log file only."""
 
 
-@HOOKS.register_module(name=HOOK)
+class Screen(logging.Handler):
+    """Prints log messages on stdout, above a live view if ``console`` is given.
+
+    It leaves out routine messages of MMEngine, and messages of several lines below WARNING unless ``tables``. A stdout
+    that was closed is ignored. No thread redraws the view: a data-loading process that is forked while that thread
+    holds a lock would hang. The cursor stays visible, so that a killed process leaves the terminal usable.
+    """
+
+    def __init__(self, console: Console | None = None, *, tables: bool = False) -> None:
+        super().__init__()
+        self.console, self.tables = console, tables
+        self.live: Live | None = None
+
+    @property
+    def stream(self) -> TextIO:
+        """The stream of the messages; MMEngine's MLflow backend reads it."""
+        return sys.stdout
+
+    def accepts(self, record: logging.LogRecord) -> bool:
+        """Return whether ``record`` is printed."""
+        message = record.getMessage().strip()
+        short = bool(message) and (self.tables or '\n' not in message) and 'System environment:' not in message[:200]
+        return not ROUTINE.match(message) and (record.levelno >= logging.WARNING or short)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print ``record`` without date and logger name; warnings and errors begin with their level."""
+        try:
+            level = f'{record.levelname.lower()}: ' if record.levelno >= logging.WARNING else ''
+            if self.accepts(record):
+                self.line(level + self.format(record), style='red' if level == 'error: ' else 'yellow' if level else '')
+        except Exception:  # as in logging.StreamHandler: an error while logging does not end the run
+            self.handleError(record)
+
+    def line(self, text: str, *, style: str = '') -> None:
+        """Print ``text``; characters that the locale cannot encode are replaced."""
+        with suppress(OSError):
+            if self.console is not None:
+                self.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
+            else:
+                encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+                print(text.encode(encoding, 'replace').decode(encoding), flush=True)
+
+    def update(self, view: Group) -> None:
+        """Replace the live view by ``view``."""
+        with suppress(OSError):
+            if self.live is None:
+                self.live = Live(console=self.console, auto_refresh=False, vertical_overflow='crop')
+                self.live.start()
+                self.live.console.show_cursor(True)
+            self.live.update(view, refresh=True)
+
+    def close(self) -> None:
+        """Restore stdout; the last view stays. May be called more than once."""
+        live, self.live = self.live, None
+        if live is not None:
+            with suppress(OSError):
+                live.stop()
+        super().close()
+
+
+def log_to_screen(logger: logging.Logger, screen: Screen) -> None:
+    """Replace the stdout handler of ``logger`` by ``screen``; file handlers stay as they are."""
+    for index, handler in enumerate(logger.handlers):
+        if type(handler) is logging.StreamHandler or isinstance(handler, Screen):
+            screen.setLevel(handler.level)
+            screen.filters = handler.filters
+            logger.handlers[index] = screen
+
+
+@HOOKS.register_module()
 class ConsoleHook(Hook):
-    """Shows iteration, losses, learning rate, pace, time left, memory, last and best score, and evaluations.
+    """Shows iteration, losses, learning rate, speed, time left, memory, last and best score.
 
-    Only the main process shows anything. The text log and ``scalars.json`` are not touched.
+    The main process shows them; the log file and ``scalars.json`` are unchanged.
 
     Args:
-        plain: lines even on a terminal.
-        interval: iterations between two plain lines; none: that of the LoggerHook.
-        tables: let tables of scores through to the console (for a test).
-        metric: the score that is shown; the first one where it is missing.
+        plain: Print plain lines in a terminal, too.
+        interval: Iterations between two plain lines; None takes the interval of the ``LoggerHook``.
+        tables: Also print log messages of several lines, such as tables of scores.
+        metric: Name of the score; the first one of an evaluation that lacks it.
     """
 
     priority = 'LOW'
@@ -48,187 +124,160 @@ class ConsoleHook(Hook):
     ) -> None:
         self.plain, self.interval, self.tables, self.metric = plain, interval, tables, metric
         self.screen: Screen | None = None
-        self.status = Status(Pace(0))
-        self._clock = self._drawn = self._began = 0.0
-        self._evaluation_seconds: float | None = None
+        self.train, self.evaluation, self.stage = Pace(0), Pace(0), 'train'
+        self.values: dict[str, float] = {}
+        self.last: tuple[str, float] | None = None
+        self.best: tuple[str, float, str] | None = None  # name, value, ' at <iteration>' if known
+        self.memory = ''
+        self.validation_seconds, self.validations_left = 0.0, 0  # seconds of one validation
+        self._live = False
+        self._clock = self._shown = self._began = 0.0
 
     def before_run(self, runner: Any) -> None:
-        """Open the screen and send the log's messages there."""
-        if not is_main_process():
-            return
-        self.screen = open_screen(plain=self.plain)
-        take_over(runner.logger, self.screen, tables=self.tables)
-        if self.interval is None:
-            found = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-            self.interval = found[0] if found else 50
+        """Open the screen and print the log's messages on it."""
+        if is_main_process():
+            capable = os.environ.get('TERM', '') not in ('dumb', 'unknown')
+            self._live = capable and sys.stdout.isatty() and not self.plain
+            self.screen = Screen(Console(highlight=False) if self._live else None, tables=self.tables)
+            log_to_screen(runner.logger, self.screen)
+            if self.interval is None:
+                self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
 
     def after_run(self, runner: Any) -> None:
-        """Give the terminal back."""
-        self.close()
-
-    def close(self) -> None:
-        """Give the terminal back; may be called at any time, more than once."""
+        """Restore the terminal; may be called more than once."""
         if self.screen is not None:
             self.screen.close()
 
     def before_train(self, runner: Any) -> None:
-        """Begin to count, after a resume from where the checkpoint stands."""
-        self.status.train = Pace(runner.max_iters, done=runner.iter)
-        self.status.best = _resumed_best(runner, self.metric)
+        """Start counting, in a resumed run at the iteration and best score of the checkpoint."""
+        self.train = Pace(runner.max_iters, done=runner.iter)
+        best = runner.message_hub.runtime_info.get('best_score')
+        if isinstance(best, (int, float)) and math.isfinite(best):
+            self.best = self.metric, float(best), ''
         self._clock = time.perf_counter()
-        if self.screen is not None and self.screen.animated:
-            self._show()
+        if self._live:
+            self.show()
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count one iteration, and show it if it is time to."""
+    def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
+        """Start counting the images of a validation or test."""
+        if mode != 'train':
+            loader = runner.val_dataloader if mode == 'val' else runner.test_dataloader
+            self.stage, self.evaluation = mode, Pace(len(loader.dataset))
+            self._began = self._clock = self._shown = time.perf_counter()
+            if self._live:
+                self.show()
+
+    def _after_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
+    ) -> None:
+        """Count an iteration, or the images of a batch; update the view or print a line if one is due."""
         now = time.perf_counter()
-        self.status.train.step(now - self._clock)
-        self._clock = now
-        if self.screen is None:
-            return
-        self._remember(runner)
-        done, last = self.status.train.done, self.status.train.done == self.status.train.total
-        if self.screen.animated:
-            if last or now - self._drawn >= _REDRAW:
-                self._show()
-        elif last or done % (self.interval or 50) == 0:
-            self._refresh_values(runner)
-            self._show()
-
-    def before_val_epoch(self, runner: Any) -> None:
-        """Begin a validation."""
-        self._begin(runner.val_dataloader, 'validation')
-
-    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count a batch of a validation."""
-        self._advance(outputs)
-
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """End a validation: its scores stay on the console as one line."""
-        self._end(metrics or {}, _iteration(runner))
-
-    def before_test_epoch(self, runner: Any) -> None:
-        """Begin a test."""
-        self._begin(runner.test_dataloader, 'test')
-
-    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count a batch of a test."""
-        self._advance(outputs)
-
-    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """End a test."""
-        self._end(metrics or {}, None)
-
-    def _begin(self, loader: Any, stage: str) -> None:
-        self.status.evaluation, self.status.stage = Pace(len(loader.dataset)), stage
-        self._began = self._clock = self._drawn = time.perf_counter()
-        if self.screen is not None and self.screen.animated:
-            self._show()
-
-    def _advance(self, outputs: Sequence[Any] | None) -> None:
-        now, pace = time.perf_counter(), self.status.evaluation
-        count = (len(outputs) if outputs is not None else 1) * get_world_size()
-        if pace is None:
-            return
+        pace = self.train if mode == 'train' else self.evaluation
+        count = 1 if mode == 'train' else (1 if outputs is None else len(outputs)) * get_world_size()
         pace.step(now - self._clock, count=max(1, min(count, pace.total - pace.done)))
         self._clock = now
-        apart = _REDRAW if self.screen is not None and self.screen.animated else _LINES_APART
-        if self.screen is not None and now - self._drawn >= apart:
-            self._show()
+        if self._live or mode != 'train':
+            due = now - self._shown >= (REDRAW_SECONDS if self._live else LINE_SECONDS)
+        else:
+            due = pace.done % (self.interval or 50) == 0
+        if self.screen is not None and (due or (mode == 'train' and pace.done == pace.total)):
+            if mode == 'train':
+                self._read_values(runner)
+            self.show()
 
-    def _end(self, metrics: dict[str, float], iteration: int | None) -> None:
-        stage, pace, status = self.status.stage, self.status.evaluation, self.status
-        spent = time.perf_counter() - self._began
-        status.evaluation, status.stage, self._evaluation_seconds = None, 'training', spent
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Print the duration and the scores of a validation in one line, of a test the duration."""
+        metrics, iteration = metrics or {}, runner.iter if isinstance(runner._train_loop, BaseLoop) else None
+        stage, total, self.stage = self.stage, self.evaluation.total, 'train'
         self._clock = time.perf_counter()
+        self.validation_seconds = self._clock - self._began
         name = self.metric if self.metric in metrics else next(iter(metrics), None)
         if name is not None:
-            status.last = Score(name, float(metrics[name]), iteration)
-            if status.best is None or status.best.name != name or status.last.value > status.best.value:
-                status.best = status.last
-        if self.screen is None or pace is None:
+            self.last = name, float(metrics[name])
+            if self.best is None or self.best[0] != name or self.last[1] > self.best[1]:
+                self.best = *self.last, '' if iteration is None else f' at {iteration}'
+        if self.screen is None:
             return
-        if self.screen.animated and stage == 'test':
+        speed = rate(self.validation_seconds / max(1, total), 'images')
+        words = ['' if iteration is None else f'{iteration}/{self.train.total}']
+        words.append(f'{STAGES[stage]}: {total} images in {duration(self.validation_seconds)} ({speed})')
+        if stage == 'test':
             self.screen.close()
-        scores = [status.scores(), *(f'{key} {metrics[key]:.2f}' for key in ('mAcc', 'aAcc') if key in metrics)]
-        speed = rate(spent / max(1, pace.total), 'image')
-        begin = stage if iteration is None else f'{iteration}/{status.train.total}  {stage}'
-        words = [f'{begin}: {pace.total} images in {duration(spent)} ({speed})', *(scores if stage != 'test' else [])]
-        self.screen.line('  '.join(word for word in words if word))
+        else:
+            words += [self.score_text(), *(f'{key} {metrics[key]:.2f}' for key in ('mAcc', 'aAcc') if key in metrics)]
+        self.screen.line('  '.join(filter(None, words)))
+        if self._live and stage != 'test':
+            self.show()
 
-    def _remember(self, runner: Any) -> None:
-        """Keep the curve of the loss for the view; MMEngine has brought it to the CPU already."""
-        loss = runner.message_hub.log_scalars.get('train/loss')
-        if loss is not None:
-            self.status.losses.append(float(loss.current()))
-            del self.status.losses[: -_MOST_LOSSES or None]
-        if self.screen is not None and self.screen.animated:
-            self._refresh_values(runner)
+    after_test_epoch = after_val_epoch
 
-    def _refresh_values(self, runner: Any) -> None:
-        values = {}
+    def _read_values(self, runner: Any) -> None:
+        """Read learning rate, losses (means of up to 10 iterations), memory, and how many validations are left."""
+        self.values = {}
         for key, buffer in runner.message_hub.log_scalars.items():
             name = key.removeprefix('train/')
             if name != key and ('loss' in name or name == 'lr'):
-                values[name] = float(buffer.current() if name == 'lr' else buffer.mean(min(10, len(buffer.data[0]))))
-        self.status.values = values
-        self.status.memory = peak_memory()
-        self.status.extra_seconds = self._to_come(runner)
+                self.values[name] = float(buffer.mean(1 if name == 'lr' else 10))
+        self.memory = peak_memory()
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            every = max(1, int(runner.train_loop.val_interval))
+            self.validations_left = max(0, self.train.total // every - self.train.done // every)
 
-    def _to_come(self, runner: Any) -> float:
-        """Seconds that the validations to come will take, by the last one."""
-        if not self._evaluation_seconds or not isinstance(runner.train_loop, IterBasedTrainLoop):
-            return 0.0
-        every, train = max(1, int(runner.train_loop.val_interval)), self.status.train
-        return self._evaluation_seconds * max(0, train.total // every - train.done // every)
+    def show(self) -> None:
+        """Update the live view, or print one plain line."""
+        self._shown = time.perf_counter()
+        if self.screen is not None and self.screen.console is not None:
+            self.screen.update(self.view())
+        elif self.screen is not None:
+            self.screen.line(self.line())
 
-    def _show(self) -> None:
-        self._drawn = time.perf_counter()
-        if self.screen is not None:
-            self.screen.show(self.status)
+    def view(self) -> Group:
+        """Return the live view: a progress bar, the losses and the scores."""
+        bar = rich_bar(None, auto_refresh=False)
+        pace = self.train if self.stage == 'train' else self.evaluation
+        bar.add_task(STAGES[self.stage], total=pace.total, completed=pace.done, text='   '.join(self.speed_words()))
+        losses = '   '.join(filter(None, [*self.loss_words(), self.memory])) if self.values else ''
+        return Group(bar, *(Text(text) for text in (losses, self.score_text()) if text))
+
+    def line(self) -> str:
+        """Return the current state as one line of text."""
+        done, *speed = self.speed_words()
+        if self.stage != 'train':
+            return '  '.join([f'{STAGES[self.stage]} {done}', *speed])
+        return '  '.join(filter(None, [done, *self.loss_words(), *speed, self.memory, self.score_text()]))
+
+    def speed_words(self) -> list[str]:
+        """Return steps done, speed and time left of the current stage; training includes the validations to come."""
+        if self.stage != 'train':
+            pace, done, unit, more = self.evaluation, ' images', 'images', 0.0
+        else:
+            pace, done, unit, more = self.train, '', 'it', self.validation_seconds * self.validations_left
+        left = f'{duration(pace.left + more)} left' if pace.left else ''
+        return [word for word in (f'{pace.done}/{pace.total}{done}', rate(pace.step_time, unit), left) if word]
+
+    def loss_words(self) -> list[str]:
+        """Return the loss with up to four of its parts, and the learning rate."""
+        values, words = self.values, []
+        parts = [f'{name} {number(values[name])}' for name in values if 'loss' in name and name != 'loss'][:4]
+        if 'loss' in values:
+            words.append(f'loss {number(values["loss"])}' + (f' ({", ".join(parts)})' if len(parts) > 1 else ''))
+        if 'lr' in values:
+            words.append(f'lr {values["lr"]:.2e}')
+        return words
+
+    def score_text(self) -> str:
+        """Return the last score, and the best one in brackets."""
+        last, best = self.last, self.best
+        return '' if last is None or best is None else f'{last[0]} {last[1]:.2f} (best {best[1]:.2f}{best[2]})'
 
 
-def show_on_console(config: Config, *, how: str | None, tables: bool = False) -> None:
-    """Apply ``--console`` to ``config``: live or plain sets the hook, mmengine removes it, None keeps what is there.
-
-    With ``tables``, a hook that is there or is set lets tables of scores through.
-
-    Raises:
-        UserError: ``custom_hooks`` is not a list.
-    """
-    present = config.get('custom_hooks') or []
-    if not isinstance(present, (list, tuple)):
-        raise UserError(f'custom_hooks={present!r} is not a list of hooks; write custom_hooks=[dict(type=…)]')
-    hooks = [hook for hook in present if not (isinstance(hook, dict) and hook.get('type') == HOOK)]
-    found = next((hook for hook in present if hook not in hooks), None)
-    if how == 'mmengine' or (how is None and found is None):
-        changed = hooks
-    else:
-        settings = {} if how is None else {'plain': how == 'plain'}
-        changed = [*hooks, {**(found or {'type': HOOK}), **settings, **({'tables': True} if tables else {})}]
-    if changed != present:
-        config.custom_hooks = changed
-
-
-def quiet(logger: Any, config: Config) -> None:
-    """Where ``config`` has the hook, keep MMEngine's listings off the console from the first message on."""
-    if wants_console(config) and is_main_process():
-        take_over(logger, PlainScreen(), tables=True)
-
-
-@contextmanager
-def console_of(runner: Any) -> Iterator[None]:
-    """Give the terminal back when ``runner`` is done, also after an error or an interrupt."""
-    try:
-        yield
-    finally:
-        for hook in runner.hooks:
-            if isinstance(hook, ConsoleHook):
-                hook.close()
+def number(value: float) -> str:
+    """Format a loss with four decimals; large, infinite and NaN values in short form."""
+    return f'{value:.4f}' if math.isfinite(value) and abs(value) < 1e4 else f'{value:.3g}'
 
 
 def peak_memory() -> str:
-    """Most memory that was in use so far: of the GPU, else of this process; empty where it cannot be told."""
+    """Format the peak memory so far in GiB: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return f'GPU memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB'
     try:
@@ -239,13 +288,12 @@ def peak_memory() -> str:
     return f'memory {peak / (2**30 if sys.platform == "darwin" else 2**20):.1f} GiB'
 
 
-def _iteration(runner: Any) -> int | None:
-    """Iterations done so far; none where nothing is trained."""
-    loop = runner._train_loop
-    return None if loop is None or isinstance(loop, dict) else int(runner.iter)
-
-
-def _resumed_best(runner: Any, metric: str) -> Score | None:
-    value = runner.message_hub.runtime_info.get('best_score')
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return Score(metric, float(value), None) if known else None
+@contextmanager
+def console_of(runner: Any) -> Iterator[None]:
+    """Restore the terminal at the end of the block, also after an error or an interrupt."""
+    try:
+        yield
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, ConsoleHook):
+                hook.after_run(runner)
