@@ -1,8 +1,11 @@
-"""One thread a process (processes share the cores), GPU tests skipped without a GPU, an oracle made importable."""
+"""One thread a process (processes share the cores), GPU tests skipped without a GPU, and what tests share: a data set,
+a trained model, a small disk. Each is made once a session, when the first test asks for it; tests leave it as it is."""
 
 import os
 import signal
+import subprocess
 import warnings
+from types import SimpleNamespace
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
@@ -35,3 +38,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def tiny_data(tmp_path_factory):
+    """Five training and three validation images of 32 x 64 pixels with three classes, with the configs of ``tiny``."""
+    import tiny
+
+    return tiny.make_data(tmp_path_factory.mktemp('tiny') / 'data')
+
+
+@pytest.fixture(scope='session')
+def trained(tiny_data, tmp_path_factory):
+    """A finished run of ``tiny``: its ``work_dir`` holds a checkpoint of each of six iterations, two validations and
+    the full ``config``; ``checkpoint`` is the last one."""
+    import tiny
+
+    work_dir = tmp_path_factory.mktemp('trained')
+    tiny.train(tiny_data, work_dir)
+    return SimpleNamespace(
+        data=tiny_data, work_dir=work_dir, config=work_dir / 'tiny.py', checkpoint=work_dir / 'iter_6.pth'
+    )
+
+
+@pytest.fixture(scope='session')
+def toyscapes(tmp_path_factory):
+    """Toyscapes of four training and two validation images of 64 x 128 pixels, as Cityscapes lays them out."""
+    from volo_seg.commands import run
+
+    root = tmp_path_factory.mktemp('toyscapes') / 'data'
+    assert run('toyscapes', [str(root), '--train', '4', '--val', '2', '--size', '64', '128']) == 0
+    assert run('cityscapes', [str(root)]) == 0
+    return root
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A function that mounts a file system of so many MB, or changes its size; returns its folder."""
+    folder = tmp_path / 'disk'
+
+    def mount(megabytes):
+        options = f'remount,size={megabytes}m' if folder.exists() else f'size={megabytes}m'
+        folder.mkdir(exist_ok=True)
+        if subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'none', folder], capture_output=True).returncode:
+            pytest.skip('this user may not mount a file system')
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(['umount', '--lazy', folder], check=True)

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from fake_infer import CLASSES, Brightness
+from images import film, pictures
 
 from volo_seg.commands import infer, run
 from volo_seg.errors import UserError
@@ -46,23 +47,6 @@ def networks(monkeypatch):
 
     monkeypatch.setattr(infer, 'load_model', load_model)
     return opened
-
-
-def pictures(folder, *names, size=(20, 30)):
-    for seed, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(seed).integers(0, 255, (5, 5, 3), dtype=np.uint8)
-        cv2.imwrite(str(path), cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
-    return folder
-
-
-def film(path, frames=6, size=(40, 60)):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 10, size[::-1])
-    for index in range(frames):
-        writer.write(np.full((*size, 3), index * 40, np.uint8))
-    writer.release()
-    return path
 
 
 def content(folder):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.structures import PixelData
-from tensor_memory import peak_bytes
+from memory import peak_bytes
 from torch import nn
 
 from volo_seg.errors import UserError

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensor_memory import peak_bytes
+from memory import peak_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
