@@ -53,10 +53,10 @@ class Growth:
             self.seen.append((tensors, tracemalloc.get_traced_memory()[0], resident))
 
     def check(self):
-        """Assert that between the two steps no tensor was added, at most 2 MiB of objects and arrays, and at most
-        24 MiB of resident memory."""
+        """Assert that between the two steps no tensor was added, at most 1 MiB of objects and arrays, and at most
+        16 MiB of resident memory."""
         assert len(self.seen) == 2, f'{self.count} steps'
         tensors, objects, resident = (last - first for first, last in zip(*self.seen, strict=True))
         assert tensors <= 0, f'{tensors} more tensors are alive'
-        assert objects < 2 * MIB, f'{objects / MIB:.2f} MiB more of objects and arrays'
-        assert resident < 24 * MIB, f'{resident / MIB:.1f} MiB more of resident memory'
+        assert objects < MIB, f'{objects / MIB:.2f} MiB more of objects and arrays'
+        assert resident < 16 * MIB, f'{resident / MIB:.1f} MiB more of resident memory'
