@@ -268,25 +268,6 @@ def test_a_disk_that_takes_no_checkpoint_ends_in_one_sentence(data, tmp_path):
     assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'failed'
 
 
-def test_a_full_disk_moves_the_last_checkpoint_to_another(data, tmp_path):
-    """A file system of two MB: the first checkpoint fits, the others do not."""
-    mounted = ['unshare', '-rm', 'bash', '-c', 'mount -t tmpfs -o size=2500k none "$1" && shift && exec "$@"', 'bash']
-    disk, rescued = tmp_path / 'disk', tmp_path / 'rescued'
-    disk.mkdir(), rescued.mkdir()
-    if subprocess.run([*mounted, str(disk), 'true'], capture_output=True).returncode:
-        pytest.skip('this user may not mount')
-    show = ('bash', '-c', f'"$@"; status=$?; cat {disk}/work/last_checkpoint; exit $status', 'bash')
-    prefix = (*mounted, str(disk), 'env', f'TMPDIR={rescued}', *show)
-    process = start(data, disk / 'work', '--no-check', prefix=prefix, train_cfg__val_interval=100)
-    out = process.communicate()[0]
-    assert process.returncode == 2 and 'Traceback' not in out, out
-    assert 'No space left on device' in out and 'training goes on' in out
-    error, last = out.strip().splitlines()[-2:]
-    place = re.search(r"the last checkpoint is '(.*)' instead: move it", error)
-    assert load_file(place[1])['meta']['iter'] == 6
-    assert re.fullmatch(r'.*/work/iter_\d\.pth', last) and not last.endswith('iter_6.pth')
-
-
 @pytest.mark.parametrize('folder', ['/proc/volo-seg', '{tmp}/file/work'])
 def test_a_work_dir_that_cannot_be_written(folder, data, tmp_path, capsys):
     (tmp_path / 'file').touch()
