@@ -20,18 +20,18 @@ LARGE = dict(model__decode_head__channels=128, train_cfg__max_iters=4, train_cfg
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tiny_data, tmp_path_factory):
+def uninterrupted(data, tmp_path_factory):
     work = tmp_path_factory.mktemp('uninterrupted')
-    tiny.runner(tiny_data, work, **LARGE, default_hooks__checkpoint__interval=4).train()
+    tiny.runner(data, work, **LARGE, default_hooks__checkpoint__interval=4).train()
     return load_file(work / 'iter_4.pth')
 
 
 @pytest.mark.parametrize('size', SIZES)
-def test_training(size, disk, uninterrupted, tiny_data, tmp_path, monkeypatch, capfd):
+def test_training(size, disk, uninterrupted, data, tmp_path, monkeypatch, capfd):
     """The last checkpoint goes to the folder for temporary files, and equals that of a run with enough space."""
     work = disk(size) / 'work'
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
-    assert run('train', tiny.words(tiny_data, work, '--no-check', **LARGE, visualizer__name=f'disk{size}')) == 2
+    assert run('train', tiny.words(data, work, '--no-check', **LARGE, visualizer__name=f'disk{size}')) == 2
     out, err = capfd.readouterr()
     assert 'Traceback' not in out + err
     assert 'No space left on device' in out + err and 'training goes on' in out + err
@@ -67,7 +67,10 @@ def test_images(size, disk, tmp_path, monkeypatch, capsys):
     words = infer_words(images, folder / 'out', 'labels', 'overlay', 'shares')
     assert run('infer', words) == 2
     err = capsys.readouterr().err
-    assert re.search(r'\(No space left on device\); free some space or name another place\n$', err) and err.count('error') == 1
+    assert (
+        re.search(r'\(No space left on device\); free some space or name another place\n$', err)
+        and err.count('error') == 1
+    )
     written = content(folder / 'out')
     assert written and not [name for name in written if '/.' in name]
     disk(4 * size)
@@ -86,5 +89,5 @@ def test_video(disk, tmp_path, monkeypatch, capsys):
     assert run('infer', infer_words(clip, folder / 'out', 'labels', 'overlay')) == 2
     err = capsys.readouterr().err
     assert err.startswith('error: ') and err.count('\n') == 1
-    assert re.search(r"No space left on device|is the disk full\?", err)
+    assert re.search(r'No space left on device|is the disk full\?', err)
     assert not list((folder / 'out').rglob('*.mp4')) and not list((folder / 'out').rglob('.*'))

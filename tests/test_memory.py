@@ -23,11 +23,11 @@ class Measure(Hook):
         self.growth.step()
 
 
-def test_training(tiny_data, tmp_path):
+def test_training(data, tmp_path):
     """With averaged weights, a checkpoint and a validation every 50 iterations."""
     intervals = dict(train_cfg__val_interval=50, default_hooks__checkpoint__interval=50)
     keep = dict(default_hooks__checkpoint__max_keep_ckpts=2, train_cfg__max_iters=300)
-    runner = tiny.runner(tiny_data, tmp_path, '--ema', '0.1', **intervals, **keep)
+    runner = tiny.runner(data, tmp_path, '--ema', '0.1', **intervals, **keep)
     with Growth(first=110, last=290, traced=False) as growth:
         runner.register_hook(Measure(growth))
         runner.train()

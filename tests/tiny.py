@@ -32,19 +32,33 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01), clip_grad=dict(max_norm=0.5)
 )
 """
+
+
+def small_options(side):
+    """Options of a shipped config for crops of ``side`` x ``side`` pixels, two a batch, no worker processes."""
+    return {
+        'crop_size': (side, side),
+        'model.data_preprocessor.size': (side, side),
+        'model.backbone.img_size': side,
+        'train_dataloader.dataset.dataset.pipeline.2.scale': (2 * side, side),
+        'train_dataloader.dataset.dataset.pipeline.3.crop_size': (side, side),
+        'val_dataloader.dataset.pipeline.1.scale': (2 * side, side),
+        'test_dataloader.dataset.pipeline.1.scale': (2 * side, side),
+        'train_dataloader.batch_size': 2,
+        'train_dataloader.num_workers': 0,
+        'val_dataloader.num_workers': 0,
+        'test_dataloader.num_workers': 0,
+    }
+
+
+def pairs_of(options):
+    """``options`` as words of a command line."""
+    return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+
+
 OPTIONS = {
-    'crop_size': (32, 32),
-    'model.data_preprocessor.size': (32, 32),
-    'model.backbone.img_size': 32,
+    **small_options(32),
     'model.backbone.drop_path_rate': 0.3,
-    'train_dataloader.dataset.dataset.pipeline.2.scale': (64, 32),
-    'train_dataloader.dataset.dataset.pipeline.3.crop_size': (32, 32),
-    'val_dataloader.dataset.pipeline.1.scale': (64, 32),
-    'test_dataloader.dataset.pipeline.1.scale': (64, 32),
-    'train_dataloader.batch_size': 2,
-    'train_dataloader.num_workers': 0,
-    'val_dataloader.num_workers': 0,
-    'test_dataloader.num_workers': 0,
     'default_hooks.checkpoint.interval': 1,
     'default_hooks.checkpoint.max_keep_ckpts': -1,
     'default_hooks.logger.interval': 1,
@@ -80,9 +94,8 @@ def make_data(root, *, train=5, val=3):
 def words(data, work, *flags, config='tiny.py', **changes):
     """The command line of a small training run; ``changes`` are options of the config with __ for a dot."""
     options = {**OPTIONS, **{key.replace('__', '.'): value for key, value in changes.items()}}
-    pairs = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
     common = ['--work-dir', str(work), '--data-root', str(data), '--seed', '7', '--plain']
-    return [str(data / config), *common, *map(str, flags), '--cfg-options', *pairs]
+    return [str(data / config), *common, *map(str, flags), '--cfg-options', *pairs_of(options)]
 
 
 def write_config(data, path, **changes):
@@ -145,7 +158,7 @@ def test(data, work, checkpoint, *flags, config='tiny.py'):
 
     from volo_seg.commands.test import build_parser, prepare
 
-    pairs = [f'{key}={value}'.replace(' ', '') for key, value in OPTIONS.items() if not key.startswith('train')]
+    pairs = pairs_of({key: value for key, value in OPTIONS.items() if not key.startswith('train')})
     arguments = [str(data / config), str(checkpoint), '--work-dir', str(work), '--data-root', str(data), *flags]
     RUNNERS.build(named(prepare(build_parser().parse_args([*arguments, '--cfg-options', *pairs])))).test()
     return confusion(work)

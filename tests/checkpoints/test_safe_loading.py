@@ -173,21 +173,13 @@ def test_lists_are_read_without_pickle(safe, hostile):
         (['load_from={}'], 'load_from'),
     ],
 )
-def test_training_names_the_key(hostile, data, capsys, options, key):
+def test_training_names_the_key(hostile, toyscapes, capsys, options, key):
     words = [option.format(hostile / 'w.pth') for option in options]
-    words = ['train', NANO, '--data-root', str(data), '--work-dir', str(hostile / 'work'), '--cfg-options', *words]
+    words = ['train', NANO, '--data-root', str(toyscapes), '--work-dir', str(hostile / 'work'), '--cfg-options', *words]
     assert run(words[0], words[1:]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith(f"error: {key}='{hostile / 'w.pth'}': {hostile / 'w.pth'} needs posix.mkdir to load")
     assert not (hostile / 'work').exists()
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'toyscapes'
-    assert run('toyscapes', [str(root), '--train', '2', '--val', '1', '--size', '64', '128']) == 0
-    assert run('cityscapes', [str(root)]) == 0
-    return root
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The commands as a user runs them: the whole way on a small Toyscapes, then every mistake."""
 
+import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,24 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from volo_seg.commands import main, run
 
 NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
-SMALL = (
-    'crop_size=(64,64)',
-    'model.data_preprocessor.size=(64,64)',
-    'model.backbone.img_size=64',
-    'train_dataloader.dataset.dataset.pipeline.2.scale=(128,64)',
-    'train_dataloader.dataset.dataset.pipeline.3.crop_size=(64,64)',
-    'val_dataloader.dataset.pipeline.1.scale=(128,64)',
-    'test_dataloader.dataset.pipeline.1.scale=(128,64)',
-    'train_dataloader.batch_size=2',
-    'train_dataloader.num_workers=0',
-    'val_dataloader.num_workers=0',
-    'test_dataloader.num_workers=0',
-)
+SMALL = tiny.pairs_of(tiny.small_options(64))
+NUMBERS = itertools.count()
 
 
 def volo_seg(*words, cwd):
@@ -35,17 +27,9 @@ def volo_seg(*words, cwd):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.fixture(scope='session')
-def toyscapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'toyscapes'
-    assert run('toyscapes', [str(root), '--train', '4', '--val', '2', '--size', '64', '128']) == 0
-    assert run('cityscapes', [str(root)]) == 0
-    return root
-
-
-@pytest.fixture(scope='session')
-def trained(toyscapes, tmp_path_factory):
-    """A work dir with the checkpoint of three iterations."""
+@pytest.fixture(scope='module')
+def trained_here(toyscapes, tmp_path_factory):
+    """The work dir of three iterations on Toyscapes, trained by the command in a process of its own."""
     folder = tmp_path_factory.mktemp('run')
     options = (*SMALL, 'train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'default_hooks.logger.interval=1')
     words = ('train', NANO, '--work-dir', folder / 'work', '--data-root', toyscapes, '--cfg-options', *options)
@@ -55,9 +39,9 @@ def trained(toyscapes, tmp_path_factory):
     return folder / 'work'
 
 
-@pytest.fixture(scope='session')
-def checkpoint(trained):
-    return (trained / 'last_checkpoint').read_text().strip()
+@pytest.fixture(scope='module')
+def checkpoint(trained_here):
+    return (trained_here / 'last_checkpoint').read_text().strip()
 
 
 def test_labels_and_splits_are_written(toyscapes):
@@ -68,7 +52,7 @@ def test_labels_and_splits_are_written(toyscapes):
     assert not list(toyscapes.rglob('.*.png'))
 
 
-def test_test_command_writes_metrics_and_predictions(toyscapes, trained, checkpoint, tmp_path):
+def test_test_command_writes_metrics_and_predictions(toyscapes, checkpoint, tmp_path):
     out = tmp_path / 'predictions'
     words = ('test', NANO, checkpoint, '--work-dir', tmp_path / 'work', '--data-root', toyscapes, '--out', out)
     status, stdout, err = volo_seg(*words, '--cfg-options', *SMALL, cwd=tmp_path)
@@ -89,19 +73,24 @@ def test_test_command_writes_metrics_and_predictions(toyscapes, trained, checkpo
     assert metrics['confusion_matrix'] == matrix.tolist()
 
 
-def test_tta(toyscapes, checkpoint, tmp_path):
-    words = ('test', NANO, checkpoint, '--work-dir', tmp_path, '--data-root', toyscapes, '--tta', '--show-dir', 'shown')
-    status, out, err = volo_seg(*words, '--cfg-options', *SMALL, cwd=tmp_path)
-    assert status == 0, err
-    assert 'mIoU' in out
+def call(command, *words, options):
+    """Run one command in this process, with a visualizer of its own."""
+    options = (*options, f'visualizer.name=commands{next(NUMBERS)}')
+    return run(command, [str(word) for word in (*words, '--cfg-options', *options)])
+
+
+def test_tta(toyscapes, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = (NANO, checkpoint, '--work-dir', tmp_path, '--data-root', toyscapes, '--tta', '--show-dir', 'shown')
+    assert call('test', *words, options=SMALL) == 0
+    assert 'mIoU' in capsys.readouterr().out
     assert len(list(tmp_path.rglob('shown/**/*.png'))) == 2
 
 
-def test_resume_goes_on(toyscapes, trained, tmp_path):
+def test_resume_goes_on(toyscapes, trained_here, tmp_path):
     options = (*SMALL, 'train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'default_hooks.logger.interval=1')
-    words = ('train', NANO, '--work-dir', tmp_path, '--data-root', toyscapes, '--resume', trained / 'iter_3.pth')
-    status, out, err = volo_seg(*words, '--cfg-options', *options, cwd=tmp_path)
-    assert status == 0, err
+    words = (NANO, '--work-dir', tmp_path, '--data-root', toyscapes, '--resume', trained_here / 'iter_3.pth')
+    assert call('train', *words, options=options) == 0
     log = next(tmp_path.glob('2*/*.log')).read_text()
     assert 'Iter(train) [4/4]' in log
     assert 'Iter(train) [3/4]' not in log
@@ -109,9 +98,8 @@ def test_resume_goes_on(toyscapes, trained, tmp_path):
 
 def test_amp_on_cpu(toyscapes, tmp_path):
     options = (*SMALL, 'train_cfg.max_iters=1', 'train_cfg.val_interval=1')
-    words = ('train', NANO, '--work-dir', tmp_path, '--data-root', toyscapes, '--amp', '--cfg-options', *options)
-    status, out, err = volo_seg(*words, cwd=tmp_path)
-    assert status == 0, err
+    words = (NANO, '--work-dir', tmp_path, '--data-root', toyscapes, '--amp')
+    assert call('train', *words, options=options) == 0
     if not torch.cuda.is_available():
         assert 'AutocastOptimWrapper' in next(tmp_path.glob('2*/*.log')).read_text()
 
@@ -264,27 +252,15 @@ def test_mistakes_get_one_sentence(name, toyscapes, checkpoint, tmp_path, capsys
     assert err.startswith('error: ') and err.count('\n') == 1, err
 
 
-def test_broken_image_is_named_during_training(toyscapes, tmp_path):
-    import shutil
-
+def test_broken_image_is_named_during_training(toyscapes, tmp_path, capfd):
     data = tmp_path / 'data'
     shutil.copytree(toyscapes, data)
     victim = sorted((data / 'leftImg8bit/train').rglob('*.png'))[0]
     victim.write_bytes(victim.read_bytes()[:100])
     options = (*SMALL, 'train_dataloader.num_workers=1', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4')
-    words = (
-        'train',
-        NANO,
-        '--work-dir',
-        tmp_path / 'work',
-        '--data-root',
-        data,
-        '--no-check',
-        '--cfg-options',
-        *options,
-    )
-    status, _, err = volo_seg(*words, cwd=tmp_path)
-    assert status == 2
+    words = (NANO, '--work-dir', tmp_path / 'work', '--data-root', data, '--no-check')
+    assert call('train', *words, options=options) == 2
+    err = capfd.readouterr().err
     last = err.strip().splitlines()[-1]
     assert last.startswith('error: cannot read') and victim.name in last
 

@@ -98,15 +98,14 @@ def is_running(pid):
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs /proc')
-def test_sigterm_ends_an_evaluation_and_its_data_loading(data, tmp_path):
-    tiny.train(tiny.make_data(tmp_path / 'small', val=1), tmp_path, train_cfg__max_iters=1)
+def test_sigterm_ends_an_evaluation_and_its_data_loading(data, trained, tmp_path):
     words = [word for word in tiny.words(data, tmp_path / 'test') if word not in ('--seed', '7')]
     words[words.index('--cfg-options') :] = [
         '--cfg-options',
         *(word for word in words[words.index('--cfg-options') + 1 :] if not word.startswith(('train', 'param'))),
         'test_dataloader.num_workers=2',
     ]
-    process = start('test', words[0], str(tmp_path / 'iter_1.pth'), *words[1:])
+    process = start('test', words[0], str(trained.checkpoint), *words[1:])
     try:
         end = time.monotonic() + 60
         while len(loaders := children(process)) < 2:

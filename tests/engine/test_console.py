@@ -36,11 +36,6 @@ few = settings(max_examples=30, deadline=None)
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return tiny.make_data(tmp_path_factory.mktemp('data'))
-
-
-@pytest.fixture(scope='module')
 def plain_run(data, tmp_path_factory):
     """A finished run of six iterations with two validations, and what it printed."""
     work, out = tmp_path_factory.mktemp('plain'), io.StringIO()

@@ -31,12 +31,6 @@ def environment(**more):
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    """Three validation images, which two processes cannot share evenly."""
-    return tiny.make_data(tmp_path_factory.mktemp('tiny') / 'data', train=5, val=3)
-
-
-@pytest.fixture(scope='module')
 def pair(data, tmp_path_factory):
     """Results of tests/two_processes.py."""
     out = tmp_path_factory.mktemp('pair')

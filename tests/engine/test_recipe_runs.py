@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
@@ -28,26 +29,10 @@ def _scope():
     init_default_scope('mmseg')
 
 
-@pytest.fixture(scope='module')
-def toyscapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'toyscapes'
-    assert run('toyscapes', [str(root), '--train', '4', '--val', '2', '--size', '64', '128']) == 0
-    assert run('cityscapes', [str(root)]) == 0
-    return root
-
-
 def small(toyscapes, work_dir, *options):
     """A run of a few iterations on tiny crops."""
     words = (
-        'crop_size=(64,64)',
-        'model.data_preprocessor.size=(64,64)',
-        'model.backbone.img_size=64',
-        'train_dataloader.dataset.dataset.pipeline.2.scale=(128,64)',
-        'train_dataloader.dataset.dataset.pipeline.3.crop_size=(64,64)',
-        'val_dataloader.dataset.pipeline.1.scale=(128,64)',
-        'test_dataloader.dataset.pipeline.1.scale=(128,64)',
-        'train_dataloader.batch_size=2',
-        *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
+        *tiny.pairs_of(tiny.small_options(64)),
         'default_hooks.checkpoint.interval=3',
         'train_cfg.val_interval=3',
         'randomness.seed=3',

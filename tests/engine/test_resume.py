@@ -36,14 +36,9 @@ CASES = {
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return tiny.make_data(tmp_path_factory.mktemp('tiny') / 'data')
-
-
-@pytest.fixture(scope='module')
-def whole(data, tmp_path_factory):
+def whole(data, trained, tmp_path_factory):
     """Uninterrupted runs by case, with a checkpoint after each of six iterations over five images."""
-    runs = {}
+    runs = {'plain, data loaded here': trained.work_dir}
 
     def run(case):
         if case not in runs:

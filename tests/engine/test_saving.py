@@ -28,11 +28,6 @@ from volo_seg.errors import Interrupted
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return tiny.make_data(tmp_path_factory.mktemp('tiny') / 'data')
-
-
 def start(data, work, *flags, prefix=(), **changes):
     """Start a training run in a process of its own."""
     command = [*prefix, sys.executable, '-m', 'volo_seg', 'train', *tiny.words(data, work, *flags, **changes)]

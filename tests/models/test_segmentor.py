@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.structures import PixelData
 from memory import peak_bytes
+from mmengine.structures import PixelData
 from torch import nn
 
 from volo_seg.errors import UserError
