@@ -56,7 +56,7 @@ def content(folder):
 @pytest.mark.parametrize('size', SIZES)
 def test_images(size, disk, tmp_path, monkeypatch, capsys):
     """Results of more than 2 MB an image; with more space, --resume completes them."""
-    monkeypatch.setattr(infer, 'open_model', lambda *_: Brightness())
+    monkeypatch.setattr(infer, 'load_model', lambda *_: Brightness())
     images = tmp_path / 'images'
     images.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), dtype=np.uint8)
@@ -83,7 +83,7 @@ def test_images(size, disk, tmp_path, monkeypatch, capsys):
 
 def test_video(disk, tmp_path, monkeypatch, capsys):
     """The file of a video that does not fit is removed."""
-    monkeypatch.setattr(infer, 'open_model', lambda *_: Brightness())
+    monkeypatch.setattr(infer, 'load_model', lambda *_: Brightness())
     clip = film(tmp_path / 'clip.mp4', frames=150, size=(480, 640))
     folder = disk(1)
     assert run('infer', infer_words(clip, folder / 'out', 'labels', 'overlay')) == 2

@@ -45,7 +45,7 @@ def growth(monkeypatch):
             return segment(self, batch, **wanted)
 
         monkeypatch.setattr(Brightness, '_segment', measured)
-        monkeypatch.setattr(infer, 'open_model', lambda *_: Brightness())
+        monkeypatch.setattr(infer, 'load_model', lambda *_: Brightness())
         yield growth
 
 
