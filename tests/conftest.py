@@ -68,6 +68,7 @@ def toyscapes(tmp_path_factory):
 
     root = tmp_path_factory.mktemp('toyscapes') / 'data'
     assert run('toyscapes', [str(root), '--train', '4', '--val', '2', '--size', '64', '128']) == 0
+    assert run('cityscapes', [str(root)]) == 0
     return root
 
 

@@ -280,7 +280,7 @@ def test_a_class_weight_that_would_be_unpickled_is_refused(hostile):
 
 def test_pickled_data_are_refused():
     config = load_config(NANO)
-    config.train_dataloader.dataset.pipeline[0] = {'type': 'LoadBiomedicalData', 'decode_backend': 'pickle'}
+    config.train_dataloader.dataset.dataset.pipeline[0] = {'type': 'LoadBiomedicalData', 'decode_backend': 'pickle'}
     assert sentence(check_config, config, ('train',)).startswith(
-        "train_dataloader.dataset.pipeline.0.decode_backend='pickle' would run code of the data files"
+        "train_dataloader.dataset.dataset.pipeline.0.decode_backend='pickle' would run code of the data files"
     )

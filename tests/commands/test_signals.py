@@ -15,7 +15,8 @@ from volo_seg.commands import run
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
+def many(tmp_path_factory):
+    """The tiny data with a validation that takes a while."""
     return tiny.make_data(tmp_path_factory.mktemp('tiny') / 'data', val=300)
 
 
@@ -55,21 +56,21 @@ def test_what_libraries_make_of_ctrl_c(moment, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is before and sys.unraisablehook is hook
 
 
-def test_ctrl_c_while_the_config_is_formatted(data, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_while_the_config_is_formatted(many, tmp_path, monkeypatch, capsys):
     def stop(text, **_):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
     monkeypatch.setattr(formatter, 'FormatCode', stop)
-    assert run('train', tiny.words(data, tmp_path, '--no-check')) == 130
+    assert run('train', tiny.words(many, tmp_path, '--no-check')) == 130
     err = capsys.readouterr().err
     assert err.endswith('\ninterrupted\n') and 'Traceback' not in err
 
 
 @pytest.mark.parametrize('delay', [0.6, 2.0, 4.0, 7.0])
-def test_ctrl_c_at_any_moment(delay, data, tmp_path):
+def test_ctrl_c_at_any_moment(delay, many, tmp_path):
     """While modules are imported, the run is built, the config is formatted, or it trains."""
-    words = tiny.words(data, tmp_path, '--no-check', train_cfg__max_iters=1000, param_scheduler__1__end=1000)
+    words = tiny.words(many, tmp_path, '--no-check', train_cfg__max_iters=1000, param_scheduler__1__end=1000)
     process = start('train', *words)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
@@ -98,8 +99,8 @@ def is_running(pid):
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs /proc')
-def test_sigterm_ends_an_evaluation_and_its_data_loading(data, trained, tmp_path):
-    words = [word for word in tiny.words(data, tmp_path / 'test') if word not in ('--seed', '7')]
+def test_sigterm_ends_an_evaluation_and_its_data_loading(many, trained, tmp_path):
+    words = [word for word in tiny.words(many, tmp_path / 'test') if word not in ('--seed', '7')]
     words[words.index('--cfg-options') :] = [
         '--cfg-options',
         *(word for word in words[words.index('--cfg-options') + 1 :] if not word.startswith(('train', 'param'))),

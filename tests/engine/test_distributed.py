@@ -151,14 +151,14 @@ def torchrun(tmp_path, code):
 
 
 WAIT = (
-    'import os\nimport torch.distributed as dist\nfrom volo_seg.commands import tell\n'
+    'import os\nimport torch.distributed as dist\nfrom volo_seg.commands import print_error\n'
     'from volo_seg.errors import PeerLost, UserError\n'
     'def wait():\n'
     '    dist.init_process_group("gloo")\n'
     '    dist.barrier()\n'
     '    if os.environ["RANK"] == "0":\n'
     '        try:\n            dist.barrier()\n'
-    '        except RuntimeError:\n            tell(PeerLost("another process ended"))\n'
+    '        except RuntimeError:\n            print_error(PeerLost("another process ended"))\n'
     '            raise SystemExit(2)\n'
     'wait()\n'
 )
@@ -168,7 +168,7 @@ WAIT = (
     'end, status, sentence',
     [
         ('1 / 0\n', 1, 'error: process 1 failed with status 1; its message stands above; the other processes'),
-        ('tell(UserError("a.png is empty"))\nraise SystemExit(2)\n', 2, 'error: a.png is empty'),
+        ('print_error(UserError("a.png is empty"))\nraise SystemExit(2)\n', 2, 'error: a.png is empty'),
     ],
 )
 def test_the_first_failure_is_told_and_not_its_consequences(end, status, sentence, tmp_path):
