@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from volo_seg.ops import at_least_float32, why_plain
+
 
 class PatchEmbed(nn.Module):
     """Three convolutions, the first of stride 2, and a 4x4 projection: stride 8 in all.
@@ -33,7 +35,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed the image ``x``, (B, 3, H, W) to (B, H/8, W/8, C), contiguous."""
-        if x.device.type == 'cpu' and not torch.is_grad_enabled():
+        if not why_plain(x) and x.device.type == 'cpu' and not torch.is_grad_enabled():
             # channels_last is 1.1 times as fast without gradients, half as fast with them (benchmarks/backbone.py)
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in self.conv:  # a loop frees each map early; nn.Sequential would keep its input
@@ -65,7 +67,6 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def resample_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """:func:`resize_pos_embed` without comparing sizes, for a ``grid`` of symbolic integers."""
-    maps = pos_embed.permute(0, 3, 1, 2)
-    maps = maps if maps.dtype.itemsize > 4 else maps.float()
+    maps = at_least_float32(pos_embed.permute(0, 3, 1, 2))
     maps = F.interpolate(maps, size=tuple(grid), mode='bicubic', align_corners=False)
     return maps.permute(0, 2, 3, 1).to(pos_embed.dtype)

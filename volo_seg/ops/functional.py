@@ -8,6 +8,7 @@ from torch import Tensor
 from volo_seg.ops.eager import outlook_attention_eager
 from volo_seg.ops.reference import Window, outlook_attention_reference
 from volo_seg.ops.torch_impl import outlook_attention_torch_impl
+from volo_seg.ops.transforms import why_plain
 from volo_seg.ops.triton.fused import FUSED_DTYPES, FUSED_KERNELS, HAS_TRITON, outlook_attention_fused
 
 IMPLEMENTATIONS = ('reference', 'eager', 'torch_impl', 'fused')
@@ -51,7 +52,7 @@ def outlook_attention(
 
     Source: arXiv 2106.13112, section 3.1.
     """
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if isinstance(v, Tensor) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         _check_window(kernel_size, stride, padding, dropout_p)
         _check_shapes(v, logits, num_heads, kernel_size, stride)
     name, _ = explain(v, kernel_size=kernel_size, stride=stride, dropout_p=dropout_p, implementation=implementation)
@@ -76,18 +77,21 @@ def explain(
 
     * fused: Triton kernels, on a GPU.
     * eager: an ``autograd.Function`` that recomputes in backward; in chunks of window rows on a CPU.
-    * torch_impl: differentiable torch operations, for compilation, export and dropout.
+    * torch_impl: differentiable torch operations, for compilation, export, dropout, and what
+      :func:`volo_seg.ops.transforms.why_plain` lists.
     * reference: loops over windows; only on request.
 
     Raises:
         ValueError: ``implementation`` is unknown or cannot run with the other arguments.
     """
-    unsupported = _fused_unsupported(v, kernel_size, stride)
     if implementation is not None:
-        _check_implementation(implementation, dropout_p, unsupported)
+        _check_implementation(implementation, dropout_p, _fused_unsupported(v, kernel_size, stride))
         return implementation, 'implementation= requests it'
     if dropout_p > 0:
         return 'torch_impl', f'dropout_p={dropout_p:g} needs the weights themselves'
+    if reason := why_plain(v):
+        return 'torch_impl', reason
+    unsupported = _fused_unsupported(v, kernel_size, stride)
     if _is_exporting():
         return 'torch_impl', 'the graph is being exported'
     if v.device.type != 'cpu' and not unsupported:
@@ -96,8 +100,6 @@ def explain(
         return 'torch_impl', 'torch.compile fuses its operations'
     if v.device.type == 'cpu':
         return 'eager', 'chunks of window rows that fit into the cache are fastest on a CPU'
-    if v.device.type == 'meta':
-        return 'torch_impl', 'meta tensors hold shapes only'
     return 'eager', f'the fused kernels cannot run: {unsupported}'
 
 
@@ -116,7 +118,7 @@ def _fused_unsupported(v: Tensor, kernel_size: int, stride: int) -> str:
 
 def _is_exporting() -> bool:
     exporting = getattr(torch.compiler, 'is_exporting', None)  # torch >= 2.7
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(exporting and exporting())
+    return torch.onnx.is_in_onnx_export() or bool(exporting and exporting())
 
 
 def _check_implementation(implementation: str, dropout_p: float, unsupported: str) -> None:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from volo_seg.ops.reference import Window
+from volo_seg.ops.transforms import at_least_float32
 
 
 def outlook_attention_torch_impl(v: Tensor, logits: Tensor, window: Window, dropout_p: float = 0.0) -> Tensor:
@@ -36,8 +37,7 @@ def differentiable_gradients(v: Tensor, logits: Tensor, grad: Tensor, window: Wi
 def _weights(logits: Tensor, window: Window, dropout_p: float) -> Tensor:
     """Attention weights (B, h, w, N, K*K, K*K) after softmax, in at least float32, and dropout."""
     area = window.kernel_size**2
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    weights = (wide.unflatten(3, (window.num_heads, area, area)) * window.scale).softmax(dim=-1)
+    weights = (at_least_float32(logits).unflatten(3, (window.num_heads, area, area)) * window.scale).softmax(dim=-1)
     return F.dropout(weights, dropout_p) if dropout_p > 0 else weights
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from volo_seg.checkpoints import VARIANTS, Architecture, load_pretrained
 from volo_seg.layers import Downsample, Outlooker, PatchEmbed, Transformer, resample_pos_embed, resize_pos_embed
 from volo_seg.models.resize.matrices import exporting
+from volo_seg.ops import why_plain
 
 STRIDES = (8, 16, 16, 16)
 """Stride of each stage in pixels."""
@@ -44,7 +45,8 @@ class VOLO(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a name such as
             ``volo_d1_224``; see :mod:`volo_seg.checkpoints`.
 
-    Shapes: (B, 3, H, W) of any H and W; output i is (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = (8, 16, 16, 16).
+    Shapes: (B, 3, H, W) of any H and W; output i is (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = (8, 16, 16, 16),
+    contiguous.
 
     Raises:
         ValueError: An argument is outside the values above.
@@ -100,10 +102,11 @@ class VOLO(BaseModule):
         return nn.Sequential(*(block(dim, num_heads, mlp_ratio=self.arch.mlp_ratio, drop_path=rate) for rate in rates))
 
     def _reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        # the truncation of the released code, at 100 standard deviations, changes nothing
+        nn.init.normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -121,7 +124,7 @@ class VOLO(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the stages ``out_indices`` for images ``x`` (B, 3, H, W), NCHW."""
         height, width = x.shape[-2:]
-        if exporting() or height % 16 or width % 16:
+        if _any_size(x) or height % 16 or width % 16:
             # written without dividing negative numbers, which exported graphs round towards zero
             x = F.pad(x, (0, (width + 15) // 16 * 16 - width, 0, (height + 15) // 16 * 16 - height))
         maps = []
@@ -129,7 +132,7 @@ class VOLO(BaseModule):
             if index in self.out_indices:
                 stride = STRIDES[index]
                 tokens = tokens[:, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-                maps.append(self._to_map(getattr(self, f'norm{index}')(tokens)))
+                maps.append(getattr(self, f'norm{index}')(tokens).permute(0, 3, 1, 2).contiguous())
         return tuple(maps)
 
     def stages(self, x: Tensor) -> list[Tensor]:
@@ -139,7 +142,7 @@ class VOLO(BaseModule):
         outputs = [x]
         x = downsample(x)
         # resized in each call: cheap beside the network, and a stored grid could outlive the weights it came from
-        resize = resample_pos_embed if exporting() else resize_pos_embed
+        resize = resample_pos_embed if _any_size(x) else resize_pos_embed
         x = x + resize(self.pos_embed, (x.shape[1], x.shape[2]))
         for stage in transformers:
             x = self._run(stage, x)
@@ -152,10 +155,9 @@ class VOLO(BaseModule):
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return x
 
-    def _to_map(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, C, H, W): a view at inference, contiguous in training, where convolutions are faster."""
-        maps = tokens.permute(0, 3, 1, 2)
-        return maps.contiguous() if self.training else maps
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set ``with_cp``; the name is timm's."""
+        self.with_cp = enable
 
     def train(self, mode: bool = True) -> VOLO:
         """Set the mode; frozen modules stay in evaluation mode."""
@@ -176,6 +178,11 @@ class VOLO(BaseModule):
             module.requires_grad_(False)
         if self.frozen_stages >= 2:
             self.pos_embed.requires_grad_(False)
+
+
+def _any_size(x: Tensor) -> bool:
+    """Whether the operations on ``x`` are recorded for images of other sizes too."""
+    return exporting() or bool(why_plain(x))
 
 
 def drop_path_rates(depths: Sequence[int], rate: float, rule: str) -> list[float]:

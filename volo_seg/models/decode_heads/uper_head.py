@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead
+from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from volo_seg.models.resize.matrices import adaptive_avg_pools
-from volo_seg.models.resize.split_conv import add, conv3x3_of_maps, same_size
+from volo_seg.models.resize.split_conv import conv3x3_of_maps, same_size
+from volo_seg.ops import why_plain
 
 
 @MODELS.register_module()
@@ -23,8 +26,10 @@ class VOLOUPerHead(UPerHead):
     convolution and the bottleneck of the pooling pyramid take maps that are resized to a common size. Resizing and
     mixing of channels commute, so maps that would be enlarged are convolved at their own size where that costs less.
 
-    On a CPU, maps are channels_last in memory at inference and contiguous where gradients are recorded
-    (benchmarks/uper_head.py). With ``conv_cfg`` of another layer than ``nn.Conv2d``, ``UPerHead`` itself computes.
+    Maps are channels_last in memory at inference and contiguous where gradients are recorded (benchmarks/uper_head.py).
+    A submodule that has hooks, is parametrised, or is not the one that ``UPerHead`` builds is called as it is. Where
+    :func:`volo_seg.ops.why_plain` gives a reason, ``UPerHead`` itself computes. Hooks that are registered for all
+    modules at once see those modules that are called.
 
     Shapes: maps (B, C_i, H_i, W_i), NCHW in any memory format, to (B, classes, H_0, W_0).
 
@@ -33,9 +38,9 @@ class VOLOUPerHead(UPerHead):
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Pyramid pooling of the last map, and its bottleneck: (B, channels, H_last, W_last)."""
-        if not _is_conv2d(self.bottleneck.conv):
-            return super().psp_forward(inputs)
         x = inputs[-1]
+        if why_plain(x) or not _is_stock_ppm(self.psp_modules):
+            return super().psp_forward(inputs)
         scales = [s if isinstance(s, tuple) else (s, s) for s in self.psp_modules.pool_scales]
         pools = adaptive_avg_pools(x, scales)
         maps = [x, *(stage[1](pool) for stage, pool in zip(self.psp_modules, pools, strict=True))]
@@ -43,66 +48,89 @@ class VOLOUPerHead(UPerHead):
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H_0, W_0)."""
-        if not (_is_conv2d(self.bottleneck.conv) and _is_conv2d(self.fpn_bottleneck.conv)):
+        if why_plain(*inputs):
             return super()._forward_feature(inputs)
         maps = [_to_memory_format(m) for m in self._transform_inputs(inputs)]
         levels = [_pointwise(conv, m) for conv, m in zip(self.lateral_convs, maps[:-1], strict=True)]
         levels.append(self.psp_forward(maps))
         del maps
         for i in range(len(levels) - 1, 0, -1):
-            coarse, size = levels[i], levels[i - 1].shape[2:]
-            if not same_size(coarse, size):
-                coarse = F.interpolate(coarse, size, mode='bilinear', align_corners=self.align_corners)
-            levels[i - 1] = add(levels[i - 1], coarse)
-            del coarse
+            levels[i - 1] = levels[i - 1] + self._resize(levels[i], levels[i - 1].shape[2:])
         for i, conv in enumerate(self.fpn_convs):
             levels[i] = conv(levels[i])
         return self._fuse(self.fpn_bottleneck, levels, levels[0])
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Class logits of features (B, channels, H, W)."""
-        if not _is_linear(self.conv_seg, feat):
+        if why_plain(feat) or not _runs_as_linear(self.conv_seg, feat):
             return super().cls_seg(feat)
         return _linear(self.conv_seg, feat if self.dropout is None else self.dropout(feat))
 
-    def _fuse(self, module: ConvModule, maps: Sequence[Tensor], like: Tensor) -> Tensor:
+    def _fuse(self, module: nn.Module, maps: Sequence[Tensor], like: Tensor) -> Tensor:
         """Apply ``module`` to ``maps``, resized to the size of ``like`` and concatenated."""
         size = (like.shape[2], like.shape[3])
+        if not _is_stock(module, ConvModule) or not _is_stock_conv(module.conv, 3):
+            return module(torch.cat([self._resize(m, size) for m in maps], dim=1))
         x = conv3x3_of_maps(maps, module.conv.weight, size, align_corners=self.align_corners)
         if module.conv.bias is not None:
             x = x + module.conv.bias[:, None, None]
         return _norm_and_activate(module, x)
 
+    def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        if same_size(x, size):
+            return x
+        return F.interpolate(x, tuple(size), mode='bilinear', align_corners=self.align_corners)
 
-def _norm_and_activate(module: ConvModule, x: Tensor) -> Tensor:
-    """Apply normalisation and activation of ``module``."""
+
+def _norm_and_activate(module: Any, x: Tensor) -> Tensor:
+    """Apply normalisation and activation of the ``ConvModule``."""
     if module.with_norm:
         x = module.norm(x)
     return module.activate(x) if module.with_activation else x
 
 
-def _pointwise(module: ConvModule, x: Tensor) -> Tensor:
-    """Apply ``module``, whose convolution is 1x1."""
-    return _norm_and_activate(module, _linear(module.conv, x)) if _is_linear(module.conv, x) else module(x)
+def _pointwise(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply ``module``, a 1x1 convolution with normalisation and activation."""
+    if not _is_stock(module, ConvModule) or not _runs_as_linear(module.conv, x):
+        return module(x)
+    return _norm_and_activate(module, _linear(module.conv, x))
 
 
-def _is_conv2d(conv: nn.Module) -> bool:
-    return type(conv) is nn.Conv2d
+def _is_stock(module: Any, kind: type[nn.Module]) -> TypeGuard[Any]:
+    """Whether calling ``module`` runs ``kind.forward`` and nothing else, so that its parts may be used instead."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return type(module) is kind and not any(hooks) and 'forward' not in module.__dict__
 
 
-def _is_linear(conv: nn.Module, x: Tensor) -> bool:
-    """Whether to run a 1x1 convolution as a linear layer, three times as fast at inference on a CPU."""
-    return (
-        _is_conv2d(conv) and x.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+def _is_stock_ppm(module: Any) -> bool:
+    return _is_stock(module, PPM) and all(
+        _is_stock(stage, nn.Sequential) and _is_stock(stage[0], nn.AdaptiveAvgPool2d) for stage in module
     )
 
 
-def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def _is_stock_conv(conv: nn.Module, side: int) -> bool:
+    """Whether ``conv`` is a convolution of ``side`` x ``side`` that keeps the size and pads with zeros."""
+    if not _is_stock(conv, nn.Conv2d) or why_plain(conv.weight):
+        return False
+    geometry = (conv.kernel_size, conv.padding, conv.stride, conv.dilation)
+    half = side // 2
+    wanted = ((side, side), (half, half), (1, 1), (1, 1))
+    return geometry == wanted and conv.groups == 1 and conv.padding_mode == 'zeros'
+
+
+def _runs_as_linear(conv: nn.Module, x: Tensor) -> bool:
+    """Whether to run a 1x1 convolution as a linear layer, three times as fast at inference on a CPU."""
+    if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return _is_stock_conv(conv, 1)
+
+
+def _linear(conv: Any, x: Tensor) -> Tensor:
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def _to_memory_format(x: Tensor) -> Tensor:
-    """channels_last at inference on a CPU, contiguous in training there; see :class:`VOLOUPerHead`."""
-    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+    """channels_last at inference, contiguous in training; see :class:`VOLOUPerHead`."""
+    if torch.compiler.is_compiling():
         return x
     return x.contiguous(memory_format=torch.contiguous_format if torch.is_grad_enabled() else torch.channels_last)

@@ -17,6 +17,7 @@ from volo_seg.models.resize.matrices import (
     tap_axis,
     tap_matrices,
 )
+from volo_seg.ops import why_plain
 
 Size = tuple[int, int]
 CALL_COST_CPU, CALL_COST = 4e6, 1e10
@@ -32,6 +33,8 @@ def conv3x3_of_resized(x: Tensor, weight: Tensor, size: Size, *, align_corners: 
     then enlarge and sum its outputs. ``x`` is (B, C, h, w), ``weight`` (O, C, 3, 3), the result (B, O, *size) in
     channels_last memory format. Results and gradients are exact up to rounding.
     """
+    if why_plain(x, weight):
+        return F.conv2d(F.interpolate(x, size, mode='bilinear', align_corners=align_corners), weight, padding=1)
     if torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(low), weight.to(low)
@@ -116,7 +119,7 @@ class _ConvOfResized(torch.autograd.Function):
         ctx.down = tap_axis(height, size[0], **options)
         ctx.across = tap_axis(width, size[1], **options)
         ctx.save_for_backward(pixels, weight)
-        ctx.size = size
+        ctx.size, ctx.align_corners = size, align_corners
         flat = pixels.view(-1, channels)
         rows = pixels.new_empty(batch, height, 3, size[1], channels_out)
         for tap, mixed in enumerate(_mixed(flat, weight)):
@@ -127,9 +130,10 @@ class _ConvOfResized(torch.autograd.Function):
         return result.view(batch, *size, channels_out)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pixels, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradients are differentiated again
+            return *_differentiable_gradients(ctx, gradient), None, None
         batch, height, width, channels = pixels.shape
         channels_out = len(weight)
         flat = pixels.view(-1, channels)
@@ -148,6 +152,17 @@ class _ConvOfResized(torch.autograd.Function):
                 for_taps = torch.mm(by_pixel.t(), flat).view(3, channels_out, channels)
                 for_weight[:, :, tap] = for_taps.permute(1, 2, 0)
         return None if for_pixels is None else for_pixels.view_as(pixels), for_weight, None, None
+
+
+def _differentiable_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
+    """Gradients of the pixels and the weight by operations of torch."""
+    pixels, weight = ctx.saved_tensors
+    large = F.interpolate(pixels.permute(0, 3, 1, 2), ctx.size, mode='bilinear', align_corners=ctx.align_corners)
+    result = F.conv2d(large, weight, padding=1).permute(0, 2, 3, 1)
+    needed = ctx.needs_input_grad[:2]
+    inputs = [tensor for tensor, wanted in zip((pixels, weight), needed, strict=True) if wanted]
+    gradients = iter(torch.autograd.grad(result, inputs, gradient, create_graph=True))
+    return [next(gradients) if wanted else None for wanted in needed]
 
 
 def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
