@@ -78,7 +78,7 @@ def test_mistakes(root):
     with pytest.raises(UserError, match=r"b\.png' has no mask"):
         build(root)
     (root / 'classes.txt').unlink()
-    with pytest.raises(UserError, match='class names are missing: write one a line into'):
+    with pytest.raises(UserError, match='class names are missing: write one per line into'):
         build(root)
 
 

@@ -1,4 +1,4 @@
-"""A data set that is two folders and a list of class names."""
+"""A data set of two folders, with images and masks, and a list of class names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from mmseg.registry import DATASETS
 from volo_seg.datasets.masks import Colour, ColourTable, read_class_list
 from volo_seg.datasets.pairs import Pairing, pair_folders
 from volo_seg.errors import UserError
+from volo_seg.imageio import SUFFIXES
 from volo_seg.visualization import default_palette
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 @DATASETS.register_module()
@@ -26,24 +25,23 @@ class FolderDataset(BaseSegDataset):
     Args:
         data_root: Folder that the other paths start from.
         data_prefix: ``img_path`` and ``seg_map_path``, folders below ``data_root``.
-        classes: Class names in the order of their label values, or a file with one name a line; without it,
-            ``<data_root>/classes.txt`` is read. Lines ``name R G B`` also give ``colours``.
-        palette: One RGB colour (0..255) a class, to draw with; without it, ``colours``, or fixed distinct colours.
-        colours: The RGB colour (0..255) that each class has in colour-coded masks; masks are then read by colour,
-            whatever their mode.
+        classes: Class names in the order of their label values, or a file with one name per line; by default
+            ``<data_root>/classes.txt``. Lines ``name R G B`` also give ``colours``.
+        palette: An RGB colour (0..255) per class for drawing; by default ``colours``, or fixed distinct colours.
+        colours: The RGB colour (0..255) of each class in colour-coded masks. With it, all masks are read by colour.
         ignore_colours: Colours of such masks that are neither trained nor evaluated.
         ignore_labels: Label values of the masks that are neither trained nor evaluated, besides ``ignore_index``.
         label_map: Label value of the masks -> class, for values that differ, e.g. ``{255: 1}`` for binary masks.
-        img_suffix: Endings of images, any case.
-        seg_map_suffix: Ending of masks.
+        img_suffix: Suffixes of images, in any case.
+        seg_map_suffix: Suffix of masks.
         ignore_index: Label value that is ignored.
         reduce_zero_label: Whether label 0 is ignored and all others count from 1.
         pipeline, test_mode, lazy_init, indices, serialize_data, max_refetch, backend_args: As in MMSegmentation.
 
-    Masks hold one label value a pixel, as 8-bit grey or palette images, or one colour of the table a pixel.
+    Masks are 8-bit grey or palette images of label values, or images of the colours in ``colours``.
 
     Raises:
-        UserError: No class names, colours that do not fit them, two images of one name, or an image without its mask.
+        UserError: There are no class names, colours do not match them, two images have one name, or a mask is missing.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class FolderDataset(BaseSegDataset):
         ignore_colours: Sequence[Sequence[int]] = (),
         ignore_labels: Sequence[int] = (),
         label_map: Mapping[int, int] | None = None,
-        img_suffix: str | Sequence[str] = IMAGE_SUFFIXES,
+        img_suffix: str | Sequence[str] = SUFFIXES,
         seg_map_suffix: str = '.png',
         ignore_index: int = 255,
         reduce_zero_label: bool = False,
@@ -76,7 +74,7 @@ class FolderDataset(BaseSegDataset):
             raise UserError('reduce_zero_label=True has no meaning for masks read by colour; use ignore_colours=[…]')
         palette = [list(colour) for colour in palette or colours or default_palette(len(names), first=1).tolist()]
         if len(palette) != len(names):
-            raise UserError(f'palette has {len(palette)} colours for {len(names)} classes; give one a class')
+            raise UserError(f'palette has {len(palette)} colours for {len(names)} classes; give one per class')
         super().__init__(
             metainfo=dict(classes=names, palette=palette),
             data_root=data_root,
@@ -104,7 +102,7 @@ class FolderDataset(BaseSegDataset):
             self.full_init()
 
     def pair(self) -> Pairing:
-        """What the two folders hold: pairs by name without suffix, and what has no partner."""
+        """The pairs in the two folders by name without suffix, and the files without a partner."""
         mask_dir = self.data_prefix.get('seg_map_path')
         return pair_folders(
             Path(self.data_prefix['img_path']),
@@ -115,7 +113,7 @@ class FolderDataset(BaseSegDataset):
         )
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """What the pipeline gets of sample ``idx``: its files, the rule of its labels, the colour table."""
+        """The input of the pipeline for sample ``idx``: its files, how its labels are read, and the colour table."""
         return {**super().get_data_info(idx), 'colour_table': self.table}
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -135,16 +133,20 @@ class FolderDataset(BaseSegDataset):
 
 
 def read_classes(classes: Sequence[str] | str | None, data_root: str) -> tuple[list[str], list[Colour] | None]:
-    """Class names, and their colours where given: a list of names, or a file, else ``<data_root>/classes.txt``.
+    """The class names, and their colours if the file has them.
+
+    Args:
+        classes: The names, or a file of them; None means ``<data_root>/classes.txt``.
+        data_root: Folder of the data set.
 
     Raises:
-        UserError: Nothing of that is there, or a name stands twice.
+        UserError: There are no names, or a name occurs twice.
     """
     colours = None
     if classes is None or isinstance(classes, str):
         path = Path(classes) if classes else Path(data_root, 'classes.txt')
         if not path.exists():
-            raise UserError(f'class names are missing: write one a line into {str(path)!r}, or give classes=[…]')
+            raise UserError(f'class names are missing: write one per line into {str(path)!r}, or give classes=[…]')
         classes, colours = read_class_list(path)
     names = [str(name) for name in classes]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -157,13 +159,13 @@ def read_classes(classes: Sequence[str] | str | None, data_root: str) -> tuple[l
 def colour_table(
     names: Sequence[str], colours: Sequence[Sequence[int]], ignored: Sequence[Sequence[int]], ignore_index: int
 ) -> ColourTable:
-    """The table by which masks are read.
+    """The table for reading masks by colour.
 
     Raises:
-        UserError: Not one colour a class, not RGB in 0..255, or one colour for two things.
+        UserError: The number of colours is not that of the classes, or a colour is not RGB in 0..255 or occurs twice.
     """
     if len(colours) != len(names):
-        raise UserError(f'colours has {len(colours)} colours for {len(names)} classes; give one a class')
+        raise UserError(f'colours has {len(colours)} colours for {len(names)} classes; give one per class')
     owners: dict[Colour, str] = {}
     for colour, name in zip([*colours, *ignored], [*names, *['ignore_colours'] * len(ignored)], strict=True):
         key = tuple(int(value) for value in colour)
