@@ -146,6 +146,35 @@ def test_the_whole_backbone_under_fx_and_trace():
                     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f'{n}: {m}')
 
 
+class WithPooling(nn.Module):
+    """A network of a user around the backbone."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: torch.Tensor):
+        return self.backbone(x)[3].mean((2, 3))
+
+
+def test_jit_script(peers, tmp_path):
+    """Alone and inside a scripted network, as timm's: equal results, also at other sizes and after saving."""
+    assert torch.jit.script(peers[0].model)(IMAGES).shape[0] == 2
+    model = VOLO('nano', img_size=SIZE).eval()
+    alone, whole = torch.jit.script(model), torch.jit.script(WithPooling(model))
+    torch.jit.save(whole, tmp_path / 'scripted.pt')
+    loaded = torch.jit.load(tmp_path / 'scripted.pt')
+    for image in (IMAGES, torch.randn(3, 3, 50, 71)):
+        with torch.no_grad():
+            expected = model(image)
+            for got, wanted in zip(alone(image), expected, strict=True):
+                torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+            for network in (whole, loaded):
+                torch.testing.assert_close(network(image), expected[3].mean((2, 3)), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r'needs VOLO in evaluation mode: call model.eval\(\) first'):
+        torch.jit.script(VOLO('nano').train())
+
+
 def test_set_grad_checkpointing(peers):
     """The switch of timm; as many blocks are recomputed as there are, with equal gradients."""
     ours = peers[1].model.train()

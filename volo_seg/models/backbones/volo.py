@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -155,6 +155,12 @@ class VOLO(BaseModule):
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return x
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles in place of this module: its trace, for any batch and image size."""
+        if self.training:
+            raise ValueError('torch.jit.script needs VOLO in evaluation mode: call model.eval() first')
+        return _Traced(self)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Set ``with_cp``; the name is timm's."""
         self.with_cp = enable
@@ -178,6 +184,18 @@ class VOLO(BaseModule):
             module.requires_grad_(False)
         if self.frozen_stages >= 2:
             self.pos_embed.requires_grad_(False)
+
+
+class _Traced(nn.Module):
+    def __init__(self, model: VOLO) -> None:
+        super().__init__()
+        rows, columns = model.pos_embed.shape[1:3]
+        with torch.no_grad():
+            self.traced = torch.jit.trace(model, model.pos_embed.new_zeros(1, 3, 16 * rows, 16 * columns))
+
+    @no_type_check  # TorchScript knows no tuple of any length
+    def forward(self, x: Tensor):
+        return self.traced(x)
 
 
 def _any_size(x: Tensor) -> bool:
