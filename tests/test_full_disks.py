@@ -34,13 +34,13 @@ def test_training(size, disk, uninterrupted, data, tmp_path, monkeypatch, capfd)
     assert run('train', tiny.words(data, work, '--no-check', **LARGE, visualizer__name=f'disk{size}')) == 2
     out, err = capfd.readouterr()
     assert 'Traceback' not in out + err
-    assert 'No space left on device' in out + err and 'training goes on' in out + err
+    assert 'No space left on device' in out + err and 'training continues' in out + err
     whole = sorted(path.name for path in work.glob('iter_*.pth'))
     assert whole == [f'iter_{i + 1}.pth' for i in range(size // 20)] and not list(work.glob('.*'))
     for name in whole:
         assert load_file(work / name)['optimizer']
     assert whole == [] if last_checkpoint(work) is None else last_checkpoint(work).name == whole[-1]
-    place = re.search(r"error: .*iter_4\.pth.*; the last checkpoint is '(.*)' instead: move it\n$", err)
+    place = re.search(r"error: .*iter_4\.pth.*; it is saved as '(.*)'; move it to a folder with free space\n$", err)
     rescued = load_file(place[1])
     assert not any(tiny.differences(rescued[key], uninterrupted[key]) for key in KEPT)
 

@@ -187,7 +187,7 @@ def mistakes(toyscapes, checkpoint, tmp_path):
         'checkpoint of another model': (('test', NANO, other, *data), 'belongs to another model'),
         'batch of one': (
             ('train', NANO, *data, '--cfg-options', 'train_dataloader.batch_size=1'),
-            'train_dataloader.batch_size=1 is too small for batch normalisation',
+            'train_dataloader.batch_size=1 is too small for batch norm',
         ),
         'launcher outside torchrun': (('train', NANO, *data, '--launcher', 'pytorch'), 'tools/dist_train.sh'),
         'no class names': (('train', folders, '--data-root', nameless), 'class names are missing'),

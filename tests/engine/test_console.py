@@ -327,12 +327,12 @@ def test_the_hook_is_added_once_and_custom_hooks_must_be_a_list():
 
 
 def test_trackers_that_are_not_there(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="--log-to 'visdom' is not known; choose from tensorboard, wandb, mlflow"):
+    with pytest.raises(UserError, match="--log-to 'visdom' is unknown; use one of tensorboard, wandb, mlflow"):
         log_to(Config({}), ['visdom'])
     (tmp_path / 'mlflow').mkdir()  # what a run leaves behind is no package
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, 'mlflow', raising=False)
-    with pytest.raises(UserError, match=r"needs the package mlflow: pip install 'volo-seg\[mlflow\]'"):
+    with pytest.raises(UserError, match=r"the package mlflow, and it is missing; pip install 'volo-seg\[mlflow\]'"):
         log_to(Config({}), ['mlflow'])
 
 

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 
 from volo_seg.checkpoints import load_file
-from volo_seg.engine.launch import prepare_launch, take_over_slurm
+from volo_seg.engine.launch import prepare_launch, set_slurm_environment
 from volo_seg.engine.sharding import check_shardable
 from volo_seg.errors import UserError
 
@@ -120,7 +120,7 @@ def test_a_process_that_is_killed_ends_the_job_in_a_sentence(data, tmp_path):
     out = process.communicate(timeout=240)[0]
     assert process.returncode == 1, out
     last = out.strip().splitlines()[-1]
-    assert last.startswith('error: process 1 was killed (SIGKILL), by the system if memory ran out; the other'), out
+    assert last.startswith('error: process 1 was killed (SIGKILL); the system does this when memory runs out; '), out
     assert 'Traceback' not in out and out.count('error:') == 1, out
     record = json.loads((tmp_path / 'run.json').read_text())
     assert record['status'] == 'failed' and record['iterations'] == 2
@@ -167,7 +167,7 @@ WAIT = (
 @pytest.mark.parametrize(
     'end, status, sentence',
     [
-        ('1 / 0\n', 1, 'error: process 1 failed with status 1; its message stands above; the other processes'),
+        ('1 / 0\n', 1, 'error: process 1 failed with status 1; see its message above; the other processes'),
         ('print_error(UserError("a.png is empty"))\nraise SystemExit(2)\n', 2, 'error: a.png is empty'),
     ],
 )
@@ -241,13 +241,13 @@ def test_slurm_speaks_to_torch(tmp_path, monkeypatch):
     for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.setenv(key, '')
         monkeypatch.delenv(key)
-    take_over_slurm()
+    set_slurm_environment()
     told = [os.environ[key] for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')]
     assert told == ['3', '4', '1', 'first', '29500']
 
 
 @pytest.mark.parametrize(
-    'launcher, sentence', [('pytorch', 'under torchrun'), ('slurm', 'under srun'), ('mpi', 'under mpirun')]
+    'launcher, sentence', [('pytorch', 'needs torchrun'), ('slurm', 'needs srun'), ('mpi', 'needs mpirun')]
 )
 def test_launchers_outside_of_themselves(launcher, sentence, monkeypatch):
     for key in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
@@ -260,8 +260,8 @@ def test_launchers_outside_of_themselves(launcher, sentence, monkeypatch):
     'config, sentence',
     [
         (dict(launcher='none'), 'tools/dist_train.sh CONFIG GPUS --fsdp'),
-        (dict(launcher='pytorch', optim_wrapper=dict(type='AmpOptimWrapper')), 'choose bfloat16'),
-        (dict(launcher='pytorch', optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float16')), 'choose bfloat16'),
+        (dict(launcher='pytorch', optim_wrapper=dict(type='AmpOptimWrapper')), 'use --amp bf16'),
+        (dict(launcher='pytorch', optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float16')), 'use --amp bf16'),
     ],
 )
 def test_what_cannot_be_sharded(config, sentence):

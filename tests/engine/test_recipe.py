@@ -30,10 +30,9 @@ from volo_seg.engine.hooks.early_stopping_hook import stop_early
 from volo_seg.engine.hooks.ema_hook import use_ema
 from volo_seg.engine.launch import replace_types
 from volo_seg.engine.optim import AutocastOptimWrapper, OptimizerStepSchedulerHook
-from volo_seg.engine.optim.accumulation import accumulate, images_per_step
 from volo_seg.engine.optim.amp import enable_amp
+from volo_seg.engine.optim.batch_size import accumulate, auto_scale_lr, images_per_step
 from volo_seg.engine.optim.layer_decay_constructor import layer_of, table
-from volo_seg.engine.optim.learning_rate import auto_scale_lr
 from volo_seg.engine.recipe import apply_recipe
 from volo_seg.errors import UserError
 from volo_seg.models.backbones.volo import VOLO
@@ -186,7 +185,7 @@ def test_schedules_keep_the_ratio_of_the_layers(config):
     [
         (dict(decay_rate=1.5), r'decay_rate=1.5 is not in \(0, 1\]'),
         (dict(decay_rate=None), 'decay_rate=None'),
-        (dict(decay_rate=0.9, num_layers=4), "does not know 'num_layers'"),
+        (dict(decay_rate=0.9, num_layers=4), 'paramwise_cfg.num_layers is unknown to layer decay'),
     ],
 )
 def test_layer_decay_mistakes(config, paramwise, message):
@@ -198,7 +197,7 @@ def test_layer_decay_needs_volo(config):
     with pytest.raises(UserError, match='counts the layers of VOLO'):
         decayed(nn.Sequential(nn.Linear(1, 1)), config, decay_rate=0.9)
     config.model.backbone.type = 'ResNet'
-    with pytest.raises(UserError, match="model.backbone.type is 'ResNet'"):
+    with pytest.raises(UserError, match="needs model.backbone.type=VOLO, and the config has 'ResNet'"):
         apply_recipe(config, layer_decay=0.9)
     config.model.backbone.type = 'VOLO'
     with pytest.raises(UserError, match=r'--layer-decay 0 is not in \(0, 1\]'):
@@ -211,7 +210,7 @@ def test_layer_decay_needs_volo(config):
 def test_a_config_without_an_optimizer(config):
     config.optim_wrapper = None
     apply_recipe(config)
-    with pytest.raises(UserError, match='the config has no optim_wrapper'):
+    with pytest.raises(UserError, match='optim_wrapper is missing in the config'):
         apply_recipe(config, ema=0.1)
 
 
@@ -286,8 +285,8 @@ def test_accumulate_multiplies_what_counts_iterations(config):
 @pytest.mark.parametrize(
     ('count', 'change', 'message'),
     [
-        (0, {}, '--accumulate 0 is not a number of batches'),
-        (2, {'optim_wrapper.accumulative_counts': 4}, 'accumulative_counts=4 already'),
+        (0, {}, '--accumulate 0 is below 1'),
+        (2, {'optim_wrapper.accumulative_counts': 4}, 'the config has optim_wrapper.accumulative_counts=4; remove one'),
         (2, {'train_cfg.type': 'EpochBasedTrainLoop'}, 'IterBasedTrainLoop'),
     ],
 )
@@ -315,7 +314,7 @@ def test_ema_mistakes(config, momentum):
 
 def test_ema_has_no_rival(config):
     config.custom_hooks = [dict(type='EMAHook')]
-    with pytest.raises(UserError, match="'EMAHook' in custom_hooks already"):
+    with pytest.raises(UserError, match="custom_hooks has 'EMAHook' already"):
         use_ema(config)
     config.custom_hooks = [dict(type='AveragedWeightsHook', momentum=0.5), dict(type='Other')]
     use_ema(config, 0.1)
@@ -359,7 +358,7 @@ def test_patience_mistakes(config):
     with pytest.raises(UserError, match='--patience 0'):
         stop_early(config, 0)
     hook = ResumableEarlyStoppingHook(patience=1, monitor='mAP')
-    with pytest.raises(UserError, match="monitors 'mAP', and the evaluation gives mIoU"):
+    with pytest.raises(UserError, match="monitor='mAP' is not a score of the validation; use one of mIoU"):
         hook.after_val_epoch(SimpleNamespace(), {'mIoU': 1.0})
     config.val_dataloader = None
     with pytest.raises(UserError, match='no val_dataloader'):
@@ -518,10 +517,10 @@ def test_amp_says_what_cannot_run(config, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Old GPU')
-    with pytest.raises(UserError, match='Old GPU has no bfloat16; use --amp fp16'):
+    with pytest.raises(UserError, match='Old GPU does not support bfloat16; use --amp fp16'):
         enable_amp(config, 'bf16')
     config.optim_wrapper.type = 'Other'
-    with pytest.raises(UserError, match="this config has 'Other'"):
+    with pytest.raises(UserError, match="the config has 'Other'"):
         enable_amp(config)
 
 

@@ -18,7 +18,7 @@ from volo_seg.checkpoints import load_file
 from volo_seg.datasets.samplers import ResumableEpochSampler, ResumableInfiniteSampler, resumable
 from volo_seg.datasets.seeded_dataset import SeededDataset
 from volo_seg.engine.hooks import IterationSeedHook
-from volo_seg.engine.randomness import set_randomness
+from volo_seg.engine.recipe import set_randomness
 from volo_seg.errors import UserError
 from volo_seg.seeding import derive_seed
 
@@ -139,7 +139,7 @@ def test_another_batch_size_goes_on_after_the_images_seen(data, whole, numbers, 
     runner = tiny.runner(data, tmp_path, '--resume', checkpoint, train_dataloader__batch_size=3)
     runner.train()
     assert numbers == list(range(6, 15))
-    assert 'an iteration is 3 images now and was 2' in next(tmp_path.glob('*/*.log')).read_text()
+    assert 'an iteration has 3 images, and had 2 in the checkpoint' in next(tmp_path.glob('*/*.log')).read_text()
     assert load_file(tmp_path / 'iter_6.pth')['progress']['samples'] == 15
 
 
@@ -180,10 +180,10 @@ def test_resuming_elsewhere_deletes_nothing_of_the_first_run(data, whole, tmp_pa
 
 def test_what_cannot_be_resumed_is_refused(data, whole, tmp_path):
     best = max(whole('plain, data loaded here').glob('best_*.pth'))
-    with pytest.raises(UserError, match='holds weights and no training state'):
+    with pytest.raises(UserError, match='contains weights without a training state'):
         tiny.runner(data, tmp_path, '--resume', best).train()
     other = dict(optim_wrapper__paramwise_cfg='None')
-    with pytest.raises(UserError, match='of a run with another optimizer or schedule'):
+    with pytest.raises(UserError, match='from a run with another optimizer or scheduler'):
         tiny.runner(data, tmp_path, '--resume', whole('plain, data loaded here') / 'iter_4.pth', **other).train()
 
 

@@ -204,7 +204,9 @@ def test_a_signal_on_a_disk_that_takes_nothing(data, tmp_path, monkeypatch):
     runner = tiny.runner(data, tmp_path / 'work', default_hooks__checkpoint__interval=2)
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'elsewhere'))
     runner.register_hook(Signal(signal.SIGTERM))
-    with pytest.raises(SaveError, match=r"iter_3\.pth cannot be written, nor can a folder .* the last .*iter_2\.pth'"):
+    with pytest.raises(
+        SaveError, match=r"iter_3\.pth cannot be written, and no folder can be made in .*; the last .*iter_2\.pth'"
+    ):
         runner.train()
 
 
@@ -253,12 +255,12 @@ def test_a_disk_that_takes_no_checkpoint_ends_in_one_sentence(data, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
     try:
-        with pytest.raises(SaveError, match='iter_2.pth.*File too large.*, nor can the checkpoint .*File too large'):
+        with pytest.raises(SaveError, match='iter_2.pth.*File too large.*, and the checkpoint .*File too large'):
             runner.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert 'iter_1.pth' in log and 'File too large); training goes on and tries again later' in log
+    assert 'iter_1.pth' in log and 'File too large); training continues and saves again at the next interval' in log
     assert not [path for path in tmp_path.rglob('*') if path.suffix in ('.pth', '.part')]
     assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'failed'
 
@@ -300,8 +302,8 @@ def test_the_old_goes_when_the_new_stands(data, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['best_mIoU_iter_5.pth', 'iter_5.pth']
     assert last_checkpoint(tmp_path).name == 'iter_5.pth'
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert 'iter_3.pth cannot be written; training goes on' in log
-    assert 'best_mIoU_iter_4.pth cannot be written; the best checkpoint before it stays' in log
+    assert 'iter_3.pth cannot be written; training continues' in log
+    assert 'best_mIoU_iter_4.pth cannot be written; the previous best checkpoint is kept' in log
     hub = load_file(tmp_path / 'iter_5.pth')['message_hub']['runtime_info']
     assert hub['keep_ckpt_ids'] == [5] and hub['best_score'] == 3.0
 

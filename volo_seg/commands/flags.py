@@ -155,8 +155,7 @@ def training_config(args: argparse.Namespace) -> Config:
     """
     from volo_seg.config.load import load_config, set_data_root
     from volo_seg.engine.logging.vis_backends import log_to
-    from volo_seg.engine.randomness import set_randomness
-    from volo_seg.engine.recipe import apply_recipe
+    from volo_seg.engine.recipe import apply_recipe, set_randomness
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')

@@ -1,4 +1,4 @@
-"""Print the config that `volo-seg train` runs with the same flags: the file, its bases and the changes by flags."""
+"""Print the config that `volo-seg train` runs with the same flags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser, t
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of ``volo-seg train``."""
+    """Return the parser, with the flags of ``volo-seg train``."""
     parser = make_parser('print_config', __doc__)
     add_training_flags(parser)
     return parser
@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = [part for split in splits for _, part in datasets(config[f'{split}_dataloader'].dataset, split)]
     absent = [root for root in (part.get('data_root') or '.' for part in parts) if not Path(root).is_dir()]
     if absent:
-        print(f'{absent[0]!r} does not exist: what the data decides (number of classes) is missing', file=sys.stderr)
+        print(
+            f'{absent[0]!r} does not exist; the number of classes, which the data determines, is not set',
+            file=sys.stderr,
+        )
         check_config(config, splits)
     else:
         check_run(config, splits)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of ``volo-seg test``, those of MMSegmentation's tools/test.py and ``--data-root``."""
+    """Return the parser: the flags of MMSegmentation's tools/test.py and those of this package."""
     parser = make_parser('test', __doc__)
     add_config_flags(parser)
     parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(args: argparse.Namespace) -> Config:
-    """Turn the command line into the checked config of an evaluation."""
+    """Return the config of the evaluation, checked against the data and adapted to the launcher.
+
+    Raises:
+        UserError: The config, a flag or the data is invalid.
+    """
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config, set_data_root
     from volo_seg.engine.launch import prepare_launch
@@ -77,7 +81,7 @@ def write_predictions(config: Config, folder: str) -> None:
     """Let each metric that can write label images write them into ``folder``.
 
     Raises:
-        UserError: There is no such metric.
+        UserError: No metric of ``test_evaluator`` can.
     """
     from volo_seg.config.load import datasets
     from volo_seg.config.validation import accepted_keys, find_type, walk
@@ -107,13 +111,13 @@ def draw_predictions(config: Config, args: argparse.Namespace) -> None:
 
 
 def use_tta(config: Config) -> None:
-    """Wrap the model and swap the pipeline for test-time augmentation.
+    """Replace model and test pipeline by ``tta_model`` and ``tta_pipeline`` of the config.
 
     Raises:
-        UserError: The config does not define it.
+        UserError: The config lacks one of them.
     """
     for key in ('tta_pipeline', 'tta_model'):
         if key not in config:
-            raise UserError(f'--tta needs {key} in the config, and it is not there')
+            raise UserError(f'--tta needs {key}, and the config has none; add it, or remove the flag')
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     config.model = dict(**config.tta_model, module=config.model)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of ``volo-seg train``, those of MMSegmentation's tools/train.py and ``--data-root``."""
+    """Return the parser: the flags of MMSegmentation's tools/train.py and those of this package."""
     parser = make_parser('train', __doc__)
     add_training_flags(parser)
-    parser.add_argument('--no-check', action='store_true', help='do not check some of the data files first')
+    parser.add_argument('--no-check', action='store_true', help='do not check a sample of the data files first')
     return parser
 
 
@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(args: argparse.Namespace) -> Config:
-    """The config of the run, checked against the data and adapted to the launcher."""
+    """Return the config of the run, checked against the data and adapted to the launcher.
+
+    Raises:
+        UserError: The config, a flag or the data is invalid.
+    """
     from volo_seg.config.checks import check_run
     from volo_seg.datasets.inspection.check import quick_check
     from volo_seg.engine.launch import check_batch_size, is_first_process, prepare_launch

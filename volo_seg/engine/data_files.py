@@ -1,4 +1,4 @@
-"""The files that a data set reads, and which one of them made a data loader fail."""
+"""The files of a data set, and the file that a failed data loader could not read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from volo_seg.errors import UserError
 from volo_seg.io import check_regular
 
 READING_ERRORS = (AssertionError, OSError, cv2.error)
-"""How the image readers of MMCV and MMSegmentation fail."""
+"""Errors that the image readers of MMCV and MMSegmentation raise."""
 
 
 def data_files(dataset: Any) -> Iterator[tuple[str, str]]:
-    """(data root, path) of each image and label file of ``dataset``, through data sets that wrap others."""
+    """Yield (data root, path) of each image and label file of ``dataset``, also of wrapped data sets."""
     parts = getattr(dataset, 'datasets', None) or ([dataset.dataset] if hasattr(dataset, 'dataset') else None)
     if parts is not None:
         for part in parts:
@@ -30,9 +30,9 @@ def data_files(dataset: Any) -> Iterator[tuple[str, str]]:
 
 
 def unreadable_file(error: BaseException, datasets: Iterable[Any]) -> UserError | None:
-    """The error to report instead of ``error``, if that came from reading an image or label file of ``datasets``.
+    """Return the error to raise instead of ``error`` if an image or label file of ``datasets`` could not be read.
 
-    The file is the one that ``error`` names, else the first that is missing or empty. None if there is neither.
+    The file is the one that ``error`` names, else the first that is missing or empty. None if there is no such file.
     """
     if not isinstance(error, READING_ERRORS):
         return None
@@ -42,23 +42,23 @@ def unreadable_file(error: BaseException, datasets: Iterable[Any]) -> UserError 
     for path in named or paths:
         reason = why_unreadable(path, decode=bool(named))
         if reason:
-            return UserError(f'cannot read {str(path)!r}: {reason}; copy the file again, or take it out of the data')
+            return UserError(f'cannot read {str(path)!r}: {reason}; copy the file again, or remove it from the data')
     return None
 
 
 def check_files(dataset: Any) -> None:
-    """Refuse files of ``dataset`` that are no regular files: a pipe blocks its reader, and a device never ends.
+    """Check that all files of ``dataset`` are regular files: reading a pipe or a device can block.
 
     Raises:
-        UserError: There is one.
+        UserError: A file is not a regular file.
     """
     for _, path in data_files(dataset):
         if os.path.lexists(path) and not os.path.isfile(path):
-            raise UserError(f'cannot read {str(path)!r}: {why_unreadable(path)}; take it out of the data')
+            raise UserError(f'cannot read {str(path)!r}: {why_unreadable(path)}; remove it from the data')
 
 
 def why_unreadable(path: str | Path, *, decode: bool = True) -> str | None:
-    """Why the image file at ``path`` cannot be read, or None if it can; without ``decode``, only by its size."""
+    """Return why the image at ``path`` cannot be read, None if it can; without ``decode``, check only its size."""
     try:
         if check_regular(path).st_size == 0:
             return 'the file is empty'

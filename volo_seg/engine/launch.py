@@ -1,4 +1,4 @@
-"""What depends on the machine and on the launcher: process groups, and batch norm where there is no GPU."""
+"""Process groups of the launchers, and changes to a config that depend on the machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from volo_seg.errors import UserError
 from volo_seg.io import folder_lock
 
 TIMEOUT = 900
-"""Seconds for which processes wait for each other; env_cfg.dist_cfg.timeout of a config is another number."""
+"""Default timeout of collective operations in seconds; ``env_cfg.dist_cfg.timeout`` of a config overrides it."""
 
 
 def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
-    """Name the launcher in ``config``; without a GPU, start a gloo group and adapt what only runs on GPUs.
+    """Set the launcher in ``config``; without a GPU, start a gloo group and replace SyncBN, which needs GPUs, by BN.
 
     Raises:
-        UserError: A process group is asked for outside its launcher.
+        UserError: ``launcher`` did not start this process, or it is mpi without a GPU.
     """
     config.launcher = launcher
     if launcher == 'none':
@@ -35,9 +35,9 @@ def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
         os.environ.setdefault('LOCAL_RANK', str(local_rank))
         return
     if launcher == 'mpi':
-        raise UserError('--launcher mpi needs GPUs, and none is visible here; use --launcher pytorch (gloo)')
+        raise UserError('--launcher mpi needs GPUs, and none is visible; use --launcher pytorch')
     if launcher == 'slurm':
-        take_over_slurm()
+        set_slurm_environment()
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=group['timeout']))
@@ -46,34 +46,39 @@ def prepare_launch(config: Config, launcher: str, local_rank: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether the launcher, if there is one, started this process as rank 0."""
+    """Return whether this process is rank 0; without a launcher, it is."""
     ranks = (os.environ.get(name) for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'))
     return next((rank for rank in ranks if rank is not None), '0') == '0'
 
 
 def lock_for_all(folder: str | None, *, what: str, fix: str) -> contextlib.AbstractContextManager[None]:
-    """:func:`volo_seg.io.folder_lock`, taken by the first process for all of its job; nothing without a folder."""
+    """Return :func:`volo_seg.io.folder_lock` in rank 0; a null context in other ranks or without a folder."""
     return folder_lock(folder, what=what, fix=fix) if folder and is_first_process() else contextlib.nullcontext()
 
 
 def check_environment(launcher: str) -> None:
-    """See that ``launcher`` started this process.
+    """Check by environment variables that ``launcher`` started this process.
 
     Raises:
-        UserError: It did not.
+        UserError: Its variables are not set.
     """
     if launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch runs under torchrun: use tools/dist_train.sh or tools/dist_test.sh')
+        raise UserError(
+            '--launcher pytorch needs torchrun, and RANK is not set; use tools/dist_train.sh or tools/dist_test.sh'
+        )
     if launcher == 'slurm' and 'SLURM_PROCID' not in os.environ:
-        raise UserError('--launcher slurm runs under srun: use tools/slurm_train.sh, or srun python tools/train.py …')
+        raise UserError('--launcher slurm needs srun, and SLURM_PROCID is not set; use tools/slurm_train.sh')
     if launcher == 'mpi' and 'OMPI_COMM_WORLD_RANK' not in os.environ:
-        raise UserError('--launcher mpi runs under mpirun: mpirun -np GPUS python tools/train.py … --launcher mpi')
+        raise UserError(
+            '--launcher mpi needs mpirun, and OMPI_COMM_WORLD_RANK is not set; '
+            'use mpirun -np GPUS python tools/train.py … --launcher mpi'
+        )
 
 
-def take_over_slurm() -> None:
-    """Say in torch's variables what srun says in its own; the first machine of the job leads, unless one is named."""
-    for ours, theirs in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
-        os.environ[ours] = os.environ[f'SLURM_{theirs}']
+def set_slurm_environment() -> None:
+    """Set torch's environment variables from those of srun; the first machine of the job is the default master."""
+    for name, source in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+        os.environ[name] = os.environ[f'SLURM_{source}']
     if 'MASTER_ADDR' not in os.environ:
         nodes = os.environ.get('SLURM_JOB_NODELIST', os.environ.get('SLURM_NODELIST', '127.0.0.1'))
         try:
@@ -86,10 +91,10 @@ def take_over_slurm() -> None:
 
 
 def check_batch_size(config: Config) -> None:
-    """Refuse a batch of one image under batch normalisation: the pooling pyramid's 1x1 map has one value then.
+    """Refuse a batch of one image for batch norm: the 1x1 map of the pooling pyramid has one value per channel then.
 
     Raises:
-        UserError: The batch that one normalisation sees holds one image.
+        UserError: A batch norm normalises over one image.
     """
     head, batch_size = config.model.decode_head, config.train_dataloader.batch_size
     kind = (head.get('norm_cfg') or {}).get('type')
@@ -98,13 +103,13 @@ def check_batch_size(config: Config) -> None:
     if kind == 'SyncBN' and int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1'))) > 1:
         return
     raise UserError(
-        f'train_dataloader.batch_size={batch_size} is too small for batch normalisation in one process: '
-        'set --cfg-options train_dataloader.batch_size=2, or train on several GPUs'
+        f'train_dataloader.batch_size={batch_size} is too small for batch norm in one process; '
+        'use --cfg-options train_dataloader.batch_size=2, or train on several GPUs'
     )
 
 
 def replace_types(node: Any, names: dict[str, str]) -> Any:
-    """Copy a config tree with every ``type=OLD`` replaced by ``type=names[OLD]``."""
+    """Return a copy of a config with each ``type`` in ``names`` replaced."""
     if isinstance(node, dict):
         return {
             key: names.get(value, value) if key == 'type' and isinstance(value, str) else replace_types(value, names)

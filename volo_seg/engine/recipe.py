@@ -1,21 +1,20 @@
-"""What the flags of training change in a config, in one place."""
+"""Applies the recipe flags of ``volo-seg train`` to a config."""
 
 from __future__ import annotations
 
-import difflib
+import os
 
 from mmengine.config import Config
-from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 from volo_seg.config.losses import use_hard_pixels
-from volo_seg.config.validation import find_type
 from volo_seg.engine.hooks.compile_hook import check_compilation, use_compiled_backbone
 from volo_seg.engine.hooks.early_stopping_hook import stop_early
 from volo_seg.engine.hooks.ema_hook import use_ema
-from volo_seg.engine.optim.accumulation import accumulate
 from volo_seg.engine.optim.amp import enable_amp
-from volo_seg.engine.optim.learning_rate import auto_scale_lr
+from volo_seg.engine.optim.batch_size import accumulate, auto_scale_lr
+from volo_seg.engine.optim.layer_decay_constructor import check_constructor, decay_layers
 from volo_seg.errors import UserError
+from volo_seg.seeding import LARGEST_SEED
 
 
 def apply_recipe(
@@ -30,26 +29,28 @@ def apply_recipe(
     hard_pixels: bool = False,
     compiled: bool = False,
 ) -> None:
-    """Change ``config`` by what is given; None and False leave it as it is.
+    """Apply the given flags to ``config``; None and False change nothing.
 
     Args:
         config: Changed in place.
         amp: ``'auto'``, ``'bf16'`` or ``'fp16'``.
-        accumulated: Batches of one optimizer step.
-        scale_lr: Multiply the learning rate by the batch's share of the config's.
+        accumulated: Batches per optimizer step.
+        scale_lr: Scale the learning rate to the images of an optimizer step.
         layer_decay: Factor of the learning rate from layer to layer, in (0, 1].
-        ema: Momentum of averaged weights; True for the default.
-        patience: Evaluations without progress before the run ends.
-        hard_pixels: Learn from hard pixels.
+        ema: Momentum of the averaged weights; True for the default.
+        patience: Validations without a better score before training stops.
+        hard_pixels: Sample hard pixels in the losses (OHEM).
         compiled: Train with a compiled backbone.
 
     Raises:
-        UserError: One of them cannot be had.
+        UserError: A value is invalid, or this config or machine does not support it.
     """
     asked = amp, accumulated, layer_decay, ema, patience
     if config.get('optim_wrapper') is None:
         if scale_lr or hard_pixels or compiled or any(value is not None for value in asked):
-            raise UserError('the config has no optim_wrapper; name one, or a config that has it')
+            raise UserError(
+                'optim_wrapper is missing in the config, and the flags change it; add it, or use a config that has it'
+            )
         return
     if amp is not None:
         enable_amp(config, amp)
@@ -71,37 +72,20 @@ def apply_recipe(
         use_compiled_backbone(config)
 
 
-def check_constructor(config: Config) -> None:
-    """Check that who builds the optimizer's groups exists and understands a decay rate.
+def set_randomness(config: Config, *, seed: int | None, deterministic: bool) -> None:
+    """Write ``--seed`` and ``--deterministic`` into ``config``.
 
     Raises:
-        UserError: There is no such constructor, or ``decay_rate`` would be ignored.
+        UserError: ``seed`` is outside 0..2**32 - 1.
     """
-    wrapper = config.optim_wrapper
-    name, paramwise = wrapper.get('constructor'), wrapper.get('paramwise_cfg') or {}
-    if isinstance(name, str) and find_type(name) is None:
-        close = difflib.get_close_matches(name, OPTIM_WRAPPER_CONSTRUCTORS.module_dict, n=1)
-        hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise UserError(f'optim_wrapper.constructor={name!r} is not registered{hint}')
-    if 'decay_rate' in paramwise and name in (None, 'DefaultOptimWrapperConstructor'):
-        raise UserError(
-            'optim_wrapper.paramwise_cfg.decay_rate has no effect without a constructor that reads it; '
-            "add optim_wrapper.constructor='VOLOLayerDecayConstructor', or use --layer-decay"
-        )
-
-
-def decay_layers(config: Config, rate: float) -> None:
-    """Use layer-wise learning rates of ``rate``.
-
-    Raises:
-        UserError: ``rate`` is none, the backbone is not VOLO, or another constructor is in the config.
-    """
-    if not 0 < rate <= 1:
-        raise UserError(f'--layer-decay {rate:g} is not in (0, 1]; usual values are 0.75 to 0.95')
-    kind, constructor = config.model.backbone.get('type'), config.optim_wrapper.get('constructor')
-    if kind != 'VOLO':
-        raise UserError(f'--layer-decay counts the layers of VOLO, and model.backbone.type is {kind!r}; leave it out')
-    if constructor not in (None, 'VOLOLayerDecayConstructor'):
-        raise UserError(f'--layer-decay: the config has optim_wrapper.constructor={constructor!r}; take it out')
-    config.optim_wrapper.constructor = 'VOLOLayerDecayConstructor'
-    config.optim_wrapper.paramwise_cfg = {**(config.optim_wrapper.get('paramwise_cfg') or {}), 'decay_rate': rate}
+    settings = {'seed': None, **config.get('randomness', {})}
+    if seed is not None:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f'--seed {seed} is outside 0..{LARGEST_SEED}; give one in this range')
+        settings['seed'] = seed
+    if deterministic:
+        settings['deterministic'] = True
+        config.env_cfg = {**config.get('env_cfg', {}), 'cudnn_benchmark': False}
+        # cuBLAS reads it when CUDA is initialised
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    config.randomness = settings

@@ -1,6 +1,6 @@
-"""The content of a checkpoint, and how a run resumes from it: MMEngine's keys, the data position, pending gradients.
+"""Content of a checkpoint, and resuming from it: MMEngine's keys, position in the data, accumulated gradients.
 
-Keys and tensors are the same whether one process trained, many, or shards.
+Keys and tensors do not depend on the number of processes and on sharding.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ PROGRESS = 'progress'
 
 
 def build_checkpoint(runner: Any, meta: dict[str, Any], *, optimizer: bool, schedulers: bool) -> dict[str, Any]:
-    """Collect the content of a checkpoint; all processes call this together, and hooks may add to it afterwards.
+    """Return the content of a checkpoint, to which hooks may add. All processes must call this.
 
     Args:
         runner: The runner in training.
         meta: ``epoch`` and ``iter`` at least.
-        optimizer: Also include what resuming needs: the optimizer's state and the position in the data.
-        schedulers: Also include the state of the learning-rate schedulers.
+        optimizer: Include the optimizer's state and the position in the data, which resuming needs.
+        schedulers: Include the state of the schedulers.
     """
     model = unwrap_model(runner.model)
     average_batch_norms(model)
@@ -52,7 +52,7 @@ def build_checkpoint(runner: Any, meta: dict[str, Any], *, optimizer: bool, sche
 
 def _describe_run(runner: Any) -> dict[str, Any]:
     described = dict(
-        # formatting the config again takes a second
+        # formatting the config takes a second
         cfg=runner.message_hub.runtime_info.get('cfg') or runner.cfg.pretty_text,
         seed=runner.seed,
         experiment_name=runner.experiment_name,
@@ -70,9 +70,9 @@ def _scheduler_states(schedulers: Any) -> Any:
 
 
 def describe_progress(runner: Any, iteration: int) -> dict[str, Any]:
-    """The position in the data after ``iteration`` iterations, and the gradients that no optimizer step has used yet.
+    """Return the position in the data after ``iteration`` iterations, and gradients accumulated for the next step.
 
-    All processes call this together. Gradients are averaged over the processes, here and in the resumed run.
+    All processes must call this. The gradients are averaged over the processes.
     """
     loader = runner.train_dataloader
     since, samples = runner.resumed_at
@@ -87,12 +87,12 @@ def describe_progress(runner: Any, iteration: int) -> dict[str, Any]:
 
 
 def restore_progress(runner: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Restore the position in the data and pending gradients; weights and optimizer are loaded already.
+    """Restore the position in the data and accumulated gradients after weights and optimizer have been loaded.
 
-    The order of the data continues where it was, also with another batch size or number of processes.
+    The order of the data continues at the position, also with another batch size or number of processes.
     """
     loader, iteration = runner.train_dataloader, runner.iter
-    if hasattr(loader.sampler, 'seed'):  # the sampler was built before the checkpoint's seed was known
+    if hasattr(loader.sampler, 'seed'):  # the sampler was built before the checkpoint was read
         loader.sampler.seed = runner.seed
     samples_per_iteration = (loader.batch_size or 0) * get_world_size()
     progress = checkpoint.get(PROGRESS)
@@ -109,22 +109,22 @@ def restore_progress(runner: Any, checkpoint: Mapping[str, Any]) -> None:
 
 
 def check_resumable(checkpoint: Mapping[str, Any], *, name: str) -> None:
-    """Refuse to resume from a file that holds weights only.
+    """Check that ``checkpoint`` contains a training state.
 
     Raises:
-        UserError: The optimizer's state or the iteration is not in it.
+        UserError: The optimizer's state or the iteration is missing.
     """
     meta = checkpoint.get('meta')
     known = isinstance(meta, Mapping) and 'iter' in meta and 'epoch' in meta
     if not known or 'optimizer' not in checkpoint or 'message_hub' not in checkpoint:
         raise UserError(
-            f'{name} holds weights and no training state to resume from: give --resume an iter_….pth, or start a new '
-            f'run from these weights with --cfg-options load_from={name}'
+            f'{name} contains weights without a training state; give --resume an iter_….pth, or start a new run from '
+            f'these weights by --cfg-options load_from={name}'
         )
 
 
 def average_batch_norms(model: nn.Module) -> None:
-    """Replace the running statistics of batch norms by their mean over the processes; each sees its own images."""
+    """Replace the running statistics of batch norms, which differ by process, by their mean over the processes."""
     if get_world_size() == 1:
         return
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -132,8 +132,8 @@ def average_batch_norms(model: nn.Module) -> None:
     _average([buffer for buffer in buffers if buffer is not None])
 
 
-def unwrap_model(model: Any) -> nn.Module:
-    """The model inside the wrapper of distributed training, or ``model`` itself."""
+def unwrap_model(model: Any) -> Any:
+    """Return the model inside a wrapper for distributed training, or ``model`` itself."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -154,7 +154,7 @@ def _restore_gradients(runner: Any, gradients: Mapping[str, Tensor]) -> None:
 
 
 def _average(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one exchange."""
+    """Replace each tensor by its mean over the processes, in one all-reduce."""
     if get_world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
@@ -167,9 +167,11 @@ def _warn_of_changes(runner: Any, progress: Mapping[str, Any], samples_per_itera
     before, length = progress['samples_per_iteration'], progress['data_length']
     if samples_per_iteration != before:
         runner.logger.warning(
-            f'an iteration is {samples_per_iteration} images now and was {before}: the data continues after the '
-            f'{progress["samples"]} images seen; learning rate and number of iterations stay as the config says'
+            f'an iteration has {samples_per_iteration} images, and had {before} in the checkpoint; the data continues '
+            f'after {progress["samples"]} images, learning rate and number of iterations are those of the config'
         )
     now = len(runner.train_dataloader.dataset)
     if now != length:
-        runner.logger.warning(f'the training data holds {now} images now and held {length}: their order is a new one')
+        runner.logger.warning(
+            f'the training data has {now} images, and had {length} in the checkpoint; their order changes'
+        )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.evaluator import Evaluator
@@ -23,40 +25,47 @@ from torch import nn
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
 from volo_seg.config.validation import walk
-from volo_seg.engine.failures import disk_is_at_fault, run_recorded
 from volo_seg.engine.hooks.checkpoint_hook import OTHER_WORK_DIR, AtomicCheckpointHook, SaveError, write_checkpoint
 from volo_seg.engine.hooks.console_hook import Screen, log_to_screen
 from volo_seg.engine.hooks.interruption_hook import InterruptionHook, end_data_loading
-from volo_seg.engine.hooks.validation_hooks import ValidationSyncHook
-from volo_seg.engine.logging.run_record import RunRecord
-from volo_seg.engine.optim.accumulation import images_per_step
-from volo_seg.engine.optim.learning_rate import scale_rates
-from volo_seg.engine.randomness import UNORDERED, use_deterministic_algorithms
+from volo_seg.engine.hooks.reproducibility_hooks import ValidationSyncHook
+from volo_seg.engine.logging.run_record import RunRecord, run_recorded
+from volo_seg.engine.optim.batch_size import images_per_step, scale_rates
 from volo_seg.engine.resume import build_checkpoint, check_resumable, restore_progress, unwrap_model
 from volo_seg.engine.sharding import check_shardable, is_sharded, shard, shard_optimizer
 from volo_seg.errors import UserError
 from volo_seg.io import WriteError, check_writable, folder_lock
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+"""Errors of a full, read-only or failing disk."""
+
 
 @RUNNERS.register_module()
 class SafeRunner(Runner):
-    """MMEngine's runner with safe and exact checkpoints.
+    """MMEngine's runner with safe checkpoints, exact resuming and run records.
 
-    Checkpoints load through :mod:`volo_seg.checkpoints`, which runs no code of theirs and requires that the weights fit
-    completely. They are written atomically, and hold what a resumed run needs to compute what the uninterrupted run
-    computes. The start and the end of each run are recorded in ``run.json``. With ``fsdp=True`` in the config, the
-    model is sharded over the processes. Everything else is built as the config says.
+    Checkpoints are loaded by :mod:`volo_seg.checkpoints`, which does not execute code in them and requires that all
+    weights fit. They are written atomically and contain all state that a resumed run needs to compute the same as an
+    uninterrupted one. Start and end of a run are recorded in ``run.json``. With ``fsdp=True`` in the config, the model
+    is sharded over the processes. Everything else is built from the config as by MMEngine's ``Runner``.
+
+    Attributes:
+        resumed_at: Iteration that this process started at, and images that all processes had seen by then.
+        validated_at: Last iteration with a validation, set by :class:`.ValidationSyncHook`.
+        record: The record of the run in progress.
     """
 
-    resumed_at = (0, 0)
-    """The iteration that this process began at, and the images that all processes together had seen by then."""
-    validated_at: int | None = None
-    """The last iteration with a validation, as :class:`.ValidationSyncHook` notes it."""
     _timestamp: str
-    record: RunRecord | None = None
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        """Take MMEngine's arguments."""
+        """Pass the arguments to MMEngine's ``Runner``; ``work_dir`` must be writable.
+
+        Raises:
+            UserError: The work dir cannot be written.
+        """
+        self.resumed_at = (0, 0)
+        self.validated_at: int | None = None
+        self.record: RunRecord | None = None
         self._warned: set[str] = set()
         self._loaded: dict[str, Any] = {}
         forbid_unpickling()
@@ -76,25 +85,29 @@ class SafeRunner(Runner):
         """Train, and record the run in ``run.json``.
 
         Raises:
-            UserError: Another process trains in this work dir.
+            UserError: Another process trains in this work dir, or the config cannot be sharded.
         """
         if self.cfg.get('fsdp'):
             check_shardable(self.cfg, self.hooks)
             if not any(isinstance(hook, ValidationSyncHook) for hook in self.hooks):
                 raise UserError(
-                    "--fsdp: validation needs whole weights; add dict(type='ValidationSyncHook') to custom_hooks"
+                    "--fsdp: validation needs gathered weights; add dict(type='ValidationSyncHook') to custom_hooks"
                 )
         if self.deterministic and get_device() != 'cpu':
-            self.logger.warning(UNORDERED)
+            self.logger.warning(
+                '--deterministic: on a GPU, the backward passes of cross-entropy over maps, adaptive pooling and some '
+                'modes of resizing have no deterministic implementation; where torch warns about one, two runs can '
+                'differ in the last bits of the weights'
+            )
         with contextlib.ExitStack() as self.locks:
             self.lock(self.work_dir)
             return run_recorded(self, 'train', super().train)
 
     def lock(self, folder: str) -> None:
-        """Keep other trainings out of ``folder`` until this one ends; the first process does.
+        """Lock ``folder`` against other training runs until this one ends (rank 0 only).
 
         Raises:
-            UserError: Another one is there.
+            UserError: Another run has locked it.
         """
         if self.rank == 0:
             self.locks.enter_context(folder_lock(folder, what='work dir', fix=OTHER_WORK_DIR))
@@ -104,7 +117,7 @@ class SafeRunner(Runner):
         return run_recorded(self, 'test', super().test)
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Set up MMEngine's environment, with a time stamp whose log folder no other run has."""
+        """Set up MMEngine's environment, with a timestamp that no other log folder of the work dir has."""
         super().setup_env(env_cfg)
         stamp = [self._timestamp]
         while self.rank == 0:
@@ -118,13 +131,13 @@ class SafeRunner(Runner):
         self._timestamp = stamp[0]
 
     def set_randomness(self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
-        """Seed all generators; with ``deterministic``, use ordered algorithms where torch has them."""
+        """Seed all generators; with ``deterministic``, use deterministic algorithms where torch has them."""
         super().set_randomness(seed, diff_rank_seed, deterministic)
         if deterministic:
-            use_deterministic_algorithms()
+            torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for distributed training, or shard it if the config has ``fsdp=True``."""
+        """Wrap the model for distributed training; with ``fsdp=True`` in the config, shard it."""
         if not (self.cfg.get('fsdp') and self.distributed):
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
@@ -136,7 +149,7 @@ class SafeRunner(Runner):
             self._initialise(self.model)
 
     def _initialise(self, model: nn.Module) -> None:
-        """Initialise from the seed alone, so that plain and sharded models start equal, in all processes."""
+        """Initialise the weights from the seed and broadcast them, so that all processes start with equal weights."""
         set_random_seed(self.seed)
         model = unwrap_model(model)
         if hasattr(model, 'init_weights'):
@@ -145,14 +158,14 @@ class SafeRunner(Runner):
                 broadcast(tensor)
 
     def call_hook(self, fn_name: str, **arguments: Any) -> None:
-        """Call all hooks; a write that a full disk refuses does not end the run."""
+        """Call all hooks; a failed write, for example on a full disk, is logged once and does not end the run."""
         for hook in self._hooks:
             if not hasattr(hook, fn_name):
                 continue
             try:
                 getattr(hook, fn_name)(self, **arguments)
             except (OSError, WriteError) as error:
-                if isinstance(error, OSError) and not disk_is_at_fault(error):
+                if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
                     raise
                 reason = error.reason if isinstance(error, WriteError) else error.strerror
                 message = f'{type(hook).__name__} could not write ({reason}); the run continues'
@@ -167,7 +180,11 @@ class SafeRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: str | Callable = 'default',
     ) -> None:
-        """Resume the run that wrote ``filename``: weights, optimizer, position in the data, random numbers."""
+        """Resume the run that wrote ``filename``: weights, optimizer, schedulers, position in the data.
+
+        Raises:
+            UserError: The optimizer or a scheduler of the config does not fit the checkpoint.
+        """
         self._resume = True
         try:
             super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
@@ -176,8 +193,8 @@ class SafeRunner(Runner):
                 raise
             reason = str(error).splitlines()[0]
             raise UserError(
-                f'{filename} is of a run with another optimizer or schedule ({reason}): '
-                'resume with its config and flags'
+                f'{filename} is from a run with another optimizer or scheduler ({reason}); '
+                'resume with the config and flags of that run'
             ) from error
         if is_sharded(self.model):
             shard_optimizer(self.optim_wrapper.optimizer)
@@ -195,10 +212,10 @@ class SafeRunner(Runner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """Write a checkpoint atomically; all processes call this together, the first one writes.
+        """Write a checkpoint atomically. All processes must call this; rank 0 writes.
 
         Raises:
-            SaveError: It cannot be written; raised in all processes.
+            SaveError: The file cannot be written; raised in all processes.
         """
         place = dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch, iter=self.iter + 1)
         meta = {**place, **(meta or {})}
@@ -218,7 +235,7 @@ class SafeRunner(Runner):
             raise SaveError(outcome[0])
 
     def save_now(self, step: int) -> bool:
-        """Save after ``step`` iterations if the config saves by iteration; return whether a checkpoint exists then."""
+        """Save after ``step`` iterations if checkpoints are saved by iteration; return whether one was saved."""
         if not hasattr(self.train_loop, 'dataloader_iterator'):  # in the middle of an epoch
             return False
         hooks = [hook for hook in self.hooks if isinstance(hook, AtomicCheckpointHook) and not hook.by_epoch]
@@ -227,7 +244,7 @@ class SafeRunner(Runner):
         return bool(hooks)
 
     def stop_listening(self) -> None:
-        """Restore the signal handlers, and end the data-loading processes."""
+        """End the data-loading processes and restore the signal handlers."""
         end_data_loading([self._train_loop, self._val_loop, self._test_loop])
         for hook in self.hooks:
             if isinstance(hook, InterruptionHook):
@@ -240,11 +257,11 @@ class SafeRunner(Runner):
         strict: bool = True,
         revise_keys: list | None = None,
     ) -> dict[str, Any]:
-        """Load ``filename`` into the model and return the whole checkpoint; ``revise_keys`` is not needed here."""
+        """Load ``filename`` into the model and return the checkpoint; ``revise_keys`` is ignored."""
         checkpoint = load_file(filename, map_location='cpu')
         if self._resume:
             check_resumable(checkpoint, name=str(filename))
-        # MMEngine would execute the text of the saved config: a checkpoint must not bring code
+        # MMEngine would execute the text of the saved config
         checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrap_model(self.model)
@@ -256,7 +273,7 @@ class SafeRunner(Runner):
         return checkpoint
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
-        """Scale the learning rate to the images of one optimizer step, accumulated batches included."""
+        """Scale the learning rate to the images of an optimizer step, including accumulated batches."""
         base = (auto_scale_lr or {}).get('base_batch_size')
         if not base or not isinstance(optim_wrapper, OptimWrapper):
             super().scale_lr(optim_wrapper, auto_scale_lr)
@@ -265,7 +282,7 @@ class SafeRunner(Runner):
         scale_rates(optim_wrapper, enable=bool(auto_scale_lr and auto_scale_lr.get('enable')), base=base, batch=batch)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
-        """Build the evaluator; an ``ExactIoUMetric`` without ``out_dir`` writes into the log folder of this run."""
+        """Build the evaluator; the default ``out_dir`` of ``ExactIoUMetric`` is the log folder of the run."""
         if not isinstance(evaluator, Evaluator):
             evaluator = copy.deepcopy(evaluator)
             metric: Any

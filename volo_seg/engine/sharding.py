@@ -1,7 +1,7 @@
-"""``--fsdp``: parameters, gradients and optimizer state split over the processes (torch's ``fully_shard``).
+"""``--fsdp``: shard parameters, gradients and optimizer state over the processes by torch's ``fully_shard``.
 
-Checkpoints hold whole tensors in the order and under the names of a plain run, so that any number of processes,
-sharded or not, reads what any other wrote.
+Checkpoints contain full tensors with the names and order of a run without sharding, so that they load with any number
+of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ _STACKS = (nn.ModuleList, nn.Sequential)
 
 
 def shard(model: nn.Module) -> nn.Module:
-    """Split ``model`` in place, each block of its backbone for itself and the rest together; return it.
+    """Shard ``model`` in place, each block of its backbone and the rest as one unit each; return it.
 
-    Every process must hold equal weights already.
+    All processes must hold the same weights.
 
     Raises:
-        UserError: This torch has no ``fully_shard``.
+        UserError: torch is older than 2.6.
     """
     try:
         from torch.distributed.fsdp import fully_shard
     except ImportError as error:
-        raise UserError(f'--fsdp needs torch 2.6 or newer, and this is {torch.__version__}') from error
+        raise UserError(
+            f'--fsdp needs torch 2.6 or newer, and {torch.__version__} is installed; update torch'
+        ) from error
     from torch.distributed.device_mesh import init_device_mesh
 
     device = torch.device(get_device()).type
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
-    # nothing here changes a block's output in place
+    # no module changes the output of a block in place
     warnings.filterwarnings('ignore', message='FSDP2-wrapped module .* returned a view')
     for block in blocks(model):
         fully_shard(block, mesh=mesh)
@@ -47,7 +49,7 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The units that are gathered one at a time: the members of the backbone's outermost stacks."""
+    """Return the units of sharding: the blocks in the outermost module lists and sequences of the backbone."""
     backbone = getattr(model, 'backbone', None)
     found: list[nn.Module] = []
     waiting = list(backbone.children()) if backbone is not None else []
@@ -59,12 +61,12 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether :func:`shard` split ``model``."""
+    """Return whether ``model`` is sharded by :func:`shard`."""
     return hasattr(model, 'unshard')
 
 
 def gather(model: nn.Module) -> None:
-    """Hold the whole weights in every process until :func:`scatter`: in validation, windows differ by process."""
+    """Gather the full weights in each process until :func:`scatter`; forward passes then need no communication."""
     for module in model.modules():
         if is_sharded(module):
             module.set_reshard_after_forward(False, recurse=False)  # type: ignore[operator]
@@ -72,7 +74,7 @@ def gather(model: nn.Module) -> None:
 
 
 def scatter(model: nn.Module) -> None:
-    """Undo :func:`gather`."""
+    """Shard the weights again after :func:`gather`."""
     for module in model.modules():
         if is_sharded(module):
             module.set_reshard_after_forward(module is not model, recurse=False)  # type: ignore[operator]
@@ -80,12 +82,12 @@ def scatter(model: nn.Module) -> None:
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A plain tensor of all shards of ``value``; all processes call it together."""
+    """Return the full tensor of a sharded ``value``, other tensors unchanged. All processes must call this."""
     return value.full_tensor() if hasattr(value, 'full_tensor') else value
 
 
 def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Split ``value``, whole and equal in all processes, as ``parameter`` is split."""
+    """Shard ``value``, a full tensor that is equal in all processes, like ``parameter``."""
     if not hasattr(parameter, 'full_tensor') or value.shape != parameter.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -96,7 +98,7 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def full_tensors(value: Any) -> Any:
-    """Copy nested dicts and lists with every tensor whole and on the CPU; all processes call it together."""
+    """Copy nested dicts and lists with full tensors on the CPU. All processes must call this."""
     if isinstance(value, Tensor):
         return full_tensor(value.detach()).cpu()
     if isinstance(value, Mapping):
@@ -107,14 +109,14 @@ def full_tensors(value: Any) -> Any:
 
 
 def _shard_loaded(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Split whole weights that are about to be loaded."""
+    """Shard full weights before they are loaded."""
     for name, parameter in model.state_dict(prefix=prefix).items():
         if name in weights and not hasattr(weights[name], 'full_tensor'):
             weights[name] = shard_like(weights[name], parameter)
 
 
 def shard_optimizer(optimizer: Optimizer) -> None:
-    """Split the state that was loaded into ``optimizer`` as its parameters are split."""
+    """Shard the state that was loaded into ``optimizer`` like its parameters."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and not hasattr(value, 'full_tensor'):
@@ -122,20 +124,22 @@ def shard_optimizer(optimizer: Optimizer) -> None:
 
 
 def check_shardable(config: Any, hooks: list[Any]) -> None:
-    """Refuse what does not work on shards.
+    """Check that ``config`` and ``hooks`` can be sharded.
 
     Raises:
-        UserError: One process only, averaged weights, or float16 with loss scaling.
+        UserError: No launcher is used, an EMA hook is there, or float16 losses are scaled.
     """
     if config.get('launcher', 'none') == 'none':
         raise UserError(
-            '--fsdp splits a model over several processes: start it by tools/dist_train.sh CONFIG GPUS --fsdp'
+            '--fsdp needs several processes, and --launcher is none; use tools/dist_train.sh CONFIG GPUS --fsdp'
         )
     if any(isinstance(hook, EMAHook) for hook in hooks):
-        raise UserError('--fsdp cannot keep averaged weights (EMA) beside the shards; train without one of the two')
+        raise UserError(
+            '--fsdp does not support averaged weights, and custom_hooks has an EMA hook; remove one of the two'
+        )
     wrapper = config.get('optim_wrapper') or {}
     scaled = wrapper.get('dtype') == 'float16' or (
         wrapper.get('type') == 'AmpOptimWrapper' and not wrapper.get('dtype')
     )
     if scaled:
-        raise UserError('--fsdp cannot scale the losses of float16; choose bfloat16 by --amp bf16')
+        raise UserError('--fsdp does not support the loss scaling of float16; use --amp bf16')

@@ -8,8 +8,7 @@ from .data_record_hook import DataRecordHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .ema_hook import AveragedWeightsHook
 from .interruption_hook import InterruptionHook, ignore_signals_in_worker
-from .iteration_seed_hook import IterationSeedHook
-from .validation_hooks import MissedValidationHook, ValidationSyncHook
+from .reproducibility_hooks import IterationSeedHook, MissedValidationHook, ValidationSyncHook
 
 __all__ = [
     'AtomicCheckpointHook',

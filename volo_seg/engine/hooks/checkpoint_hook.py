@@ -1,12 +1,12 @@
-"""Checkpoints are written whole or not at all, and an old one goes only when the new one stands."""
+"""Atomic checkpoints: a file is written completely before it replaces another one or an older one is deleted."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ OTHER_WORK_DIR = 'give another by --work-dir'
 
 
 class SaveError(UserError):
-    """A checkpoint could not be written; what stood there before is untouched."""
+    """A checkpoint could not be written; an existing file is unchanged."""
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write ``content`` to ``path`` through a file beside it, which replaces ``path`` when it is complete and on disk.
+    """Write ``content`` to a temporary file in the same folder, flush it to disk, and rename it to ``path``.
 
     Raises:
-        SaveError: The disk or the folder refuses it.
+        SaveError: The file cannot be written.
     """
     try:
         with atomic_path(path) as part, open(part, 'wb') as file:
@@ -44,17 +44,17 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 
 def last_checkpoint(work_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of ``work_dir``, also after the folder was moved; None if there is none."""
+    """Return the last checkpoint of ``work_dir``, also after the folder was moved; None if there is none."""
     folder = Path(work_dir)
     try:
-        told = Path((folder / LAST).read_text(encoding='utf-8').strip())
+        recorded = Path((folder / LAST).read_text(encoding='utf-8').strip())
     except (OSError, UnicodeDecodeError):
         return None
-    return next((path for path in (folder / told.name, told) if told.name and path.is_file()), None)
+    return next((path for path in (folder / recorded.name, recorded) if recorded.name and path.is_file()), None)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left of checkpoints and records that never became whole."""
+    """Remove the temporary files that a killed process left in ``folder``."""
     for name in ('iter_*.pth', 'epoch_*.pth', 'best_*.pth', LAST, 'run.json'):
         for part in folder.glob(f'.{name}*{PART}'):
             with suppress(OSError):
@@ -63,14 +63,15 @@ def remove_parts(folder: Path) -> None:
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook in another order: save, then name as the last one, then delete the old.
+    """MMEngine's ``CheckpointHook`` that deletes an old checkpoint after the new one is saved, not before.
 
-    What cannot be written is told and tried again at the next time; training goes on. If the last of all cannot be
-    written, it goes to the folder for temporary files, and the run ends with an error that says where it is.
-    Checkpoints outside the run's own folder are never deleted.
+    A failed save is logged and retried at the next interval; training continues. If the last save fails, the checkpoint
+    is saved in the system's folder for temporary files, and the run ends with an error that names it. Checkpoints
+    outside ``out_dir`` are not deleted.
     """
 
     file_backend: Any
+    best_ckpt_path: Any
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Take MMEngine's arguments."""
@@ -79,7 +80,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.saved_step: int | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Prepare the folder; see MMEngine."""
+        """Prepare and lock the folder, and remove temporary files of a killed run."""
         super().before_train(runner)
         if is_main_process() and '://' not in self.out_dir:
             if not os.path.samefile(self.out_dir, runner.work_dir):
@@ -87,20 +88,20 @@ class AtomicCheckpointHook(CheckpointHook):
             remove_parts(Path(self.out_dir))
 
     def after_train(self, runner: Any) -> None:
-        """Publish as MMEngine does; see that the last checkpoint is somewhere.
+        """Publish as MMEngine does; retry a failed save in the folder for temporary files.
 
         Raises:
-            SaveError: It is not where it should be.
+            SaveError: The last checkpoint is not in ``out_dir``.
         """
         super().after_train(runner)
         if self.failed is not None:
             self._rescue(runner, step=runner.epoch if self.by_epoch else runner.iter)
 
     def save_now(self, runner: Any, *, step: int) -> None:
-        """Save after ``step`` iterations, whatever the interval.
+        """Save after ``step`` iterations, independent of the interval.
 
         Raises:
-            SaveError: It is not where it should be.
+            SaveError: The checkpoint is not in ``out_dir``.
         """
         if self.saved_step != step:
             self._save_checkpoint_with_step(runner, step, meta=dict(epoch=runner.epoch, iter=step))
@@ -112,13 +113,13 @@ class AtomicCheckpointHook(CheckpointHook):
         before = self.last_ckpt, list(getattr(self, 'keep_ckpt_ids', ()))
         kept = [*(old for old in before[1] if old != step), step]
         dropped = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
-        self._tell(runner, self.file_backend.join_path(self.out_dir, filename), kept[len(dropped) :])
+        self._set_saved(runner, self.file_backend.join_path(self.out_dir, filename), kept[len(dropped) :])
         try:
             self._save(runner, self.out_dir, filename, meta)
         except SaveError as error:
-            self._tell(runner, *before)
+            self._set_saved(runner, *before)
             self.failed = error
-            runner.logger.warning(f'{error}; training goes on and tries again later')
+            runner.logger.warning(f'{error}; training continues and saves again at the next interval')
             return
         self.failed, self.saved_step = None, step
         if is_main_process():
@@ -139,8 +140,8 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args,
         )
 
-    def _tell(self, runner: Any, last: str | None, kept: list[int]) -> None:
-        """Write into the run's records, which the checkpoint holds too, which checkpoints there are."""
+    def _set_saved(self, runner: Any, last: str | None, kept: list[int]) -> None:
+        """Store the last and the kept checkpoints in the message hub, which each checkpoint contains."""
         self.last_ckpt = last
         if last is not None:
             runner.message_hub.update_info('last_ckpt', last)
@@ -151,69 +152,47 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
         info = runner.message_hub.runtime_info
         before = {key: info[key] for key in info if key.startswith('best_')}
-        paths = getattr(self, 'best_ckpt_path', None), dict(getattr(self, 'best_ckpt_path_dict', {}))
+        path, paths = getattr(self, 'best_ckpt_path', None), dict(getattr(self, 'best_ckpt_path_dict', {}))
+        # MMEngine deletes the previous files before it saves; without their paths, it deletes nothing
+        self.best_ckpt_path, self.best_ckpt_path_dict = None, dict.fromkeys(paths)
         try:
-            with self._deletions_postponed():
-                super()._save_best_checkpoint(runner, metrics)
+            super()._save_best_checkpoint(runner, metrics)
         except SaveError as error:
             for key in [key for key in info if key.startswith('best_')]:
                 info.pop(key)
             info.update(before)
-            self.best_ckpt_path, self.best_ckpt_path_dict = paths
-            runner.logger.warning(f'{error}; the best checkpoint before it stays')
-
-    @contextmanager
-    def _deletions_postponed(self) -> Iterator[None]:
-        """Delete when the block is through, and nothing if it fails."""
-        backend: Any = self.file_backend
-        postponed = _Postponed(backend)
-        self.file_backend = postponed
-        try:
-            yield
-        finally:
-            self.file_backend = backend
-        for path in postponed.paths:
-            self._delete(path)
+            self.best_ckpt_path, self.best_ckpt_path_dict = path, paths
+            runner.logger.warning(f'{error}; the previous best checkpoint is kept')
+            return
+        self.best_ckpt_path = self.best_ckpt_path or path
+        self.best_ckpt_path_dict = {key: new or paths[key] for key, new in self.best_ckpt_path_dict.items()}
+        if is_main_process():
+            for old in {path, *paths.values()} - {None, self.best_ckpt_path, *self.best_ckpt_path_dict.values()}:
+                self._delete(old)
 
     def _delete(self, path: str) -> None:
+        """Delete a checkpoint of ``out_dir``."""
         inside = os.path.dirname(os.path.abspath(path)) == os.path.abspath(self.out_dir)
         if (inside or '://' in path) and self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
     def _rescue(self, runner: Any, *, step: int) -> None:
-        """Save in the folder for temporary files what the work dir does not take; ends in an error in any case."""
-        folder = [_temporary_folder() if is_main_process() else '']
+        """Save in the folder for temporary files, and raise a SaveError that names the file."""
+        folder = ['']
+        if is_main_process():
+            with suppress(OSError):
+                folder = [tempfile.mkdtemp(prefix='volo-seg-')]
         broadcast_object_list(folder)
         filename = self.filename_tmpl.format(step)
         meta = dict(epoch=runner.epoch, iter=runner.iter if self.by_epoch else step)
         try:
             if not folder[0]:
-                raise SaveError(f'a folder below {tempfile.gettempdir()} be made')
+                raise SaveError(f'no folder can be made in {tempfile.gettempdir()!r}')
             self._save(runner, folder[0], filename, meta)
         except SaveError as error:
             good = last_checkpoint(runner.work_dir)
-            left = f'the last whole one is {str(good)!r}' if good else 'there is none before it'
-            raise SaveError(f'{self.failed}, nor can {error}; {left}') from error
-        raise SaveError(f'{self.failed}; the last checkpoint is {os.path.join(folder[0], filename)!r} instead: move it')
-
-
-class _Postponed:
-    """A file backend that notes what is to be deleted."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.paths: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self.paths.append(path)
-
-
-def _temporary_folder() -> str:
-    """A new folder, or nothing if there is no place for one."""
-    try:
-        return tempfile.mkdtemp(prefix='volo-seg-')
-    except OSError:
-        return ''
+            left = f'the last complete checkpoint is {str(good)!r}' if good else 'there is no earlier checkpoint'
+            raise SaveError(f'{self.failed}, and {error}; {left}') from error
+        raise SaveError(
+            f'{self.failed}; it is saved as {os.path.join(folder[0], filename)!r}; move it to a folder with free space'
+        )

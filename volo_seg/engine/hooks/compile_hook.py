@@ -1,4 +1,4 @@
-"""torch.compile for the backbone, where it can run."""
+"""Compilation of the backbone by ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch import nn
 
+from volo_seg.engine.resume import unwrap_model
 from volo_seg.errors import UserError
 
 KIND = 'CompiledBackboneHook'
@@ -23,10 +23,10 @@ KIND = 'CompiledBackboneHook'
 
 @HOOKS.register_module()
 class CompiledBackboneHook(Hook):
-    """Train with a compiled backbone, and evaluate with the plain one: images of every size would compile anew.
+    """Compiles the backbone for training; validation runs it without, since each image size would compile again.
 
     Args:
-        backend: Of ``torch.compile``.
+        backend: Backend of ``torch.compile``.
     """
 
     def __init__(self, *, backend: str = 'inductor') -> None:
@@ -34,17 +34,17 @@ class CompiledBackboneHook(Hook):
         self.compiled: Any = None
 
     def before_train(self, runner: Any) -> None:
-        """Compile, at the first batch."""
+        """Compile the backbone at its first call."""
         compile_backbone(runner.model, backend=self.backend)
-        print_log('--compile: the first iteration compiles the backbone, for a minute or more', 'current')
+        print_log('--compile: the first iteration compiles the backbone, which takes a minute or more', 'current')
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Put the compiled call aside."""
+        """Disable the compiled forward pass."""
         backbone = backbone_of(runner.model)
         self.compiled, backbone._compiled_call_impl = backbone._compiled_call_impl, None
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Take it up again."""
+        """Enable the compiled forward pass."""
         backbone_of(runner.model)._compiled_call_impl = self.compiled
 
 
@@ -52,7 +52,7 @@ def use_compiled_backbone(config: Config) -> None:
     """Compile the backbone of the run of ``config``.
 
     Raises:
-        UserError: Nothing can be compiled here, with what is missing.
+        UserError: torch.compile cannot run here.
     """
     check_compilation(config, asked=True)
     hooks = [hook for hook in config.get('custom_hooks') or [] if hook.get('type') != KIND]
@@ -60,14 +60,14 @@ def use_compiled_backbone(config: Config) -> None:
 
 
 def check_compilation(config: Config, *, asked: bool) -> None:
-    """Refuse MMEngine's own switch, and ``--compile`` where nothing can be compiled.
+    """Refuse ``compile=True`` of MMEngine, and, if ``asked``, ``--compile`` where torch.compile cannot run.
 
     Raises:
-        UserError: With what is missing.
+        UserError: The config has ``compile=True``, or torch.compile cannot run here.
     """
     if config.get('compile'):
         raise UserError(
-            'compile=True in the config compiles the optimizer step too, which fails; take it out and use --compile'
+            'compile=True in the config compiles the optimizer step too, which fails; remove it and use --compile'
         )
     reason = why_not_compiled() if asked else None
     if reason is not None:
@@ -75,30 +75,29 @@ def check_compilation(config: Config, *, asked: bool) -> None:
 
 
 def why_not_compiled() -> str | None:
-    """What keeps torch.compile from running here, and the way out; None if nothing is known to."""
+    """Return why torch.compile cannot run here and what to do; None if no reason is known."""
     from torch._dynamo import is_dynamo_supported
 
     if not is_dynamo_supported():
         return (
             f'torch {torch.__version__} does not compile on Python {platform.python_version()} ({platform.system()}); '
-            'use another Python, or train without it'
+            'use another Python version, or remove the flag'
         )
     if torch.cuda.is_available():
         if importlib.util.find_spec('triton') is None:
-            return 'compiling for a GPU needs the package triton; install the one of your torch, or train without it'
+            return 'compiling for a GPU needs the package triton; install the version of your torch, or remove the flag'
         return None
     compiler = os.environ.get('CXX') or 'g++'
     if shutil.which(compiler) is None and (os.environ.get('CXX') or shutil.which('clang++') is None):
-        return f'compiling for a CPU needs a C++ compiler, and {compiler!r} is not there; install g++ or set CXX'
+        return f'compiling for a CPU needs a C++ compiler, and {compiler!r} was not found; install g++ or set CXX'
     return None
 
 
 def compile_backbone(model: nn.Module, *, backend: str = 'inductor') -> None:
-    """Compile the backbone of ``model`` in place, at its next call; names in its state dict stay."""
+    """Compile the backbone of ``model`` in place at its next call; the names of its state dict are unchanged."""
     backbone_of(model).compile(backend=backend)
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The backbone of a segmentor, which may be wrapped."""
-    network: Any = model.module if is_model_wrapper(model) else model
-    return network.backbone
+    """Return the backbone of a segmentor, wrapped for distributed training or not."""
+    return unwrap_model(model).backbone

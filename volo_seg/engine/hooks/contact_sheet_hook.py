@@ -1,4 +1,4 @@
-"""``ContactSheetHook``: the same few images after each validation, so that progress can be seen."""
+"""Contact sheets of the same validation images after each validation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ FOLDER = 'val_sheets'
 
 @HOOKS.register_module()
 class ContactSheetHook(Hook):
-    """Draws image, prediction and truth of ``count`` fixed validation images into ``<log folder>/val_sheets/``.
+    """Draws image, prediction and ground truth of ``count`` validation images into ``<log folder>/val_sheets/``.
 
-    It takes the predictions that the validation makes anyway. The images are spread evenly over the data set and are
-    the same in each validation, however many processes share the work.
+    The predictions are those of the validation. The images are spread evenly over the data set and are the same in each
+    validation, for any number of processes.
+
+    Args:
+        count: Number of images; 0 disables the hook.
     """
 
     priority = 'LOW'
@@ -32,7 +35,7 @@ class ContactSheetHook(Hook):
         self._rows: dict[str, SheetRow] = {}
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Choose the images, the first time."""
+        """Choose the images before the first validation."""
         self._rows = {}
         if not self._wanted and self.count > 0:
             self._wanted = evenly_spread(runner.val_dataloader.dataset, self.count)
@@ -48,7 +51,7 @@ class ContactSheetHook(Hook):
                     self._rows[path] = make_row(Path(path).name, image=image, labels=(prediction, truth))
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Bring the images of all processes together and draw them."""
+        """Gather the images of all processes and draw them."""
         rows: dict[str, SheetRow] = {}
         for part in all_gather_object(self._rows):
             rows.update(part)
@@ -64,16 +67,16 @@ class ContactSheetHook(Hook):
         path = Path(runner.log_dir, FOLDER, f'iter_{iteration}.jpg')
         try:
             atomic_write(path, sheet)
-        except UserError as error:  # a picture less ends no training
+        except UserError as error:  # a missing sheet does not end training
             runner.logger.warning(str(error))
 
 
 def evenly_spread(dataset: Any, count: int) -> dict[str, int]:
-    """Paths of ``count`` images spread over ``dataset``, each with its place in it; none if it cannot tell them."""
+    """Return paths and indices of ``count`` evenly spread images of ``dataset``; empty if it has no paths."""
     if not hasattr(dataset, 'get_data_info'):
         return {}
     size = len(dataset)
     count = min(count, size)
-    places = sorted({round(index * (size - 1) / max(1, count - 1)) for index in range(count)})
-    paths = [(dataset.get_data_info(place).get('img_path'), place) for place in places]
-    return {str(path): place for path, place in paths if path}
+    indices = sorted({round(index * (size - 1) / max(1, count - 1)) for index in range(count)})
+    paths = [(dataset.get_data_info(index).get('img_path'), index) for index in indices]
+    return {str(path): index for path, index in paths if path}

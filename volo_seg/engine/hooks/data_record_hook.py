@@ -14,12 +14,12 @@ from volo_seg.engine.data_files import check_files, data_files
 from volo_seg.io import check_regular
 
 STATED, READ, READ_BYTES = 2000, 16, 2**20
-"""For a split's fingerprint: files whose size is recorded, files whose content is read, and bytes read of each."""
+"""Limits of a fingerprint: files whose size is read, files whose content is read, and bytes read of each."""
 
 
 @HOOKS.register_module()
 class DataRecordHook(Hook):
-    """Adds fingerprints of the data to ``run.json`` once the loaders are built; refuses files that cannot be read."""
+    """Adds fingerprints of the data to ``run.json``; refuses images and labels that are not regular files."""
 
     priority = 'LOWEST'
 
@@ -40,10 +40,10 @@ class DataRecordHook(Hook):
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """Number, names, sizes and some contents of the files of ``dataset``, as two hashes that change with them.
+    """Return the number and size of the files of ``dataset``, and two hashes.
 
-    ``names`` is a hash over all names (relative to the data root) and up to 2,000 evenly spread sizes; ``content``
-    over the first MiB of 16 evenly spread files.
+    ``names`` is the hash of all names (relative to the data root) and of up to 2,000 evenly spread sizes, ``content``
+    that of the first MiB of 16 evenly spread files.
     """
     files = sorted({(os.path.relpath(path, root), path) for root, path in data_files(dataset)})
     names, content = hashlib.sha256(), hashlib.sha256()
@@ -57,12 +57,12 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         if _size(path) >= 0:
             with open(path, 'rb') as file:
                 content.update(name.encode() + file.read(READ_BYTES))
-    told = {'samples': len(dataset), 'files': len(files), 'names': names.hexdigest(), 'content': content.hexdigest()}
-    return {**told, 'bytes' if len(measured) == len(files) else 'bytes_of_some': size}
+    counts = {'samples': len(dataset), 'files': len(files), 'names': names.hexdigest(), 'content': content.hexdigest()}
+    return {**counts, 'bytes' if len(measured) == len(files) else 'bytes_of_some': size}
 
 
 def _size(path: str) -> int:
-    """Bytes of a regular file, -1 if there is none."""
+    """Return the size of a regular file in bytes, -1 if there is none."""
     try:
         return check_regular(path).st_size
     except OSError:

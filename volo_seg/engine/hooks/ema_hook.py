@@ -1,4 +1,4 @@
-"""Averaged weights: what is evaluated and saved is a moving average of the weights that train."""
+"""Exponential moving average of the weights, for evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ KIND = 'AveragedWeightsHook'
 
 @HOOKS.register_module()
 class AveragedWeightsHook(EMAHook):
-    """MMEngine's ``EMAHook`` for a safe runner, with averaged batch-norm statistics and a window that grows.
+    """MMEngine's ``EMAHook`` with a decreasing momentum and averaged batch-norm statistics.
 
-    The average moves by ``max(momentum, gamma / (gamma + steps))`` of the way at each optimizer step: at first it
-    covers the last tenth of the steps so far, and at most the last ``1 / momentum`` steps. So one setting suits
-    600 steps and 160,000. Running means and variances of batch norms are averaged with the weights that they belong to.
+    At each optimizer step, the momentum (weight of the new weights) is ``max(momentum, gamma / (gamma + steps))``: the
+    average covers the last tenth of the steps at first, and the last ``1 / momentum`` steps at most. The same setting
+    therefore works for 600 steps and for 160,000. Running means and variances of batch norms are averaged like weights.
 
-    While training, validation swaps the averaged weights in. A checkpoint holds them as ``state_dict``, so that every
-    command reads them; the weights that train are in ``ema_state_dict``, for resuming. Accumulated
-    iterations count as one step.
+    Validation during training uses the averaged weights. A checkpoint holds them in ``state_dict``, which every
+    command reads; the weights in training are in ``ema_state_dict``, for resuming. Accumulated iterations count as one
+    step.
 
     Args:
-        momentum: Smallest share of the new weights in the average, in (0, 1).
-        gamma: How many first steps count little.
-        begin_iter: Iteration from which the average is kept; before, it is the weights themselves.
+        momentum: Smallest momentum, in (0, 1).
+        gamma: Larger values make the momentum decrease more slowly.
+        begin_iter: First iteration to average; before it, the average equals the weights.
     """
 
     def __init__(self, *, momentum: float = MOMENTUM, gamma: int = 10, begin_iter: int = 0) -> None:
@@ -45,7 +45,7 @@ class AveragedWeightsHook(EMAHook):
         self.training = False
 
     def before_train(self, runner: Any) -> None:
-        """Start from the weights that training starts from, unless the average itself was loaded."""
+        """Initialise the average with the weights unless a resumed run has loaded it."""
         super().before_train(runner)
         self.training = True
         if not self.ema_model.steps:
@@ -54,38 +54,36 @@ class AveragedWeightsHook(EMAHook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Move the average, where this iteration ended in a step of the optimizer."""
+        """Update the average if this iteration ended with an optimizer step."""
         if runner.optim_wrapper.should_update():
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Resume the average; where there is none to resume, it begins at the loaded weights."""
+        """Load the average when resuming; without one in the checkpoint, it starts from the loaded weights."""
         if not runner._resume:
             return
         if 'ema_state_dict' in checkpoint:
             super().after_load_checkpoint(runner, checkpoint)
         else:
-            print_log('the checkpoint holds no averaged weights: the average begins here', 'current')
+            print_log('the checkpoint has no averaged weights; the average starts from its weights', 'current')
 
     def _swap_ema_parameters(self) -> None:
-        # outside of training the model has been loaded with averaged weights, and there is nothing to swap
+        # in tests, the model holds the averaged weights of the checkpoint already
         if self.training:
             super()._swap_ema_parameters()
 
 
 def use_ema(config: Config, momentum: float | bool = True) -> None:
-    """Keep, evaluate and save averaged weights in the run of ``config``; ``True`` stands for the default momentum.
+    """Average the weights in the run of ``config``; ``True`` is the default momentum.
 
     Raises:
-        UserError: ``momentum`` is no share, or the config averages weights already in another way.
+        UserError: ``momentum`` is outside (0, 1), or the config has another EMA hook.
     """
     momentum = MOMENTUM if momentum is True else momentum
     if not 0 < momentum < 1:
-        raise UserError(
-            f'--ema {momentum:g} is not in (0, 1); it is the share of the new weights, usually 0.0001 to 0.01'
-        )
+        raise UserError(f'--ema {momentum:g} is not in (0, 1); usual values are 0.0001 to 0.01')
     hooks = [hook for hook in config.get('custom_hooks') or [] if hook.get('type') != KIND]
     rival = next((hook.type for hook in hooks if str(hook.get('type')).endswith('EMAHook')), None)
     if rival is not None:
-        raise UserError(f'--ema: the config has {rival!r} in custom_hooks already; take it out, or leave --ema out')
+        raise UserError(f'--ema: custom_hooks has {rival!r} already; remove it, or remove --ema')
     config.custom_hooks = [*hooks, dict(type=KIND, momentum=momentum)]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training after the current iteration, with a checkpoint to resume from."""
+"""Ctrl-C and SIGTERM save a checkpoint and end training after the current iteration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _WORKER_SECONDS = 20
 
 @HOOKS.register_module()
 class InterruptionHook(Hook):
-    """On Ctrl-C or SIGTERM, ends training after the current iteration, with a checkpoint; a second one ends it at once.
+    """Ends training after the current iteration, with a checkpoint, on Ctrl-C or SIGTERM; at once on a second signal.
 
-    With several processes, all stop after the same iteration: each iteration exchanges which signal was received.
+    All processes of a job stop after the same iteration: after each iteration they exchange the received signal.
     """
 
     priority = 'LOWEST'
@@ -53,19 +53,19 @@ class InterruptionHook(Hook):
             self._handlers[number] = signal.signal(number, self._listen)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Stop if a signal was received; ``runner.iter`` is still the index of the iteration just done."""
+        """Stop if a process received a signal; ``runner.iter`` is the index of the finished iteration here."""
         number = self._exchange(max)
         if number:
             self._stop(runner, number, step=runner.iter + 1)
 
     def before_val(self, runner: Any) -> None:
-        """Check whether all processes have equally many batches; only then can they exchange signals in validation."""
+        """Check whether all processes have the same number of batches; otherwise validation cannot exchange signals."""
         if self._handlers:
             length = len(runner.val_loop.dataloader)
             self._equal_batches = self._exchange(max, length) == self._exchange(min, length)
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Stop in the middle of a validation if a signal was received; the resumed run validates again."""
+        """Stop during a validation if a process received a signal; the resumed run validates again."""
         if not self._handlers or not self._equal_batches:
             return
         number = self._exchange(max)
@@ -77,13 +77,13 @@ class InterruptionHook(Hook):
             self._stop(runner, number, step=runner.iter)
 
     def close(self) -> None:
-        """Restore the signal handlers from before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data-loading process that has just been forked
+        if os.getpid() != self._process:  # in a data-loading process right after the fork
             return
         now = time.monotonic()
         if self._received is not None and now - self._when > _REPEATED_WITHIN:
@@ -95,7 +95,7 @@ class InterruptionHook(Hook):
                 print('\nstopping after this iteration, with a checkpoint (Ctrl-C again: immediately)', flush=True)
 
     def _exchange(self, reduce: Any, value: int | None = None) -> int:
-        """The largest or smallest ``value`` of all processes; by default the number of the received signal, or 0."""
+        """Return the maximum or minimum of ``value`` over the processes; default value: the received signal, or 0."""
         mine = (self._received or 0) if value is None else value
         if get_world_size() == 1:
             return mine
@@ -106,18 +106,18 @@ class InterruptionHook(Hook):
 
     def _stop(self, runner: Any, number: int, *, step: int) -> None:
         name = signal.Signals(number).name
-        place = f'{name}: training stopped after iteration {step}'
+        stopped = f'{name}: training stopped after iteration {step}'
         if not runner.save_now(step):
-            raise Interrupted(f'{place}; resume from the last checkpoint with --resume', number)
-        raise Interrupted(f'{place}, which is saved; resume with --resume', number)
+            raise Interrupted(f'{stopped}; resume from the last checkpoint with --resume', number)
+        raise Interrupted(f'{stopped}, which is saved; resume with --resume', number)
 
 
 @FUNCTIONS.register_module()
 def ignore_signals_in_worker(worker: int) -> None:
-    """Let a data-loading process ignore Ctrl-C and SIGTERM: its loader ends it.
+    """Make a data-loading process ignore Ctrl-C, and exit 20 seconds after a SIGTERM. For ``worker_init_fn``.
 
-    Both signals reach every process of a job. Without its workers, a run could not finish the current iteration, save
-    and stop. After a SIGTERM, a worker ends by itself after 20 seconds. A config names it as ``worker_init_fn``.
+    Both signals reach all processes of a job, and the run needs its workers to finish the current iteration. The data
+    loader ends them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_SECONDS))

@@ -1,4 +1,4 @@
-"""``run.json``: what was run, on what data, by which versions, on which machine, and how it ended."""
+"""``run.json``: command, config, data, versions and machine of a run, and how it ended."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from volo_seg import __version__
+from volo_seg.engine.data_files import unreadable_file
+from volo_seg.errors import PeerLost
 from volo_seg.io import WriteError, atomic_write
 
 NAME = 'run.json'
@@ -24,11 +27,16 @@ PACKAGES = (
 )
 ENVIRONMENT = ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUBLAS_WORKSPACE_CONFIG')
 
+PEER_ERRORS = ('gloo', 'NCCL', 'Connection closed by peer', 'Connection reset by peer', 'Broken pipe')
+"""Parts of torch's error messages when another process of the group has ended."""
+
+Result = TypeVar('Result')
+
 
 class RunRecord:
-    """The record of one run, in its log folder and, of the last training, in its work dir; rank 0 writes it.
+    """Record of a run, written by rank 0 into the log folder and, for training, also into the work dir.
 
-    What cannot be written is left out: a record never ends a run.
+    A failed write is logged and does not end the run.
     """
 
     def __init__(self, runner: Any, *, kind: str) -> None:
@@ -53,7 +61,7 @@ class RunRecord:
         }
 
     def write(self, **more: Any) -> None:
-        """Add ``more`` and write."""
+        """Add ``more`` to the record and write it."""
         self._content.update(more)
         if self._runner.rank != 0:
             return
@@ -66,7 +74,7 @@ class RunRecord:
             self._runner.logger.warning(str(error))
 
     def finish(self, status: str, *, reason: str | None = None) -> None:
-        """Write how the run ended: ``finished``, ``interrupted`` or ``failed``."""
+        """Write the final ``status``: ``finished``, ``interrupted`` or ``failed``."""
         hub = self._runner.message_hub.runtime_info
         best = {key: value for key, value in hub.items() if key.startswith('best_')}
         loop = self._runner._train_loop if self._content['kind'] == 'train' else None
@@ -81,27 +89,62 @@ class RunRecord:
         )
 
 
+def run_recorded(runner: Any, kind: str, work: Callable[[], Result]) -> Result:
+    """Call ``work`` and record in ``run.json`` how it ended.
+
+    Raises:
+        PeerLost: Another process of the job ended.
+        UserError: A data file cannot be read.
+    """
+    runner.record = RunRecord(runner, kind=kind)
+    runner.record.write()
+    try:
+        result = work()
+    except KeyboardInterrupt as error:
+        runner.record.finish('interrupted', reason=str(error) or 'interrupted')
+        raise
+    except BaseException as error:
+        loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+        explained = unreadable_file(error, [loop.dataloader.dataset for loop in loops if hasattr(loop, 'dataloader')])
+        if explained is None and runner.world_size > 1 and lost_peer(error):
+            explained = PeerLost('another process of this job ended; see its message')
+        reported = explained or error
+        runner.record.finish('failed', reason=f'{type(reported).__name__}: {reported}'.strip()[:2000])
+        if explained is not None:
+            raise explained from error
+        raise
+    finally:
+        runner.stop_listening()
+    runner.record.finish('finished')
+    return result
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Return whether ``error`` is torch's error about a process of the group that has ended."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in PEER_ERRORS)
+
+
 def _resolved_config(runner: Any) -> str | None:
-    """Where the config stands with all its bases and flags, below the work dir: this run's copy if there is one."""
-    places = [Path(runner.timestamp, 'vis_data', 'config.py'), Path(Path(runner.cfg.filename or 'config.py').name)]
-    return next((str(place) for place in places if Path(runner.work_dir, place).is_file()), None)
+    """Return the path of the resolved config below the work dir, preferably this run's own copy."""
+    paths = [Path(runner.timestamp, 'vis_data', 'config.py'), Path(Path(runner.cfg.filename or 'config.py').name)]
+    return next((str(path) for path in paths if Path(runner.work_dir, path).is_file()), None)
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that results depend on, those that are installed."""
+    """Return the versions of Python and of the installed packages that results depend on."""
     found = {name: version(name) for name in PACKAGES if any(distributions(name=name))}
     return {'python': platform.python_version(), 'volo-seg': __version__, **found}
 
 
 def commit_of(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that ``folder`` is tracked in, and whether files differ from it; None outside of one."""
+    """Return commit and number of changed files of the git checkout that tracks ``folder``; None if there is none."""
 
     def git(*words: str) -> str:
         command = ['git', '-C', str(folder), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     try:
-        # an installed package may lie inside a checkout of something else
+        # an installed package can be inside the checkout of another project
         git('ls-files', '--error-unmatch', '__init__.py')
         changed = git('status', '--porcelain', '--untracked-files=no', '--', ':/')
         return {'commit': git('rev-parse', 'HEAD'), 'changed_files': len(changed.splitlines())}
@@ -110,7 +153,7 @@ def commit_of(folder: Path) -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine: CPU, cores, memory in GiB, GPUs."""
+    """Return system, CPU, cores, threads, memory in GiB and GPUs of this machine."""
     pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 0
     return {
         'system': platform.platform(),

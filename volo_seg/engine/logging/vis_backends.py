@@ -1,4 +1,4 @@
-"""``--log-to``: TensorBoard, Weights & Biases and MLflow, through MMEngine's visualization backends."""
+"""TensorBoard, Weights & Biases and MLflow through MMEngine's visualization backends, for ``--log-to``."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ TRACKERS = {
     'wandb': f'{__name__}.StepWandbVisBackend',
     'mlflow': f'{__name__}.PlainMLflowVisBackend',
 }
-"""The visualization backend of each tracker; those of this module by path, so that only a run with one imports it."""
+"""The visualization backend of each tracker; those of this module by path, so that other runs do not import it."""
 _MLFLOW_PARAMS = ('work_dir', 'max_iters', 'crop_size', 'load_from', 'optim_wrapper', 'train_cfg', 'randomness')
 _NOT_IN_MLFLOW = re.compile(r'[^\w\-. /]', re.ASCII)
 
 
 def log_to(config: Config, trackers: Sequence[str]) -> None:
-    """Send the scalars of ``config``'s run to ``trackers`` as well: ``train/loss``, ``val/mIoU``, ``val/IoU/<class>``.
+    """Also log the scalars of the run to ``trackers``: ``train/loss``, ``val/mIoU``, ``val/IoU/<class>``.
 
     Raises:
-        UserError: a tracker is not known, or its package is not installed.
+        UserError: A tracker is unknown, or its package is not installed.
     """
     for tracker in trackers:
         if tracker not in TRACKERS:
-            raise UserError(f'--log-to {tracker!r} is not known; choose from {", ".join(TRACKERS)}')
+            raise UserError(f'--log-to {tracker!r} is unknown; use one of {", ".join(TRACKERS)}')
         spec = find_spec(tracker)
-        if spec is None or spec.origin is None:  # a folder of that name, as wandb leaves behind, is no package
-            raise UserError(f"--log-to {tracker} needs the package {tracker}: pip install 'volo-seg[{tracker}]'")
+        if spec is None or spec.origin is None:  # a folder of that name without a package, such as the logs of wandb
+            raise UserError(
+                f"--log-to {tracker} needs the package {tracker}, and it is missing; pip install 'volo-seg[{tracker}]'"
+            )
     if not trackers:
         return
     visualizer = config.get('visualizer') or dict(type='SegLocalVisualizer', name='visualizer')
@@ -51,24 +53,24 @@ def log_to(config: Config, trackers: Sequence[str]) -> None:
 def _backend(tracker: str, config: Config) -> dict[str, Any]:
     backend: dict[str, Any] = dict(type=TRACKERS[tracker])
     if tracker == 'mlflow':
-        # all of a config is more than it takes as parameters; the text is stored beside them
+        # MLflow limits the number of parameters; the text of the config is stored as an artifact
         backend['tracked_config_keys'] = [key for key in _MLFLOW_PARAMS if config.get(key) is not None]
         backend['exp_name'] = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'volo-seg')
         backend['tracking_uri'] = os.environ.get('MLFLOW_TRACKING_URI')
-        if not backend['tracking_uri']:  # MMEngine's default, a folder of files, is refused by MLflow 3
+        if not backend['tracking_uri']:  # MLflow 3 does not support MMEngine's default, a folder of files
             folder = os.path.abspath(config.work_dir)
             backend['tracking_uri'] = f'sqlite:///{folder}/mlflow.db'
             backend['artifact_location'] = f'{folder}/mlflow'
-            backend['artifact_suffix'] = ()  # what lies in the work dir need not be copied into it
+            backend['artifact_suffix'] = ()  # artifacts would be copied within the work dir
     return backend
 
 
 @VISBACKENDS.register_module()
 class StepWandbVisBackend(WandbVisBackend):
-    """MMEngine's backend with the iteration as the step of each entry; sends the config, and no source code."""
+    """MMEngine's W&B backend with the iteration as the step of each entry; it logs the config and no source code."""
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Record ``config`` as the settings of the run."""
+        """Log ``config`` as the configuration of the run."""
         self.experiment.config.update(config.to_dict())
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: Any = None, **kwargs: Any) -> None:
@@ -78,8 +80,8 @@ class StepWandbVisBackend(WandbVisBackend):
 
 @VISBACKENDS.register_module()
 class PlainMLflowVisBackend(MLflowVisBackend):
-    """MMEngine's backend with names that MLflow takes: one name that it refuses would lose all values beside it."""
+    """MMEngine's MLflow backend with valid names: MLflow refuses all values of a call if one name is invalid."""
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: Any = None, **kwargs: Any) -> None:
-        """Log all of ``scalar_dict`` at iteration ``step``; other signs in names become ``_``."""
+        """Log all of ``scalar_dict`` at iteration ``step``; invalid characters in names are replaced by ``_``."""
         super().add_scalars({_NOT_IN_MLFLOW.sub('_', key): value for key, value in scalar_dict.items()}, step=step)

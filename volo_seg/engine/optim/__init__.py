@@ -1,7 +1,7 @@
-"""Optimizer wrappers, optimizer constructors and learning-rate rules."""
+"""Optimizer wrappers, optimizer constructors and the batch size of an optimizer step."""
 
-from .accumulation import OptimizerStepSchedulerHook
 from .amp import AutocastOptimWrapper
+from .batch_size import OptimizerStepSchedulerHook
 from .layer_decay_constructor import VOLOLayerDecayConstructor
 
 __all__ = ['AutocastOptimWrapper', 'OptimizerStepSchedulerHook', 'VOLOLayerDecayConstructor']

@@ -1,4 +1,4 @@
-"""Mixed precision: which number format a machine trains in, and an optimizer wrapper that also runs on a CPU."""
+"""Automatic mixed precision: an optimizer wrapper for GPU and CPU, and the choice of the dtype."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """Run the forward pass under autocast on a GPU or a CPU.
+    """Runs the forward pass under autocast on a GPU or a CPU.
 
     Args:
-        dtype: ``'bfloat16'``, which has float32's range, or ``'float16'``, whose loss is scaled dynamically.
+        dtype: ``'bfloat16'``, or ``'float16'`` with a dynamically scaled loss.
         optimizer, accumulative_counts, clip_grad: As in ``OptimWrapper``.
     """
 
@@ -43,7 +43,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast the forward pass of one training step."""
+        """Enable autocast for the forward pass of one training step."""
         with super().optim_context(model), torch.autocast(self.device, dtype=self.dtype):
             yield
 
@@ -52,7 +52,7 @@ class AutocastOptimWrapper(OptimWrapper):
         super().backward(self.loss_scaler.scale(loss), **arguments)
 
     def step(self, **arguments: Any) -> None:
-        """Make a step, unless gradients overflowed; adapt the scale."""
+        """Update the parameters unless gradients overflowed, then update the loss scale."""
         self.loss_scaler.unscale_(self.optimizer)
         if self.clip_grad_kwargs:
             self._clip_grad()
@@ -60,12 +60,12 @@ class AutocastOptimWrapper(OptimWrapper):
         self.loss_scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state and the scale of the loss."""
+        """Return the state of the optimizer and of the loss scaler."""
         scale = self.loss_scaler.state_dict()
         return {**super().state_dict(), **({'loss_scaler': scale} if scale else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the optimizer's state and the scale of the loss, if there is one."""
+        """Load the state of the optimizer and, if present, of the loss scaler."""
         state = dict(state_dict)
         scale = state.pop('loss_scaler', None)
         if scale and self.loss_scaler.is_enabled():
@@ -74,16 +74,16 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def enable_amp(config: Config, dtype: str = 'auto') -> None:
-    """Train in mixed precision: ``'bf16'``, ``'fp16'`` (the loss is scaled), ``'auto'``: fp16 on a GPU, bf16 on a CPU.
+    """Set mixed precision in ``config``: ``'bf16'``, ``'fp16'`` or ``'auto'``, which is fp16 on a GPU, else bf16.
 
-    A config that has mixed precision already keeps it under ``'auto'``.
+    ``'auto'`` keeps mixed precision that the config already has.
 
     Raises:
-        UserError: This machine does not train in that format, or the config's optimizer wrapper is of another kind.
+        UserError: This machine does not support the dtype, or the optimizer wrapper is of another type.
     """
     kind = config.optim_wrapper.type
     if kind not in WRAPPERS:
-        raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, and this config has {kind!r}')
+        raise UserError(f'--amp needs optim_wrapper.type=OptimWrapper, and the config has {kind!r}; remove the flag')
     if dtype == 'auto' and kind != 'OptimWrapper':
         return
     gpu = torch.cuda.is_available()
@@ -100,27 +100,27 @@ def enable_amp(config: Config, dtype: str = 'auto') -> None:
         wrapper.pop(key, None)
     wrapper.update(type='AutocastOptimWrapper', dtype=DTYPES[dtype])
     if not gpu and not (dtype == 'bf16' and has_fast_bfloat16()):
-        about = f'--amp {dtype}: this CPU does not multiply {DTYPES[dtype]} in hardware'
-        print_log(f'{about}; training will be slower, not faster', 'current', 30)
+        about = f'--amp {dtype}: this CPU has no {DTYPES[dtype]} matrix multiplication in hardware'
+        print_log(f'{about}; training is slower than in float32', 'current', 30)
 
 
 def why_not(dtype: str) -> str | None:
-    """What keeps this machine from training in ``'bf16'`` or ``'fp16'``, and the way out; None if it can."""
+    """Return why this machine cannot train in ``'bf16'`` or ``'fp16'`` and what to use instead; None if it can."""
     if torch.cuda.is_available():
         supported = dtype == 'fp16' or torch.cuda.is_bf16_supported()
-        return None if supported else f'{torch.cuda.get_device_name()} has no bfloat16; use --amp fp16'
+        return None if supported else f'{torch.cuda.get_device_name()} does not support bfloat16; use --amp fp16'
     if dtype == 'bf16':
         return None
     try:
         _try_float16_on_cpu()
     except (RuntimeError, NotImplementedError) as error:
-        told = str(error).splitlines()[0][:100]
-        return f'torch {torch.__version__} does not train in float16 on a CPU ({told}); use --amp bf16'
+        reason = str(error).splitlines()[0][:100]
+        return f'torch {torch.__version__} does not train in float16 on a CPU ({reason}); use --amp bf16'
     return None
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware."""
+    """Return whether this CPU has instructions for bfloat16 matrix multiplication."""
     return bool(
         getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
         or getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
@@ -128,7 +128,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def _try_float16_on_cpu() -> None:
-    """One convolution, norm, attention and product, forward and backward; raises what torch cannot do."""
+    """Run convolution, norm, linear layer and attention forward and backward; raises the error of torch."""
     with torch.random.fork_rng(devices=[]):
         network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(2), nn.Linear(4, 4))
     with torch.autocast('cpu', dtype=torch.float16):

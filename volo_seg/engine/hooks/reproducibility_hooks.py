@@ -1,4 +1,4 @@
-"""Validation of one and the same model in all processes, and at every iteration where it is due."""
+"""Hooks that make a run independent of interruptions and of the number of processes: seeds, validation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,34 @@ from mmseg.registry import HOOKS
 
 from volo_seg.engine.resume import average_batch_norms, unwrap_model
 from volo_seg.engine.sharding import gather, scatter
+from volo_seg.seeding import ITERATIONS, derive_seed, seed_generators
+
+
+@HOOKS.register_module()
+class IterationSeedHook(Hook):
+    """Seeds all generators before each training iteration, from the run's seed, the iteration and the rank.
+
+    Dropout and drop path are then reproducible, also in a resumed run.
+    """
+
+    priority = 'HIGHEST'
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the generators of this process and its GPUs."""
+        seed_generators(derive_seed(runner.seed, ITERATIONS, runner.iter, runner.rank), gpus=True)
 
 
 @HOOKS.register_module()
 class ValidationSyncHook(Hook):
     """Before validation, averages batch-norm statistics over the processes and gathers sharded weights.
 
-    It also notes the validated iteration, which checkpoints record for :class:`MissedValidationHook`.
+    It also stores the validated iteration in the runner; checkpoints record it for :class:`MissedValidationHook`.
     """
 
     priority = 'VERY_HIGH'  # before the checkpoint hook saves a new best model
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Average the statistics; gather sharded weights."""
+        """Average batch-norm statistics and gather sharded weights."""
         average_batch_norms(unwrap_model(runner.model))
         gather(runner.model)
 
@@ -31,7 +46,7 @@ class ValidationSyncHook(Hook):
         gather(runner.model)
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        """Shard the weights again; note the iteration."""
+        """Shard the weights again and store the validated iteration."""
         scatter(runner.model)
         if isinstance(runner._train_loop, BaseLoop):
             runner.validated_at = runner.iter
@@ -39,12 +54,12 @@ class ValidationSyncHook(Hook):
 
 @HOOKS.register_module()
 class MissedValidationHook(Hook):
-    """Validates first if the run that is resumed ended between a checkpoint and its validation."""
+    """Validates at the start of a resumed run if the checkpoint was saved before the validation of its iteration."""
 
     priority = 'LOWEST'
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Validate if the iteration that training resumes from has a validation due that did not take place."""
+        """Validate if a validation is due at the resumed iteration and was not done."""
         loop = runner.train_loop
         if runner.iter == 0 or runner.val_loop is None or not hasattr(loop, 'dataloader_iterator'):
             return
