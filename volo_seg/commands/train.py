@@ -48,12 +48,13 @@ def prepare(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The config, a flag or the data is invalid.
     """
-    from volo_seg.config.checks import check_run
+    from volo_seg.config.checks import check_run, check_weights
     from volo_seg.datasets.inspection.check import quick_check
     from volo_seg.engine.launch import check_batch_size, is_first_process, prepare_launch
 
     config = training_config(args)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
+    check_weights(config)
     if args.class_weights:
         weigh_classes(config, args.class_weights)
     if not args.no_check and is_first_process():

@@ -24,7 +24,7 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
 
     Raises:
         UserError: Values of the config disagree or name what does not exist, a folder is missing or has no files of the
-            data set, model and data set have different numbers of classes, or weights cannot be read.
+            data set, or model and data set have different numbers of classes.
     """
     check_config(config, splits)
     for split in splits:
@@ -36,8 +36,6 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
             if classes is not None:
                 fill_class_count(config, classes)
                 check_class_count(config, place, dataset['type'], len(classes))
-    if 'train' in splits:
-        check_weights(config)
 
 
 def check_config(config: Config, splits: Sequence[str]) -> None:
