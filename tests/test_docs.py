@@ -114,7 +114,9 @@ def sandbox(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         tiny.write_config(data, root / 'config.py')
-        assert run('train', ['config.py', '--work-dir', 'work_dirs/a', '--plain', '--seed', '1']) == 0
+        # visualizers of one name are shared in a process, and an earlier one writes into its own work dir
+        words = ['config.py', '--work-dir', 'work_dirs/a', '--plain', '--seed', '1']
+        assert run('train', [*words, '--cfg-options', 'visualizer.name=docs']) == 0
     shutil.copytree(root / 'work_dirs' / 'a', root / 'work_dirs' / 'b')
     shutil.copy(root / 'work_dirs' / 'a' / 'iter_1.pth', root / 'checkpoint.pth')
     shutil.copytree(data / 'images' / 'val', root / 'photos')

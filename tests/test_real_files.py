@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from volo_seg.commands import run
-from volo_seg.config.load import load_config
+from volo_seg.config.load import datasets, load_config
 
 DATA = os.environ.get('VOLO_SEG_DATA', '')
 pytestmark = pytest.mark.skipif(not DATA, reason='VOLO_SEG_DATA names no folder of real files')
@@ -40,9 +40,9 @@ def step(config, dataset):
 
 
 def build(config, split, *, crop=None, **dataset):
-    """The data set of a split, with the training crop replaced."""
+    """The data set of a split, without its wrapper, with the training crop replaced."""
     init_default_scope('mmseg')
-    described = config[f'{split}_dataloader'].dataset
+    ((_, described),) = datasets(config[f'{split}_dataloader'].dataset, split)
     described.update(dataset)
     if crop:
         described.pipeline = [dict(t, crop_size=crop) if t.type == 'RandomCrop' else t for t in described.pipeline]

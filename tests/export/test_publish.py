@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from volo_seg.commands import run
-from volo_seg.config.load import load_config
+from volo_seg.config.load import load_config, set_data_root
 from volo_seg.errors import UserError
 from volo_seg.export.publish import plain_config, publish
 from volo_seg.inference import Predictor
@@ -90,11 +90,11 @@ def test_config_is_good_for_the_other_commands(trained):
 def test_nothing_of_the_machine():
     config = load_config(CONFIG)
     config.work_dir, config.data_root = '/home/me/secret/runs', '/home/me/secret/town'
-    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-        loader.dataset.data_root = '/home/me/secret/town'
+    set_data_root(config, '/home/me/secret/town')
     content = plain_config(config)
     assert 'secret' not in json.dumps(content)
     assert content['test_dataloader']['dataset']['data_root'] == 'data/town'
+    assert content['train_dataloader']['dataset']['dataset']['data_root'] == 'data/town'
     assert 'secret' in config.data_root, 'the config given was changed'
 
 
