@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import json
@@ -166,16 +167,18 @@ def read_regular(path: str | Path) -> bytes:
 
 
 def read_lines(path: str | Path, *, most_bytes: int = 2**20) -> list[str]:
-    """The non-empty lines of a regular UTF-8 file, without white space at their ends.
+    """The non-empty lines of a regular file of UTF-8, or of UTF-16 with a byte order mark, stripped of white space.
 
     Raises:
         OSError: See :func:`check_regular`; or the file is larger than ``most_bytes``.
-        UnicodeDecodeError: It is not UTF-8 text.
+        UnicodeDecodeError: It is not such text.
     """
     size = check_regular(path).st_size
     if size > most_bytes:
         raise OSError(errno.EFBIG, f'it has {size:,} bytes, more than {most_bytes:,}', str(path))
-    lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
+    content = Path(path).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    lines = content.decode('utf-16' if wide else 'utf-8-sig').splitlines()
     return [line for line in map(str.strip, lines) if line]
 
 

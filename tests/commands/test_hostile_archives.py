@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from volo_seg.commands import run
-from volo_seg.datasets.folder_dataset import read_classes
-from volo_seg.datasets.masks import read_class_list
+from volo_seg.datasets.class_lists import read_class_list, read_classes
 from volo_seg.errors import UserError
 from volo_seg.inference.batch.sources import read_list
 

@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('gt_dir', type=Path, metavar='GT_DIR', help='folder of ground-truth label PNGs')
     parser.add_argument('--dataset', choices=('cityscapes', 'ade20k'), help='names, numbering and file names')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='class names, 0 first, for other data')
-    parser.add_argument('--classes-file', type=Path, metavar='FILE', help='the same, one a line')
+    parser.add_argument('--classes-file', type=Path, metavar='FILE', help='a list of them, see FolderDataset')
     parser.add_argument('--ignore-index', type=int, metavar='N', help='value that is not scored (default 255)')
     parser.add_argument(
         '--reduce-zero-label', action='store_true', help='0 means none and classes count from 1, in both folders'
@@ -114,12 +114,15 @@ def rule_of(args: argparse.Namespace) -> Rule:
 
 def own_rule(args: argparse.Namespace) -> Rule:
     """The rule for labels that are class numbers, or class numbers + 1 with ``--reduce-zero-label``."""
-    from volo_seg.datasets.masks import read_class_list
+    from volo_seg.datasets.class_lists import check_class_names, read_class_list
     from volo_seg.evaluation.folders import shift_table
 
     if args.pred_ids is not None:
         raise UserError('--pred-ids belongs to --dataset; other predictions are numbered as their labels are')
-    classes = tuple(args.classes or read_class_list(args.classes_file)[0])
+    if args.classes and len(args.classes) == 1 and Path(args.classes[0]).is_file():
+        raise UserError(f'--classes {args.classes[0]!r} is a file and not a class name; use --classes-file')
+    names = check_class_names(args.classes) if args.classes else read_class_list(args.classes_file)[0]
+    classes = tuple(names)
     ignore = 255 if args.ignore_index is None else args.ignore_index
     table = shift_table(len(classes), ignore_index=ignore) if args.reduce_zero_label else None
     return Rule(classes, ignore, args.gt_suffix or '.png', table, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
-from volo_seg.datasets.masks import Colour, ColourTable, read_class_list
+from volo_seg.datasets.class_lists import read_classes
+from volo_seg.datasets.masks import Colour, ColourTable
 from volo_seg.datasets.pairs import Pairing, pair_folders
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
@@ -25,8 +25,8 @@ class FolderDataset(BaseSegDataset):
     Args:
         data_root: Folder that the other paths start from.
         data_prefix: ``img_path`` and ``seg_map_path``, folders below ``data_root``.
-        classes: Class names in the order of their label values, or a file with one name per line; by default
-            ``<data_root>/classes.txt``. Lines ``name R G B`` also give ``colours``.
+        classes: Class names in the order of their label values, or a file of them (see :func:`.read_class_list`); by
+            default ``<data_root>/classes.txt``. A file with colours also gives ``colours``.
         palette: An RGB colour (0..255) per class for drawing; by default ``colours``, or fixed distinct colours.
         colours: The RGB colour (0..255) of each class in colour-coded masks. With it, all masks are read by colour.
         ignore_colours: Colours of such masks that are neither trained nor evaluated.
@@ -130,30 +130,6 @@ class FolderDataset(BaseSegDataset):
             dict(img_path=image, **({'seg_map_path': mask} if mask else {}), **common, seg_fields=[])
             for image, mask in found.pairs
         ]
-
-
-def read_classes(classes: Sequence[str] | str | None, data_root: str) -> tuple[list[str], list[Colour] | None]:
-    """The class names, and their colours if the file has them.
-
-    Args:
-        classes: The names, or a file of them; None means ``<data_root>/classes.txt``.
-        data_root: Folder of the data set.
-
-    Raises:
-        UserError: There are no names, or a name occurs twice.
-    """
-    colours = None
-    if classes is None or isinstance(classes, str):
-        path = Path(classes) if classes else Path(data_root, 'classes.txt')
-        if not path.exists():
-            raise UserError(f'class names are missing: write one per line into {str(path)!r}, or give classes=[…]')
-        classes, colours = read_class_list(path)
-    names = [str(name) for name in classes]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice or not names:
-        problem = f'names {twice[0]!r} twice' if twice else 'is empty'
-        raise UserError(f'classes={str(names)[:200]} {problem}; give each class one name')
-    return names, colours
 
 
 def colour_table(

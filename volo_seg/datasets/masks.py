@@ -1,25 +1,20 @@
-"""Decode label images (8-bit class numbers, or a colour per class), and read lists of classes."""
+"""Decode label images: 8-bit class numbers, or a colour per class."""
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from volo_seg.errors import UserError
 from volo_seg.imageio import ImageError
-from volo_seg.io import read_lines
 from volo_seg.label_png import labels_of, load_label_image
 
 Labels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
-_MAX_CHARACTERS = 256  # in a line of a list of classes
 _COLOUR_MODES = ('1', 'L', 'P', 'RGB', 'RGBA')
 
 
@@ -47,34 +42,6 @@ def decode_mask(content: bytes, *, where: str, table: ColourTable | None = None)
             reason=error.reason,
         ) from error
     return _by_colour(image, table, name) if table else _by_value(image, name)
-
-
-def read_class_list(path: Path) -> tuple[list[str], list[Colour] | None]:
-    """Read class names, and their RGB colours if given, from a text file with one class per line.
-
-    A line is ``name`` or ``name R G B``; empty lines are skipped.
-
-    Raises:
-        UserError: The file cannot be read, has no name or a very long one, or has colours for some classes only.
-    """
-    try:
-        lines = read_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, 'strerror', None) or 'it is not UTF-8 text'
-        raise UserError(f'class list {path} cannot be read ({reason}); write one class name per line') from error
-    if not lines:
-        raise UserError(f'class list {path} is empty; write one class name per line')
-    long = [line for line in lines if len(line) > _MAX_CHARACTERS]
-    if long:
-        raise UserError(f'class name {long[0][:40]!r}… in {str(path)!r} has {len(long[0])} characters; shorten it')
-    coloured = re.compile(r'(.+?)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)')
-    matches = [coloured.fullmatch(line) for line in lines]
-    found = [match for match in matches if match]
-    if not found:
-        return lines, None
-    if len(found) < len(lines):
-        raise UserError(f'{str(path)!r}: line {lines[matches.index(None)]!r} has no colour; write `name R G B`')
-    return [match[1] for match in found], [(int(match[2]), int(match[3]), int(match[4])) for match in found]
 
 
 def label_lookup(*, reduce_zero_label: bool, label_map: Mapping[int, int] | None) -> Labels:
