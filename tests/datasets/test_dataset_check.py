@@ -446,7 +446,7 @@ def split_of(classes):
 
     lookup = label_lookup(reduce_zero_label=False, label_map=None)
     names = tuple(map(str, range(classes)))
-    return Split('train', 'FolderDataset', names, 255, False, lookup, None, Pairing())
+    return Split('train', 'train_dataloader.dataset', 'FolderDataset', names, 255, False, lookup, None, Pairing())
 
 
 @given(st.integers(0, 200), st.integers(1, 40))

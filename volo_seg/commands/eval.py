@@ -51,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--reduce-zero-label', action='store_true', help='0 means none and classes count from 1, in both folders'
     )
     parser.add_argument(
+        '--label-map',
+        nargs='+',
+        metavar='OLD:NEW',
+        help='value in both folders and its class, for values that differ, e.g. 255:1 for masks of 0 and 255',
+    )
+    parser.add_argument(
         '--pred-ids',
         choices=('train', 'label'),
         help="numbering of the predictions: classes from 0, or the data set's own labels (default, as "
@@ -107,7 +113,7 @@ def rule_of(args: argparse.Namespace) -> Rule:
         raise UserError('give one of --dataset, --classes and --classes-file, so that the classes are known')
     if args.dataset is None:
         return own_rule(args)
-    if args.ignore_index is not None or args.reduce_zero_label:
+    if args.ignore_index is not None or args.reduce_zero_label or args.label_map:
         raise UserError(f'--dataset {args.dataset} fixes the numbering; leave out --ignore-index and its like')
     return cityscapes_rule(args) if args.dataset == 'cityscapes' else ade20k_rule(args)
 
@@ -125,7 +131,28 @@ def own_rule(args: argparse.Namespace) -> Rule:
     classes = tuple(names)
     ignore = 255 if args.ignore_index is None else args.ignore_index
     table = shift_table(len(classes), ignore_index=ignore) if args.reduce_zero_label else None
+    if args.label_map:
+        known = table or {ignore: ignore} | {label: label for label in range(len(classes))}
+        table = known | label_map(args.label_map, count=len(classes), ignore_index=ignore)
     return Rule(classes, ignore, args.gt_suffix or '.png', table, table)
+
+
+def label_map(words: Sequence[str], *, count: int, ignore_index: int) -> dict[int, int]:
+    """The table of ``--label-map`` for ``count`` classes.
+
+    Raises:
+        UserError: A word is not of the form OLD:NEW, or NEW is neither a class nor the ignored value.
+    """
+    table = {}
+    for word in words:
+        old, _, new = word.partition(':')
+        if not (old.isdecimal() and new.isdecimal() and (int(new) < count or int(new) == ignore_index)):
+            raise UserError(
+                f'--label-map {word!r} is not OLD:NEW with a class 0..{count - 1} or {ignore_index} (ignored) as NEW; '
+                'write 255:1, for example'
+            )
+        table[int(old)] = int(new)
+    return table
 
 
 def cityscapes_rule(args: argparse.Namespace) -> Rule:
@@ -171,6 +198,11 @@ def show(tally: Tally, rule: Rule, args: argparse.Namespace, extra: Sequence[Pat
     counted, missed = int(tally.matrix.sum()), int(tally.matrix[:, -1].sum())
     print(f'{tally.images} images, {counted} pixels scored, {tally.ignored} ignored (no ground truth)')
     print(f'{missed} pixels ({missed / counted:.2%}) are predicted as the ignored value and count as misses')
+    if len(rule.classes) <= 2 and rule.truth_table is None and tally.ignored and not tally.matrix[1:, :].any():
+        print(
+            f'warning: the ground truth holds 0 and the ignored value {rule.ignore_index} alone, as a binary mask saved '
+            f'as 8 bit does; --label-map {rule.ignore_index}:1 reads {rule.ignore_index} as class 1'
+        )
     if extra:
         print(f'{len(extra)} predictions have no ground truth and were left out, the first is {extra[0]}')
     if args.json is not None:

@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS
 from volo_seg.checkpoints.mmengine_loaders import load_from_config
 from volo_seg.config.agreement import check_agreement, check_class_count, heads
 from volo_seg.config.load import datasets
-from volo_seg.config.losses import check_losses
+from volo_seg.config.losses import check_channels_of_losses, check_losses
 from volo_seg.config.validation import accepted_keys, check_names, find_type, walk
 from volo_seg.errors import UserError, prefixed
 
@@ -36,6 +36,8 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
             if classes is not None:
                 fill_class_count(config, classes)
                 check_class_count(config, place, dataset['type'], len(classes))
+    if 'train' in splits:
+        check_channels_of_losses(config)
 
 
 def check_config(config: Config, splits: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ MIN_KEPT = 6
 """At least one of this number of pixels is kept."""
 WEIGHT_SUFFIXES = ('.json', '.txt', '.npy')
 """Files of class weights: a JSON list, numbers separated by white space, or an array."""
+ONE_CHANNEL: dict[Any, dict[str, Any]] = {'CrossEntropyLoss': {'use_sigmoid': True}, 'LovaszLoss': {'loss_type': 'binary'}}
+"""Losses that learn class 1 of two from the only channel of a head, and the argument with which they do."""
 MAX_BYTES = 2**20
 """Largest accepted file of class weights."""
 
@@ -123,6 +125,44 @@ def check_losses(config: Config) -> None:
                 raise UserError(f'{place}: class_weight and avg_non_ignore=True fail together on ignored pixels; {fix}')
             if half:
                 raise UserError(f'{place}: the sum of class_weight overflows in float16, and the loss is 0; {fix}')
+
+
+def check_channels_of_losses(config: Config) -> None:
+    """Check that the heads that classify each pixel can learn with their number of channels and their losses.
+
+    A softmax over one channel is 1, whatever the network gives: the loss is 0 or constant for ever. Of the losses of
+    MMSegmentation, those in :data:`ONE_CHANNEL` learn class 1 of two from one channel; Dice and focal loss would learn
+    class 0 from it, and prediction reads class 1.
+
+    Raises:
+        UserError: A head has one class, or one channel and another loss or sampler, or ``ONE_CHANNEL`` does not apply.
+    """
+    for place, head in heads(config.model):
+        classes, channels = head.get('num_classes'), head.get('out_channels') or head.get('num_classes')
+        if not _is_plain(head) or not isinstance(classes, int):
+            continue
+        if classes == 1:
+            raise UserError(
+                f'{place}.num_classes=1: with one class there is nothing to tell apart, and nothing is learned; list '
+                'two classes, "background" (label 0) and yours (label 1)'
+            )
+        sampler = head.get('sampler') or {}
+        if channels == 1 and sampler.get('type') == 'OHEMPixelSampler' and sampler.get('thresh') is not None:
+            raise UserError(f'{place}: OHEMPixelSampler with thresh needs a channel per class; remove out_channels=1')
+        for key, loss in _losses(head, place):
+            kind = loss.get('type')
+            sigmoid = kind in ONE_CHANNEL and all(loss.get(k) == v for k, v in ONE_CHANNEL[kind].items())
+            known = getattr(find_type(kind), '__module__', '').startswith(('mmseg.', 'volo_seg.'))
+            if channels == 1 and known and not sigmoid:
+                raise UserError(
+                    f'{key}: {kind} cannot learn two classes from out_channels=1; use '
+                    "dict(type='CrossEntropyLoss', use_sigmoid=True), or remove out_channels=1"
+                )
+            if channels != 1 and kind == 'LovaszLoss' and sigmoid:
+                raise UserError(
+                    f"{key}: LovaszLoss with loss_type='binary' needs out_channels=1 in {place}; set it, or use "
+                    "loss_type='multi_class'"
+                )
 
 
 def _is_plain(head: Mapping[str, Any]) -> bool:

@@ -12,9 +12,8 @@ from volo_seg.errors import UserError
 from volo_seg.io import read_lines
 
 _MAX_CHARACTERS = 256  # in a class name
-_HEADER = frozenset(
-    'id ids idx index value pixel trainid class classes name names label labels category categories '
-    'r g b red green blue rgb color colour'.split()
+_HEADER = re.compile(
+    r'((train)?ids?|idx|index|value|pixel|class(es)?|names?|labels?|categor(y|ies)|r|g|b|red|green|blue|rgb|colou?r)'
 )
 _LABELMAP = re.compile(r'([^:]*):(?:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?:[^:]*:[^:]*')
 _NUMBERED = re.compile(r'(\d+)(\s*[,;:]\s*|\s+)(.*[^\d\s,;:].*)')
@@ -107,7 +106,7 @@ def _rows(lines: Sequence[str], where: str) -> list[str]:
     if not lines:
         return []
     words = re.split(r'[\s,;:_]+', lines[0].lower())
-    header = len(lines) > 1 and set(words) <= _HEADER
+    header = len(lines) > 1 and all(map(_HEADER.fullmatch, words))
     rows = lines[1:] if header else lines
     comment = next((line for line in rows if line.startswith('#')), None)
     if comment is not None:

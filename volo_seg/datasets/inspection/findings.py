@@ -104,7 +104,7 @@ def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Findi
         effect = 'is ignored, so that only class 0 is learned' if split.in_range(white) else 'is not a class'
         fix = 'by rewriting the label images'
         if split.kind == 'FolderDataset':
-            fix = f'with label_map={{{white}: 1}} in the data set'
+            fix = f'with label_map={{{white}: 1}} in the data set (--cfg-options {split.place}.label_map.{white}=1)'
         yield Finding(
             split.name,
             'binary',
@@ -133,9 +133,8 @@ def is_binary(split: Split, values: Sequence[int]) -> bool:
     return (
         len(values) == 2
         and values[0] == 0
-        and len(split.classes) >= 2
         and int(split.lookup[white]) >= len(split.classes)
-        and (white == 255 or len(split.classes) == 2)
+        and (white == 255 or len(split.classes) <= 2)
         and not split.reduce_zero_label
     )
 

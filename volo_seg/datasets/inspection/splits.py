@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from volo_seg.config.load import datasets
 from volo_seg.datasets.folder_dataset import FolderDataset
 from volo_seg.datasets.masks import ColourTable, Labels, label_lookup
 from volo_seg.datasets.pairs import Pairing, pair_folders
@@ -23,6 +24,7 @@ class Split:
     """A data set of a split: its files and how its labels are read."""
 
     name: str
+    place: str  # dotted key of the data set in the config
     kind: str  # the data set's type
     classes: tuple[str, ...]
     ignore_index: int
@@ -49,15 +51,16 @@ def read_splits(config: Config, name: str) -> Iterator[Split]:
     """Yield the data set of the split ``name``, or the data sets of which it consists."""
     loader = config.get(f'{name}_dataloader')
     if loader is not None:
-        for dataset in _parts(loader.dataset):
-            yield read_split(name, dataset)
+        for place, dataset in datasets(loader.dataset, f'{name}_dataloader.dataset'):
+            yield read_split(name, place, dataset)
 
 
-def read_split(name: str, dataset: Mapping[str, Any]) -> Split:
-    """Build ``dataset`` and list its files, without opening them."""
+def read_split(name: str, place: str, dataset: Mapping[str, Any]) -> Split:
+    """Build ``dataset``, which the config has at ``place``, and list its files, without opening them."""
     built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
     return Split(
         name=name,
+        place=place,
         kind=type(built).__name__,
         classes=tuple(built.metainfo.get('classes') or ()),
         ignore_index=built.ignore_index,
@@ -72,16 +75,6 @@ def _files(config: Config, name: str) -> Any:
     dataset = config[f'{name}_dataloader'].dataset
     keys = ('data_root', 'data_prefix', 'ann_file', 'indices')
     return dataset if 'data_prefix' not in dataset else [dataset.get(key) for key in keys]
-
-
-def _parts(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The data sets inside wrappers such as ConcatDataset and RepeatDataset."""
-    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else None)
-    if inner is None:
-        yield dataset
-        return
-    for part in inner:
-        yield from _parts(part)
 
 
 def _pair(built: Any) -> Pairing:
