@@ -13,7 +13,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,60 @@ def read_lines(path: str | Path, *, most_bytes: int = 2**20) -> list[str]:
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     lines = content.decode('utf-16' if wide else 'utf-8-sig').splitlines()
     return [line for line in map(str.strip, lines) if line]
+
+
+def find_files(
+    folder: str | Path, *, suffixes: Sequence[str], any_case: bool = True, skip: Collection[Path] = ()
+) -> list[Path]:
+    """The files below ``folder`` whose names end with one of ``suffixes``, sorted by path; empty if it does not exist.
+
+    Hidden files and folders are left out. Links to folders are followed, but a folder is not searched again below
+    itself. Broken links, pipes and devices are listed, so that the reader of the file reports them.
+
+    Args:
+        folder: Start of the search.
+        suffixes: Ends of file names; they need not start with a dot.
+        any_case: Whether ``suffixes`` match in upper and lower case.
+        skip: Folders below ``folder``, resolved, that are left out.
+
+    Raises:
+        UserError: A folder cannot be searched, or the name of such a file is not UTF-8.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f'folder {error.filename!r} cannot be searched ({error.strerror}); change its permissions or leave it out'
+        )
+
+    ends = tuple(suffix.lower() if any_case else suffix for suffix in suffixes)
+    found: list[str] = []
+    folders_above: dict[str, tuple[tuple[int, int], ...]] = {}
+    root = str(folder)
+    for place, folders, files in os.walk(root, followlinks=True, onerror=refuse if os.path.isdir(root) else None):
+        status, above = os.stat(place), folders_above.pop(place, ())
+        identity = status.st_dev, status.st_ino
+        if identity in above or (skip and place != root and Path(place).resolve() in skip):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        folders_above.update((os.path.join(place, name), (*above, identity)) for name in folders)
+        names = (name for name in files if not name.startswith('.'))
+        found += [os.path.join(place, n) for n in names if (n.lower() if any_case else n).endswith(ends)]
+    for path in found:
+        check_utf8(path)
+    return sorted(map(Path, found), key=Path.as_posix)
+
+
+def check_utf8(path: str | Path) -> None:
+    """Check that ``path`` can be printed and written to text files.
+
+    Raises:
+        UserError: It has bytes that are not text in the encoding of the file system.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f'the path {os.fsencode(path)!r} is not UTF-8 text; rename the file or folder') from error
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What a config says is checked before anything is built: one test a mistake, and no alarm where there is none."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import mmseg
 import pytest
@@ -274,6 +276,46 @@ def test_class_count_of_each_head(head, folders):
     config = load_config(FOLDERS, [*folders, f'model.{head}.num_classes=7'])
     with pytest.raises(UserError, match=rf'model.{head}.num_classes=7, but {TRAIN} .* has 3 classes'):
         check_run(config, ('train', 'val'))
+
+
+@pytest.mark.parametrize('classes', [['road', 'sky', 'tree'], ['sky', 'road'], ['sky', 'road', 'car', 'tree']])
+def test_class_lists_of_the_splits_agree(classes, folders):
+    config = load_config(FOLDERS, folders)
+    config.val_dataloader.dataset.classes = classes
+    with pytest.raises(UserError) as caught:
+        check_run(config, ('train', 'val'))
+    theirs = ', '.join(f'{label} {name!r}' for label, name in enumerate(classes))
+    assert str(caught.value).startswith(
+        f"{TRAIN} has the classes 0 'sky', 1 'road', 2 'tree', but val_dataloader.dataset has {theirs}; give both"
+    )
+    check_run(load_config(FOLDERS, folders), ('train', 'val'))
+
+
+def test_class_lists_of_joined_data_sets_agree(folders):
+    config = load_config(FOLDERS, folders)
+    part = config.train_dataloader.dataset.dataset
+    parts = [part, {**part, 'classes': ['tree', 'road', 'sky']}]
+    config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    with pytest.raises(UserError, match='datasets.0 has the classes .*, but train_dataloader.dataset.datasets.1 has'):
+        check_run(config, ('train',))
+
+
+def test_another_name_of_a_class_is_logged(folders):
+    config = load_config(FOLDERS, folders)
+    config.val_dataloader.dataset.classes = ['sky', 'street', 'tree']
+    with patch('volo_seg.config.agreement.print_log') as log:
+        check_run(config, ('train', 'val'))
+    assert "0 'sky', 1 'street', 2 'tree'; they are taken for the same classes" in log.call_args.args[0]
+
+
+def test_the_end_of_other_files_is_named(folders, tmp_path):
+    (tmp_path / 'annotations/train/a.png').rename(tmp_path / 'annotations/train/a.tif')
+    sentence = (
+        f"annotations/train' ({TRAIN}) holds no file *.png; its files end in .tif: set {TRAIN}.seg_map_suffix=.tif"
+    )
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        check_run(load_config(FOLDERS, folders), ('train',))
+    check_run(load_config(FOLDERS, [*folders, f'{TRAIN}.seg_map_suffix=.tif']), ('train',))
 
 
 def test_wrapped_data_sets_are_checked_too(folders):

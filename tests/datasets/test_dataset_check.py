@@ -80,6 +80,29 @@ def missing_label(root):
     ]
 
 
+def other_suffix(root):
+    for split in ('train', 'val'):
+        for path in (root / 'annotations' / split).iterdir():
+            path.rename(path.with_name(f'{path.stem}_mask.PNG'))
+    return 'error', [
+        f"image '{root}/images/train/a.jpg' has no label image '{mask_of(root, 'a')}' (3 of 3 images have none)",
+        "; 'a_mask.PNG' is there, and with seg_map_suffix='_mask.PNG' it would match",
+    ]
+
+
+def other_names(root):
+    for path in (root / 'annotations/train').iterdir():
+        path.rename(path.with_name(f'mask-{path.stem}.png'))
+    return 'error', ["; the nearest names there are 'mask-", "'mask-a.png'"]
+
+
+def other_format(root):
+    for path in (root / 'annotations/train').iterdir():
+        Image.open(path).save(path.with_suffix('.tif'))
+        path.unlink()
+    return 'error', ['seg_map_suffix=', '.tif']
+
+
 def missing_image(root):
     (root / 'images/train/b.jpg').unlink()
     return 'warning', [f"label image '{mask_of(root, 'b')}' belongs to no image", 'add the image']
@@ -269,7 +292,18 @@ def no_folder(root):
 
 
 BROKEN = (
-    *(missing_label, missing_image, truncated_image, truncated_png, flipped_bit, empty_image, no_image),
+    *(
+        missing_label,
+        other_suffix,
+        other_names,
+        other_format,
+        missing_image,
+        truncated_image,
+        truncated_png,
+        flipped_bit,
+        empty_image,
+        no_image,
+    ),
     *(pipe_for_an_image, device_for_a_label, postscript),
     *(damaged_label, other_size, rgb_mask, rgba_mask, float_mask, sixteen_bit, binary, out_of_range),
     *(counts_from_one, never_seen, wholly_ignored, duplicate, share_a_name, turned, upside_down),
@@ -446,7 +480,9 @@ def split_of(classes):
 
     lookup = label_lookup(reduce_zero_label=False, label_map=None)
     names = tuple(map(str, range(classes)))
-    return Split('train', 'train_dataloader.dataset', 'FolderDataset', names, 255, False, lookup, None, Pairing())
+    return Split(
+        'train', 'train_dataloader.dataset', 'FolderDataset', names, 255, False, lookup, '.png', None, Pairing()
+    )
 
 
 @given(st.integers(0, 200), st.integers(1, 40))

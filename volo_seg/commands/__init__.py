@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from volo_seg.commands.signals import Signals
 from volo_seg.errors import PeerLost, UserError
+from volo_seg.io import check_utf8
 
 
 class Command(NamedTuple):
@@ -70,6 +71,8 @@ def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> 
     warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
     with Signals(last=last) as signals:
         try:
+            for word in sys.argv[1:] if argv is None else argv:
+                check_utf8(word)
             command = importlib.import_module(f'{__name__}.{name}')
             signals.check()
             status = command.main(argv)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands.flags import add_config_flags, make_parser
 from volo_seg.errors import UserError
-from volo_seg.io import atomic_write, check_writable
+from volo_seg.io import atomic_write, check_writable, find_files
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -110,7 +110,7 @@ def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[
     found: list[Path] = []
     for text in args.images:
         path = Path(text)
-        inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = find_files(path, suffixes=SUFFIXES) if path.is_dir() else [path]
         if not inside:
             raise UserError(f'--images {text!r} holds no image; give images or a folder with some')
         found += inside

@@ -106,14 +106,17 @@ def config_findings(config: Config) -> list[Finding]:
     from volo_seg.config.checks import check_run
     from volo_seg.datasets.inspection.findings import Finding
 
-    findings: dict[str, Finding] = {}
-    for name in ('train', 'val'):
-        if config.get(f'{name}_dataloader') is None:
-            continue
+    def refusal(splits: Sequence[str]) -> dict[str, Finding]:
         try:
-            check_run(config, (name,))
+            check_run(config, splits)
         except UserError as error:
-            findings[str(error)] = findings.get(str(error), Finding(name, 'config', str(error)))
+            return {str(error): Finding(splits[-1], 'config', str(error))}
+        return {}
+
+    findings: dict[str, Finding] = {}
+    names = [name for name in ('train', 'val') if config.get(f'{name}_dataloader') is not None]
+    for splits in [*([name] for name in names), names]:
+        findings |= {key: found for key, found in refusal(splits).items() if key not in findings}
     return list(findings.values())
 
 

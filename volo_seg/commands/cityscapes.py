@@ -8,7 +8,7 @@ from pathlib import Path
 
 from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
-from volo_seg.io import atomic_path, atomic_write, check_regular, check_writable
+from volo_seg.io import atomic_path, atomic_write, check_regular, check_writable, find_files
 
 SUFFIX = '_polygons.json'
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     annotations = root / args.gt_dir
     if not annotations.is_dir():
         raise UserError(f'{str(annotations)!r} does not exist; give the folder that holds {args.gt_dir}/')
-    polygons = sorted(annotations.rglob(f'*{SUFFIX}'))
+    polygons = find_files(annotations, suffixes=(SUFFIX,), any_case=False)
     if not polygons:
         raise UserError(f'{str(annotations)!r} holds no *{SUFFIX}; unpack gtFine_trainvaltest.zip there')
     if args.nproc < 1:
@@ -81,7 +81,6 @@ def write_split(folder: Path, target: Path) -> None:
     if not folder.is_dir():
         return
     tail = f'_gtFine{SUFFIX}'
-    names = sorted(
-        str(path.relative_to(folder)).replace(tail, '').replace(SUFFIX, '') for path in folder.rglob(f'*{SUFFIX}')
-    )
+    paths = find_files(folder, suffixes=(SUFFIX,), any_case=False)
+    names = sorted(str(path.relative_to(folder)).replace(tail, '').replace(SUFFIX, '') for path in paths)
     atomic_write(target, ''.join(f'{name}\n' for name in names).encode())

@@ -159,9 +159,10 @@ def cityscapes_rule(args: argparse.Namespace) -> Rule:
     """The rule for Cityscapes; the ground truth is ``labelTrainIds`` if such files exist, else ``labelIds``."""
     from volo_seg.datasets.cityscapes_labels import IGNORE, LABELS, train_names
     from volo_seg.evaluation.folders import CITYSCAPES_FRAME
+    from volo_seg.io import find_files
 
     ids = {IGNORE: IGNORE} | {label.id: max(label.train_id, -1) for label in LABELS if label.id >= 0}
-    found = (end for end in CITYSCAPES_SUFFIXES if next(args.gt_dir.rglob(f'*{end}'), None))
+    found = (end for end in CITYSCAPES_SUFFIXES if find_files(args.gt_dir, suffixes=(end,), any_case=False))
     suffix = args.gt_suffix or next(found, CITYSCAPES_SUFFIXES[-1])
     truth = None if 'labelTrainIds' in suffix else ids
     prediction = ids if args.pred_ids == 'label' else None
@@ -200,8 +201,8 @@ def show(tally: Tally, rule: Rule, args: argparse.Namespace, extra: Sequence[Pat
     print(f'{missed} pixels ({missed / counted:.2%}) are predicted as the ignored value and count as misses')
     if len(rule.classes) <= 2 and rule.truth_table is None and tally.ignored and not tally.matrix[1:, :].any():
         print(
-            f'warning: the ground truth holds 0 and the ignored value {rule.ignore_index} alone, as a binary mask saved '
-            f'as 8 bit does; --label-map {rule.ignore_index}:1 reads {rule.ignore_index} as class 1'
+            f'warning: the ground truth holds 0 and the ignored value {rule.ignore_index} alone, as 8-bit binary '
+            f'masks do; --label-map {rule.ignore_index}:1 reads {rule.ignore_index} as class 1'
         )
     if extra:
         print(f'{len(extra)} predictions have no ground truth and were left out, the first is {extra[0]}')

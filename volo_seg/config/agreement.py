@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from volo_seg.config.load import datasets
 from volo_seg.config.validation import Node, accepted_keys, find_type, is_ours, walk
@@ -190,6 +192,27 @@ def check_class_count(config: Config, place: str, kind: str, count: int) -> None
                 f'{head_place}.num_classes={number}, but {place} ({kind}) has {count} classes; '
                 f'set num_classes of decode_head and auxiliary_head to {count}'
             )
+
+
+def check_same_classes(place: str, classes: Sequence[str], other_place: str, other: Sequence[str]) -> None:
+    """Check that two class lists give each label one meaning; a class that only has another name is logged.
+
+    Raises:
+        UserError: The numbers of classes differ, or a name stands for two labels.
+    """
+    classes, other = list(classes), list(other)
+    if classes == other:
+        return
+    text = f'{place} has the classes {named(classes)}, but {other_place} has {named(other)}'
+    if len(classes) != len(other) or any(classes.index(name) != other.index(name) for name in {*classes} & {*other}):
+        raise UserError(f'{text}; give both the same list in the same order, e.g. one file by classes=…')
+    print_log(f'{text}; they are taken for the same classes, label by label', 'current', logging.WARNING)
+
+
+def named(classes: Sequence[str]) -> str:
+    """Class names with their labels, at most 20."""
+    more = f', … ({len(classes)} in all)' if len(classes) > 20 else ''
+    return ', '.join(f'{label} {name!r}' for label, name in enumerate(classes[:20])) + more
 
 
 def heads(model: Node) -> Iterator[tuple[str, Any]]:

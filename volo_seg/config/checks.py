@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS
 
 from volo_seg.checkpoints.mmengine_loaders import load_from_config
-from volo_seg.config.agreement import check_agreement, check_class_count, heads
+from volo_seg.config.agreement import check_agreement, check_class_count, check_same_classes, heads
 from volo_seg.config.load import datasets
 from volo_seg.config.losses import check_channels_of_losses, check_losses
 from volo_seg.config.validation import accepted_keys, check_names, find_type, walk
 from volo_seg.errors import UserError, prefixed
+from volo_seg.io import find_files
 
 INITIALIZERS = ('Pretrained', 'PretrainedInit', 'mmengine.Pretrained', 'mmengine.PretrainedInit')
 
@@ -24,9 +26,10 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
 
     Raises:
         UserError: Values of the config disagree or name what does not exist, a folder is missing or has no files of the
-            data set, or model and data set have different numbers of classes.
+            data set, data sets have different class lists, or model and data set different numbers of classes.
     """
     check_config(config, splits)
+    known: tuple[str, Sequence[str]] | None = None
     for split in splits:
         for place, dataset in datasets(config[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset'):
             if not hasattr(find_type(dataset['type']), 'METAINFO'):
@@ -34,6 +37,8 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
             _check_folders(place, dataset)
             classes = _describe(place, dataset).metainfo.get('classes')
             if classes is not None:
+                known = known or (place, classes)
+                check_same_classes(*known, place, classes)
                 fill_class_count(config, classes)
                 check_class_count(config, place, dataset['type'], len(classes))
     if 'train' in splits:
@@ -91,8 +96,11 @@ def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
             continue
         folder = root / prefix[key]
         suffixes = (suffix,) if isinstance(suffix, str) else tuple(suffix)
-        if not any(path.name.lower().endswith(tuple(s.lower() for s in suffixes)) for path in folder.rglob('*')):
-            hint = ''
+        if not find_files(folder, suffixes=suffixes):
+            files = find_files(folder, suffixes=('',))
+            ends = Counter(path.suffix for path in files if path.suffix)
+            name = 'img_suffix' if key == 'img_path' else 'seg_map_suffix'
+            hint = ''.join(f'; its files end in {end}: set {place}.{name}={end}' for end, _ in ends.most_common(1))
             if 'labelTrainIds' in suffixes[0]:
                 hint = '; run tools/dataset_converters/cityscapes.py on the data root first'
             raise UserError(f'folder {str(folder)!r} ({place}) holds no file *{" or *".join(suffixes)}{hint}')

@@ -21,7 +21,10 @@ MIN_KEPT = 6
 """At least one of this number of pixels is kept."""
 WEIGHT_SUFFIXES = ('.json', '.txt', '.npy')
 """Files of class weights: a JSON list, numbers separated by white space, or an array."""
-ONE_CHANNEL: dict[Any, dict[str, Any]] = {'CrossEntropyLoss': {'use_sigmoid': True}, 'LovaszLoss': {'loss_type': 'binary'}}
+ONE_CHANNEL: dict[Any, dict[str, Any]] = {
+    'CrossEntropyLoss': {'use_sigmoid': True},
+    'LovaszLoss': {'loss_type': 'binary'},
+}
 """Losses that learn class 1 of two from the only channel of a head, and the argument with which they do."""
 MAX_BYTES = 2**20
 """Largest accepted file of class weights."""

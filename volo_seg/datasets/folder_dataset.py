@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS
 
 from volo_seg.datasets.class_lists import read_classes
 from volo_seg.datasets.masks import Colour, ColourTable
-from volo_seg.datasets.pairs import Pairing, pair_folders
+from volo_seg.datasets.pairs import Pairing, pair_folders, suffix_hint
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
 from volo_seg.visualization import default_palette
@@ -124,7 +124,8 @@ class FolderDataset(BaseSegDataset):
             raise UserError(f'{other!r} and {one!r} share a name and would share a mask; rename one')
         if found.unlabelled:
             image, mask = found.unlabelled[0]
-            raise UserError(f'image {image!r} has no mask {mask!r}; add it, or remove the image')
+            hint = suffix_hint(found.unlabelled, suffix=self.seg_map_suffix)
+            raise UserError(f'image {image!r} has no mask {mask!r}; add it, or remove the image{hint}')
         common = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
         return [
             dict(img_path=image, **({'seg_map_path': mask} if mask else {}), **common, seg_fields=[])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from volo_seg.io import find_files
+
+MOST_HINTS = 100
+"""Most missing label images whose names are compared with those of other files."""
 
 
 @dataclass
@@ -23,19 +29,15 @@ def pair_folders(
 ) -> Pairing:
     """Pair each image with the label image of the same relative name, or with None if ``mask_dir`` is None.
 
-    Hidden files are left out. With ``any_case``, image suffixes match in any case. A folder that does not exist is
-    empty.
+    See :func:`.find_files` for the search. With ``any_case``, image suffixes match in any case.
     """
     found, masks = Pairing(), {}
     if mask_dir is not None:
-        stems = ((_stem(name, (mask_suffix,), False), name) for name in _names(mask_dir))
-        masks = {stem: str(mask_dir / name) for stem, name in stems if stem is not None}
+        paths = find_files(mask_dir, suffixes=(mask_suffix,), any_case=False)
+        masks = {_stem(path.relative_to(mask_dir), (mask_suffix,)): str(path) for path in paths}
     images: dict[str, str] = {}
-    for name in _names(image_dir):
-        stem = _stem(name, image_suffixes, any_case)
-        if stem is None:
-            continue
-        path = str(image_dir / name)
+    for file in find_files(image_dir, suffixes=image_suffixes, any_case=any_case):
+        stem, path = _stem(file.relative_to(image_dir), image_suffixes), str(file)
         if stem in images:
             found.twins.append((images[stem], path))
             continue
@@ -48,16 +50,37 @@ def pair_folders(
     return found
 
 
-def _names(folder: Path) -> list[str]:
-    """The sorted relative paths of all files below ``folder`` but hidden ones; links to folders are followed."""
-    names: list[str] = []
-    for root, _, files in os.walk(folder, followlinks=True):
-        below = Path(root).relative_to(folder)
-        names += [(below / name).as_posix() for name in files if not name.startswith('.')]
-    return sorted(names)
+def suffix_hint(unlabelled: Sequence[tuple[str, str]], *, suffix: str) -> str:
+    """The end of a message about missing label images: the suffix that would match, or the nearest names there.
+
+    Args:
+        unlabelled: Images and their label images, which do not exist.
+        suffix: With which the label images should end.
+    """
+    images = {image for image, _ in unlabelled}
+    names: dict[str, list[str]] = {}
+    ends: dict[str, list[str]] = {}
+    for _, mask in unlabelled[:MOST_HINTS]:
+        folder, name = os.path.split(mask)
+        if folder not in names:
+            there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            names[folder] = [other for other in there if os.path.join(folder, other) not in images]
+        stem = name.removesuffix(suffix)
+        for other in names[folder]:
+            end = other[len(stem) :]
+            if other.startswith(stem) and end and not end[0].isalnum():
+                ends.setdefault(end, []).append(other)
+    if ends:
+        end = max(ends, key=lambda end: len(ends[end]))
+        return f'; {ends[end][0]!r} is there, and with seg_map_suffix={end!r} it would match'
+    folder, name = os.path.split(unlabelled[0][1])
+    near = difflib.get_close_matches(name, names[folder], n=3, cutoff=0.0)
+    return (
+        f'; the nearest names there are {", ".join(map(repr, near))}' if near else f'; {folder!r} holds no label image'
+    )
 
 
-def _stem(name: str, suffixes: Sequence[str], any_case: bool) -> str | None:
-    lower = name.lower() if any_case else name
-    lengths = [len(suffix) for suffix in suffixes if lower.endswith(suffix.lower() if any_case else suffix)]
-    return name[: len(name) - max(lengths)] if lengths else None
+def _stem(path: Path, suffixes: Sequence[str]) -> str:
+    """``path`` without the longest of ``suffixes`` with which it ends, in any case."""
+    name = path.as_posix()
+    return name[: -max(len(suffix) for suffix in suffixes if name.lower().endswith(suffix.lower()))]

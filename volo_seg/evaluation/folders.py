@@ -15,6 +15,7 @@ from volo_seg.errors import UserError
 from volo_seg.evaluation.boundary import boundary_counts
 from volo_seg.evaluation.confusion_matrix import confusion, listed
 from volo_seg.evaluation.tally import Tally
+from volo_seg.io import find_files
 from volo_seg.label_png import Labels, ranges, read_labels
 
 CITYSCAPES_FRAME = re.compile(r'^(.+?_\d{6}_\d{6})')
@@ -37,7 +38,7 @@ def label_files(folder: Path, *, suffix: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; check the path')
-    found = sorted(path for path in folder.rglob(f'*{suffix}') if path.is_file() and not path.name.startswith('.'))
+    found = find_files(folder, suffixes=(suffix,), any_case=False)
     if not found:
         raise UserError(f'{folder} holds no file that ends with {suffix!r}; check the folder and the suffix')
     return found

@@ -16,7 +16,7 @@ from volo_seg.export.parity import open_session
 from volo_seg.imageio import SUFFIXES, read_image
 from volo_seg.inference.onnx_metadata import OnnxMetadata
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resize_image
-from volo_seg.io import atomic_write
+from volo_seg.io import atomic_write, find_files
 from volo_seg.windows import WindowGrid
 
 OPERATORS = ('Conv', 'MatMul')
@@ -80,7 +80,7 @@ def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]
     """
     if not Path(folder).is_dir():
         raise UserError(f'--int8 {str(folder)!r} is not a folder: give a folder with images like those to segment')
-    found = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = find_files(folder, suffixes=SUFFIXES)
     if not found:
         raise UserError(f'--int8 {str(folder)!r} holds no image: give a folder with images like those to segment')
     return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]

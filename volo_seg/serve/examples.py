@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES, read_image
+from volo_seg.io import find_files
 
 from .limits import Limits
 from .responses import jpeg
@@ -29,7 +30,7 @@ def open_examples(folder: Path, limits: Limits) -> list[Example]:
     Raises:
         UserError: There are none, or one cannot be read or is above a limit.
     """
-    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())[:MOST]
+    paths = [path for path in find_files(folder, suffixes=SUFFIXES) if path.is_file()][:MOST]
     if not paths:
         raise UserError(f'--examples {str(folder)!r} holds no images')
     for path in paths:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from volo_seg.datasets.inspection.observation import Observation
 from volo_seg.datasets.inspection.splits import Split
+from volo_seg.datasets.pairs import suffix_hint
 from volo_seg.label_png import ranges
 
 WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate')
@@ -58,7 +59,7 @@ def duplicates(train: Sequence[Observation], other: Sequence[Observation], name:
 
 def _pairing(split: Split) -> Iterator[Finding]:
     pairing = split.pairing
-    if not pairing.pairs:
+    if not pairing.pairs and not pairing.unlabelled:
         yield Finding(
             split.name,
             'empty',
@@ -67,10 +68,13 @@ def _pairing(split: Split) -> Iterator[Finding]:
         )
     if pairing.unlabelled:
         image, mask = pairing.unlabelled[0]
+        hint = suffix_hint(pairing.unlabelled, suffix=split.mask_suffix)
+        images = len(pairing.pairs) + len(pairing.unlabelled)
         yield Finding(
             split.name,
             'unlabelled',
-            f'image {image!r} has no label image {mask!r}: training would stop there; add it, or remove the image',
+            f'image {image!r} has no label image {mask!r} ({len(pairing.unlabelled)} of {images} images have none): '
+            f'training would stop there; add it, or remove the image{hint}',
             tuple(image for image, _ in pairing.unlabelled),
         )
     if pairing.twins:

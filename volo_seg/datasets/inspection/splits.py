@@ -30,6 +30,7 @@ class Split:
     ignore_index: int
     reduce_zero_label: bool
     lookup: Labels  # (256,): label value in a file -> label in training
+    mask_suffix: str
     table: ColourTable | None
     pairing: Pairing
 
@@ -66,6 +67,7 @@ def read_split(name: str, place: str, dataset: Mapping[str, Any]) -> Split:
         ignore_index=built.ignore_index,
         reduce_zero_label=built.reduce_zero_label,
         lookup=label_lookup(reduce_zero_label=built.reduce_zero_label, label_map=built.label_map),
+        mask_suffix=built.seg_map_suffix,
         table=getattr(built, 'table', None),
         pairing=_pair(built),
     )

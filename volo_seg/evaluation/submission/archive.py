@@ -12,7 +12,7 @@ import numpy as np
 
 from volo_seg.errors import UserError
 from volo_seg.evaluation.folders import CITYSCAPES_FRAME, label_files, map_labels
-from volo_seg.io import atomic_path, check_writable
+from volo_seg.io import atomic_path, check_writable, find_files
 from volo_seg.label_png import encode_labels, read_labels
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -133,8 +133,8 @@ def image_frames(folder: Path, rule: ServerRule) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; name the folder of the test images')
-    images = (p for p in folder.rglob('*') if p.suffix.lower() in ('.png', '.jpg', '.jpeg') and p.is_file())
-    found = {frame: path for path in sorted(images) if (frame := frame_of(path.name, rule))}
+    images = find_files(folder, suffixes=('.png', '.jpg', '.jpeg'))
+    found = {frame: path for path in images if (frame := frame_of(path.name, rule))}
     if not found:
         raise UserError(f'{folder} holds no image of {rule.name} ({rule.pattern}); name its test images')
     return found

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
 from volo_seg.inference.output_formats import OUTPUT_FORMATS
-from volo_seg.io import read_lines
+from volo_seg.io import check_utf8, find_files, read_lines
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 LISTS = ('.txt',)
@@ -101,7 +101,8 @@ def _find(text: str, results: Sequence[Path]) -> Iterator[tuple[Path, PurePath]]
     """Yield the path and the relative path of each file that one input names; ``results`` are not searched."""
     path = Path(text)
     if path.is_dir():
-        yield from _search(path, results)
+        for file in find_files(path, suffixes=SUFFIXES + VIDEOS, skip=results):
+            yield file, file.relative_to(path)
     elif path.is_file() and path.suffix.lower() in LISTS:
         yield from read_list(path)
     elif path.is_file():
@@ -111,33 +112,10 @@ def _find(text: str, results: Sequence[Path]) -> Iterator[tuple[Path, PurePath]]
         root = Path(*parts[: next(index for index, part in enumerate(parts) if glob.has_magic(part))])
         for match in sorted(Path(match) for match in glob.glob(text, recursive=True)):
             if not match.is_dir() and not any(match.resolve().is_relative_to(folder) for folder in results):
+                check_utf8(match)
                 yield match, match.relative_to(root)
     elif os.path.lexists(path):  # a pipe or a broken link: reported when it is read
         yield path, PurePath(path.name)
-
-
-def _search(folder: Path, results: Sequence[Path]) -> Iterator[tuple[Path, PurePath]]:
-    """Yield the images and videos below ``folder``, sorted; each folder is entered once, also through links."""
-
-    def refuse(error: OSError) -> None:
-        reason = error.strerror
-        raise UserError(
-            f'folder {error.filename!r} cannot be searched ({reason}); change its permissions or leave it out'
-        )
-
-    entered = set()
-    found = []
-    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = Path(place).resolve()
-        if real in entered or (real in results and Path(place) != folder):
-            subfolders.clear()
-            continue
-        entered.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-        found += [Path(place, name) for name in files if not name.startswith('.')]
-    for path in sorted(found):
-        if path.suffix.lower() in SUFFIXES + VIDEOS:
-            yield path, path.relative_to(folder)
 
 
 def read_list(path: Path) -> Iterator[tuple[Path, PurePath]]:
