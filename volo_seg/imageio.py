@@ -92,7 +92,10 @@ def read_image(source: Source, *, max_pixels: int | None = None) -> np.ndarray:
         return _from_pil(source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source), max_pixels)
-    raise UserError(f'an image is a path, an array or a PIL image, and this is of type {type(source).__name__}')
+    raise UserError(
+        f'an image is a path, an array (H, W, 3) in BGR or a PIL image, and this is of type {type(source).__name__}; '
+        'convert it to one of them'
+    )
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int | None = None) -> np.ndarray:

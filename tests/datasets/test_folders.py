@@ -1,9 +1,12 @@
 """One's own images and masks as a data set."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
+from mmseg.datasets import BaseSegDataset
 
 from volo_seg.datasets.folder_dataset import FolderDataset
 from volo_seg.datasets.transforms import LoadLabels
@@ -63,6 +66,63 @@ def test_colours_are_distinct_and_stable():
 def test_palette_is_checked_against_classes(root):
     with pytest.raises(UserError, match='palette has 1 colours for 3 classes'):
         build(root, palette=[[0, 0, 0]])
+
+
+@pytest.mark.parametrize('names', ['sub/c\nb\n', 'b\n\nsub/c'])
+def test_list_of_images_as_in_mmseg(root, names):
+    """The images and masks of ``ann_file``, in its order: as ``BaseSegDataset``, for images of one suffix."""
+    (root / 'list.txt').write_text(names)
+    (root / 'images' / 'b.png').rename(root / 'images' / 'b.JPG')
+    (root / 'images' / 'unlisted.JPG').touch()  # without a mask
+    options = dict(data_root=str(root), data_prefix=PREFIX, ann_file='list.txt')
+    theirs = BaseSegDataset(metainfo=dict(classes=['x']), img_suffix='.JPG', **options)
+    ours = FolderDataset(classes=['x'], **options)
+    keys = ('img_path', 'seg_map_path')
+    listed = [name for name in names.split('\n') if name]
+    expected = [[theirs[i][key] for key in keys] for i in range(len(theirs))]
+    expected = [row for row in expected if not row[0].endswith('/.JPG')]  # it makes an image of an empty line
+    assert [[ours[i][key] for key in keys] for i in range(len(ours))] == expected
+    assert [Path(row[0]).stem for row in expected] == [Path(name).stem for name in listed]
+    assert ours.ann_file == theirs.ann_file
+
+
+def test_list_of_images_mistakes(root):
+    (root / 'list.txt').write_text('a\nb.png\n')
+    with pytest.raises(UserError, match=r"list\.txt' names image 'b\.png', and .*images' has no file of that name"):
+        build(root, ann_file='list.txt')
+    with pytest.raises(UserError, match=r"ann_file '.*none\.txt' cannot be read"):
+        build(root, ann_file='none.txt')
+    (root / 'list.txt').write_bytes(b'\xff\xfa')
+    with pytest.raises(UserError, match=r"ann_file '.*list\.txt' cannot be read"):
+        build(root, ann_file='list.txt')
+    assert len(build(root, ann_file='')) == len(build(root, ann_file='images')) == 3
+    (root / 'list.txt').write_text('a\n')
+    (root / 'annotations' / 'a.png').unlink()
+    with pytest.raises(UserError, match=r"a\.jpg' has no mask"):
+        build(root, ann_file='list.txt')
+
+
+def test_meta_information_as_in_mmseg(root):
+    given = dict(classes=['x', 'y'], palette=[[1, 2, 3], [4, 5, 6]], source='camera 3')
+    options = dict(data_root=str(root), data_prefix=PREFIX, metainfo=given, filter_cfg=dict(least=1))
+    ours, theirs = FolderDataset(**options), BaseSegDataset(**options)
+    assert ours.metainfo == theirs.metainfo
+    assert ours.filter_cfg == theirs.filter_cfg
+    assert ours.METAINFO == {key: given[key] for key in ('classes', 'palette')}
+    assert FolderDataset.METAINFO == {}
+    assert build(root, classes=['x', 'y'], metainfo=dict(source='camera 3')).metainfo['source'] == 'camera 3'
+    with pytest.raises(UserError, match=r"classes=\['x'\] and metainfo.classes=\['x', 'y'\] differ; give one of them"):
+        build(root, classes=['x'], metainfo=given)
+
+
+class Filtered(FolderDataset):
+    def filter_data(self):
+        return [entry for entry in self.data_list if entry['img_path'].endswith(self.filter_cfg['suffix'])]
+
+
+def test_a_subclass_filters(root):
+    options = dict(data_root=str(root), data_prefix=PREFIX, filter_cfg=dict(suffix='.png'))
+    assert [Path(entry['img_path']).name for entry in Filtered(**options)] == ['b.png']
 
 
 def test_mistakes(root):

@@ -25,7 +25,7 @@ from volo_seg.evaluation.calibration import calibration_counts, expected_calibra
 from volo_seg.evaluation.confusion_figure import confusion_figure, row_percent
 from volo_seg.evaluation.confusion_matrix import confusion, count_pairs
 from volo_seg.evaluation.folders import Pair, score_folders, shift_table
-from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources, shared_folders
+from volo_seg.evaluation.prediction_writer import PredictionWriter, check_sources
 from volo_seg.evaluation.report import class_csv, class_table, report_content, sorted_worst_first, summary
 from volo_seg.evaluation.scores import compute_scores, unique_names
 from volo_seg.evaluation.tally import Tally
@@ -383,7 +383,7 @@ def test_options_add_their_keys_and_nothing_else():
     plain = evaluated(samples, per_class=False)
     assert set(plain) == {'mIoU', 'mAcc', 'aAcc'}
     rich = evaluated(samples, per_class=False, boundary=True, calibration=True, iou_metrics=['mIoU', 'mFscore'])
-    assert set(rich) - set(plain) == {'mFscore', 'boundary_mIoU', 'ECE'}
+    assert set(rich) - set(plain) == {'mFscore', 'mPrecision', 'mRecall', 'boundary_mIoU', 'ECE'}
     assert {key: rich[key] for key in plain} == plain
     assert set(evaluated(samples, per_class=False, prefix='val')) == {'val/mIoU', 'val/mAcc', 'val/aAcc'}
     assert evaluated(samples, keep_results=False)['mIoU'] == plain['mIoU']
@@ -635,15 +635,14 @@ def test_report_functions_agree_on_classes():
 
 def test_predictions_are_written_under_image_names(tmp_path):
     found = sample(1, path='data/leftImg8bit/val/ulm/a.jpg')
-    found['seg_map_path'] = 'data/gtFine/val/ulm/a_labels.png'
     made = metric(output_dir=str(tmp_path))
     made.process({}, [found])
-    labels = read_labels(tmp_path / 'val/ulm/a.png')
+    labels = read_labels(tmp_path / 'a.png')
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, found['pred_sem_seg']['data'][0].numpy())
     found['reduce_zero_label'] = True
     metric(output_dir=str(tmp_path)).process({}, [found])
-    assert np.array_equal(read_labels(tmp_path / 'val/ulm/a.png'), labels + 1)
+    assert np.array_equal(read_labels(tmp_path / 'a.png'), labels + 1)
     assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == ['a.png']
 
 
@@ -672,35 +671,22 @@ def test_predictions_never_replace_what_is_not_theirs(tmp_path):
 def test_two_images_of_one_name_are_an_error_without_img_dir(tmp_path):
     labels = np.zeros((2, 2), np.uint8)
     writer = PredictionWriter(tmp_path)
-    writer.write(labels, img_path='data/a/1.jpg', seg_map_path=None)
-    writer.write(labels, img_path='data/a/1.jpg', seg_map_path=None)
+    writer.write(labels, img_path='data/a/1.jpg')
+    writer.write(labels, img_path='data/a/1.jpg')
     with pytest.raises(UserError, match=r'data/a/1\.jpg and data/b/1\.jpg would both be written to 1\.png'):
-        writer.write(labels, img_path='data/b/1.jpg', seg_map_path=None)
+        writer.write(labels, img_path='data/b/1.jpg')
     with pytest.raises(UserError, match='would both be written'):
         check_sources([{'1.png': 'data/a/1.jpg'}, {'1.png': 'data/b/1.jpg'}])
     kept = PredictionWriter(tmp_path, img_dir='data')
     for folder in 'ab':
-        kept.write(labels, img_path=f'data/{folder}/1.jpg', seg_map_path=None)
+        kept.write(labels, img_path=f'data/{folder}/1.jpg')
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*.png')) == [
         '1.png',
         'a/1.png',
         'b/1.png',
     ]
     with pytest.raises(UserError, match="is not below img_dir='data'"):
-        kept.write(labels, img_path='elsewhere/1.jpg', seg_map_path=None)
-
-
-@pytest.mark.parametrize(
-    ('image', 'labels', 'folders'),
-    [
-        ('d/images/val/x/1.jpg', 'd/labels/val/x/1.png', ('val', 'x')),
-        ('d/val/images/1.jpg', 'd/val/masks/1.png', ()),
-        ('d/all/1.jpg', 'd/all/1.png', ()),
-        ('d/images/a/b/1.jpg', 'd/labels/b/1.png', ('b',)),
-    ],
-)
-def test_shared_folders(image, labels, folders):
-    assert shared_folders(Path(image), Path(labels)) == folders
+        kept.write(labels, img_path='elsewhere/1.jpg')
 
 
 @pytest.mark.parametrize('largest', [3, 255, 300, 65535])

@@ -367,6 +367,13 @@ def test_unknown_devices(checkpoint, device):
         Predictor(NANO, checkpoint, device=device)
 
 
+@pytest.mark.parametrize('image', [torch.zeros(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8), b'bytes'])
+@pytest.mark.parametrize('several', [False, True])
+def test_tensors_are_refused_at_once(predictor, image, several):
+    with pytest.raises(UserError, match=f'an image is a path, .* and this is of type {type(image).__name__}'):
+        predictor([image] if several else image)
+
+
 def test_what_cannot_be_opened(folder, checkpoint):
     for missing in (folder / 'missing.pth', 'runs/missing.safetensors'):
         with pytest.raises(UserError, match='checkpoint .*missing.* does not exist'):

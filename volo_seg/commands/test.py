@@ -68,9 +68,9 @@ def prepare(args: argparse.Namespace) -> Config:
     set_console(config, how=args.console, tables=True)
     if args.show or args.show_dir:
         draw_predictions(config, args)
+    check_run(config, ('test',))
     if args.out:
         write_predictions(config, args.out)
-    check_run(config, ('test',))
     if args.tta:
         use_tta(config)
     prepare_launch(config, args.launcher, args.local_rank)
@@ -80,15 +80,27 @@ def prepare(args: argparse.Namespace) -> Config:
 def write_predictions(config: Config, folder: str) -> None:
     """Let each metric that can write label images write them into ``folder``.
 
+    All are in one folder if their sorted names have the order of the data set, because MMSegmentation's
+    ``confusion_matrix.py`` reads them in this order; otherwise the subfolders of the images are kept.
+
     Raises:
         UserError: No metric of ``test_evaluator`` can.
     """
+    from mmseg.registry import DATASETS
+
     from volo_seg.config.load import datasets
     from volo_seg.config.validation import accepted_keys, find_type, walk
 
-    _, dataset = next(datasets(config.test_dataloader.dataset, 'test_dataloader.dataset'))
-    images = str(Path(dataset.get('data_root') or '.', (dataset.get('data_prefix') or {}).get('img_path', '')))
-    settings = {'output_dir': folder, 'img_dir': images, 'keep_results': True}
+    settings: dict[str, Any] = {'output_dir': folder, 'keep_results': True}
+    names: list[str] = []
+    for _, dataset in datasets(config.test_dataloader.dataset, 'test_dataloader.dataset'):
+        if hasattr(find_type(dataset['type']), 'METAINFO'):
+            built = DATASETS.build({**dataset, 'pipeline': []})
+            names += [Path(built.get_data_info(index)['img_path']).stem + '.png' for index in range(len(built))]
+            images = Path(dataset.get('data_root') or '.', (dataset.get('data_prefix') or {}).get('img_path', ''))
+            settings.setdefault('img_dir', str(images))
+    if names == sorted(set(names)):
+        settings.pop('img_dir', None)
     written = 0
     metric: Any
     for _, metric in walk(config.get('test_evaluator'), 'test_evaluator'):

@@ -15,6 +15,7 @@ from volo_seg.datasets.masks import Colour, ColourTable
 from volo_seg.datasets.pairs import Pairing, pair_folders, suffix_hint
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
+from volo_seg.io import read_lines
 from volo_seg.visualization import default_palette
 
 
@@ -25,6 +26,10 @@ class FolderDataset(BaseSegDataset):
     Args:
         data_root: Folder that the other paths start from.
         data_prefix: ``img_path`` and ``seg_map_path``, folders below ``data_root``.
+        ann_file: Text file below ``data_root`` with the images to use, one a line: the path below ``img_path`` without
+            its suffix. Empty means all images of the folder, as does the name of a folder.
+        metainfo: Further entries of the meta information, and ``classes`` and ``palette`` if those are not given.
+        filter_cfg: For a subclass with a ``filter_data``.
         classes: Class names in the order of their label values, or a file of them (see :func:`.read_class_list`); by
             default ``<data_root>/classes.txt``. A file with colours also gives ``colours``.
         palette: An RGB colour (0..255) per class for drawing; by default ``colours``, or fixed distinct colours.
@@ -40,8 +45,11 @@ class FolderDataset(BaseSegDataset):
 
     Masks are 8-bit grey or palette images of label values, or images of the colours in ``colours``.
 
+    ``METAINFO`` of the data set has its classes and palette, which tools of MMSegmentation read there.
+
     Raises:
-        UserError: There are no class names, colours do not match them, two images have one name, or a mask is missing.
+        UserError: There are no class names, colours do not match them, two images have one name, or a mask or an image
+            of ``ann_file`` is missing.
     """
 
     def __init__(
@@ -49,6 +57,9 @@ class FolderDataset(BaseSegDataset):
         *,
         data_root: str,
         data_prefix: Mapping[str, str],
+        ann_file: str = '',
+        metainfo: Mapping[str, Any] | None = None,
+        filter_cfg: Mapping[str, Any] | None = None,
         classes: Sequence[str] | str | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         colours: Sequence[Sequence[int]] | None = None,
@@ -67,16 +78,20 @@ class FolderDataset(BaseSegDataset):
         max_refetch: int = 1000,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        names, listed_colours = read_classes(classes, data_root)
-        colours = colours or listed_colours
+        metainfo = dict(metainfo or {})
+        names, listed_colours = read_classes(_given_once('classes', classes, metainfo), data_root)
+        palette, colours = _given_once('palette', palette, metainfo), colours or listed_colours
         self.table = colour_table(names, colours, ignore_colours, ignore_index) if colours else None
         if self.table and reduce_zero_label:
             raise UserError('reduce_zero_label=True has no meaning for masks read by colour; use ignore_colours=[…]')
         palette = [list(colour) for colour in palette or colours or default_palette(len(names), first=1).tolist()]
         if len(palette) != len(names):
             raise UserError(f'palette has {len(palette)} colours for {len(names)} classes; give one per class')
+        self.METAINFO = dict(classes=names, palette=palette)
         super().__init__(
-            metainfo=dict(classes=names, palette=palette),
+            ann_file=ann_file,
+            metainfo=metainfo | self.METAINFO,
+            filter_cfg=filter_cfg,
             data_root=data_root,
             data_prefix=dict(data_prefix),
             img_suffix=img_suffix,
@@ -102,14 +117,40 @@ class FolderDataset(BaseSegDataset):
             self.full_init()
 
     def pair(self) -> Pairing:
-        """The pairs in the two folders by name without suffix, and the files without a partner."""
-        mask_dir = self.data_prefix.get('seg_map_path')
-        return pair_folders(
-            Path(self.data_prefix['img_path']),
+        """The pairs in the two folders by name without suffix, and the files without a partner.
+
+        Raises:
+            UserError: ``ann_file`` cannot be read, or names an image that does not exist.
+        """
+        image_dir, mask_dir = Path(self.data_prefix['img_path']), self.data_prefix.get('seg_map_path')
+        suffixes = (self.img_suffix,) if isinstance(self.img_suffix, str) else tuple(self.img_suffix)
+        found = pair_folders(
+            image_dir,
             Path(mask_dir) if mask_dir else None,
-            image_suffixes=(self.img_suffix,) if isinstance(self.img_suffix, str) else tuple(self.img_suffix),
+            image_suffixes=suffixes,
             mask_suffix=self.seg_map_suffix,
             any_case=True,
+        )
+        if not self.ann_file or Path(self.ann_file).is_dir():
+            return found
+
+        def name_of(image: str) -> str:
+            path = Path(image).relative_to(image_dir).as_posix()
+            return path[: -max(len(suffix) for suffix in suffixes if path.lower().endswith(suffix.lower()))]
+
+        names = dict.fromkeys(_listed_images(self.ann_file))
+        pairs = {name_of(image): (image, mask) for image, mask in found.pairs}
+        unlabelled = [entry for entry in found.unlabelled if name_of(entry[0]) in names]
+        missing = names.keys() - pairs.keys() - {name_of(image) for image, _ in unlabelled}
+        if missing:
+            raise UserError(
+                f'ann_file {self.ann_file!r} names image {min(missing)!r}, and {str(image_dir)!r} has no file of that '
+                f'name with the suffix {" or ".join(suffixes)}; write the path below it, without its suffix'
+            )
+        return Pairing(
+            pairs=[pairs[name] for name in names if name in pairs],
+            unlabelled=unlabelled,
+            twins=[entry for entry in found.twins if name_of(entry[0]) in names],
         )
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -117,7 +158,7 @@ class FolderDataset(BaseSegDataset):
         return {**super().get_data_info(idx), 'colour_table': self.table}
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Pair every image with its mask, sorted."""
+        """Pair every image with its mask, sorted, or in the order of ``ann_file``."""
         found = self.pair()
         if found.twins:
             one, other = found.twins[0]
@@ -131,6 +172,28 @@ class FolderDataset(BaseSegDataset):
             dict(img_path=image, **({'seg_map_path': mask} if mask else {}), **common, seg_fields=[])
             for image, mask in found.pairs
         ]
+
+
+def _given_once(key: str, value: Any, metainfo: Mapping[str, Any]) -> Any:
+    """``value``, or ``metainfo[key]`` if it is None.
+
+    Raises:
+        UserError: Both are given and differ.
+    """
+    other = metainfo.get(key)
+    if value is not None and other is not None and value != other:
+        raise UserError(f'{key}={value!r} and metainfo.{key}={other!r} differ; give one of them')
+    return other if value is None else value
+
+
+def _listed_images(ann_file: str) -> list[str]:
+    try:
+        return read_lines(ann_file, most_bytes=2**28)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f'ann_file {ann_file!r} cannot be read ({getattr(error, "strerror", None) or error}); '
+            'write one image a line, without its suffix'
+        ) from error
 
 
 def colour_table(

@@ -25,7 +25,7 @@ from volo_seg.evaluation.scores import Scores, check_definition, compute_scores,
 from volo_seg.evaluation.tally import Tally
 from volo_seg.visualization import image_of_batch
 
-_EXTRA = {'mIoU', 'mDice', 'mFscore'}
+_MEANS = {'mIoU', 'mDice', 'mFscore'}
 PREDICTION, TRUTH = 'pred_sem_seg', 'gt_sem_seg'
 
 
@@ -42,14 +42,22 @@ class Counted:
 class ExactIoUMetric(BaseMetric):
     """Mean IoU and related scores from one exact int64 confusion matrix.
 
-    ``evaluate`` returns percent: ``mIoU`` (by ``definition``), ``mAcc``, ``aAcc``, on request ``mFscore``, ``mDice``,
-    ``boundary_mIoU`` and ``ECE``, and ``IoU/<class>`` for each class that is not absent. The result does not depend on
-    the batch size, the order of the images or the number of processes.
+    ``evaluate`` returns percent: ``mIoU`` (by ``definition``), ``mAcc``, ``aAcc``, what ``iou_metrics``, ``boundary``
+    and ``calibration`` add, and ``IoU/<class>`` for each class that is not absent. The result does not depend on the
+    batch size, the order of the images or the number of processes. It takes all arguments of ``IoUMetric``, in the same
+    order.
 
     Args:
         ignore_index: Ground-truth value that is not counted.
+        iou_metrics: ``'mIoU'`` always; ``'mFscore'`` adds ``mFscore``, ``mPrecision`` and ``mRecall`` to the result,
+            ``'mDice'`` adds ``mDice``.
+        nan_to_num: What a score that is not defined, of a class that is absent, counts in means (1 is 100 %); None
+            leaves it out.
+        beta: Weight of the recall in F-scores.
+        collect_device, prefix, backend_args: As in ``IoUMetric``, which does not use ``backend_args`` either.
+        output_dir: Folder for the predictions as label PNGs, which count from 1 if ``reduce_zero_label`` is set.
+        format_only: Only write predictions; no ground truth is needed.
         definition: ``'mmseg'``, ``'ade'`` or ``'gt_classes'``; the log and ``metrics.json`` have all three.
-        iou_metrics: ``'mIoU'`` always; ``'mFscore'`` and ``'mDice'`` add their means to the result.
         boundary: Also compute boundary IoU.
         calibration: Also compute the expected calibration error, from the ``seg_logits`` of the results.
         per_class: Return ``IoU/<class>`` entries, for the visualization backends.
@@ -57,9 +65,8 @@ class ExactIoUMetric(BaseMetric):
             writes no report.
         worst_images: Number of images with the lowest mIoU of which image, prediction and truth are written, reduced,
             into ``<out_dir>/worst``.
-        output_dir: Folder for the predictions as label PNGs, which count from 1 if ``reduce_zero_label`` is set.
-        img_dir: Folder above all images; its subfolders are kept below ``output_dir``.
-        format_only: Only write predictions; no ground truth is needed.
+        img_dir: Folder above all images; its subfolders are kept below ``output_dir``. None writes all predictions into
+            one folder, as ``IoUMetric``.
         keep_results: Accepted for MMSegmentation's tools, without effect: predictions are always kept.
 
     Raises:
@@ -70,29 +77,38 @@ class ExactIoUMetric(BaseMetric):
 
     def __init__(
         self,
-        *,
         ignore_index: int = 255,
-        definition: str = 'mmseg',
         iou_metrics: Sequence[str] = ('mIoU',),
+        nan_to_num: float | None = None,
+        beta: float = 1,
+        collect_device: str = 'cpu',
+        output_dir: str | None = None,
+        format_only: bool = False,
+        prefix: str | None = None,
+        *,
+        definition: str = 'mmseg',
         boundary: bool = False,
         calibration: bool = False,
         per_class: bool = True,
         out_dir: str | None = None,
         worst_images: int = 8,
-        output_dir: str | None = None,
         img_dir: str | None = None,
-        format_only: bool = False,
         keep_results: bool = True,
-        collect_device: str = 'cpu',
-        prefix: str | None = None,
+        backend_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore_index = ignore_index
         self.definition = check_definition(definition)
-        self.iou_metrics = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
-        for name in self.iou_metrics:
-            if name not in _EXTRA:
-                raise UserError(f'iou_metrics={name!r} is not known; choose from {", ".join(sorted(_EXTRA))}')
+        self.metrics = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
+        for name in self.metrics:
+            if name not in _MEANS:
+                raise UserError(f'iou_metrics={name!r} is not known; choose from {", ".join(sorted(_MEANS))}')
+        if nan_to_num is not None and definition != 'mmseg':
+            raise UserError(
+                f'nan_to_num={nan_to_num!r} and definition={definition!r} both say what absent classes count; '
+                'leave one of them out'
+            )
+        self.nan_to_num, self.beta = nan_to_num, beta
         self.boundary = boundary
         self.calibration = calibration
         self.per_class = per_class
@@ -121,7 +137,7 @@ class ExactIoUMetric(BaseMetric):
             prediction = _map_of(sample, PREDICTION)
             if self.writer is not None:
                 labels = prediction.cpu().numpy() + bool(sample.get('reduce_zero_label', False))
-                self.writer.write(labels, img_path=sample['img_path'], seg_map_path=sample.get('seg_map_path'))
+                self.writer.write(labels, img_path=sample['img_path'])
             if not self.format_only:
                 self._add_last()
                 self._last = Counted(self._count(sample, prediction), sample, image_of_batch(data_batch, index))
@@ -132,7 +148,7 @@ class ExactIoUMetric(BaseMetric):
         total = Tally.empty(len(self._classes()))
         for tally in results:
             total.add(tally)
-        scores = compute_scores(total, unique_names(self._classes()))
+        scores = compute_scores(total, unique_names(self._classes()), beta=self.beta, undefined=self.nan_to_num)
         if is_main_process():
             worst_first = sorted_worst_first(scores.classes)
             for title, rows in (('by class', scores.classes), ('by class, worst first', worst_first)):
@@ -224,7 +240,11 @@ class ExactIoUMetric(BaseMetric):
 
     def _returned(self, scores: Scores) -> dict[str, float]:
         shares = {'mIoU': scores.mean_iou[self.definition], 'mAcc': scores.mean_accuracy, 'aAcc': scores.pixel_accuracy}
-        shares |= {key: scores.mean_f_score for key in self.iou_metrics if key != 'mIoU'}
+        if 'mDice' in self.metrics:
+            shares['mDice'] = scores.mean_dice
+        if 'mFscore' in self.metrics:
+            means = {'mFscore': scores.mean_f_score, 'mPrecision': scores.mean_precision}
+            shares |= {**means, 'mRecall': scores.mean_accuracy}
         extra = {'boundary_mIoU': scores.mean_boundary_iou, 'ECE': scores.calibration_error}
         shares |= {key: value for key, value in extra.items() if value is not None}
         if self.per_class:

@@ -9,12 +9,7 @@ from volo_seg.label_png import Labels, write_labels
 
 
 class PredictionWriter:
-    """Write predictions to ``<folder>/<subfolders>/<image name>.png``.
-
-    The subfolders are those of the image below ``img_dir``. Without ``img_dir`` they are the last folders that the
-    paths of the image and its labels share (``val/ulm`` for ``…/images/val/ulm/a.jpg`` and
-    ``…/labels/val/ulm/a_ids.png``), or none if the image has no labels.
-    """
+    """Write predictions to ``<folder>/<image name>.png``; with ``img_dir``, keep the subfolders below it."""
 
     def __init__(self, folder: str | Path, *, img_dir: str | Path | None = None) -> None:
         self.folder = Path(folder)
@@ -23,38 +18,26 @@ class PredictionWriter:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f'output_dir={str(folder)!r} is a file; name a folder')
 
-    def write(self, labels: Labels, *, img_path: str, seg_map_path: str | None) -> Path:
+    def write(self, labels: Labels, *, img_path: str) -> Path:
         """Write one prediction (H, W) and return its path.
 
         Raises:
             UserError: Another image has the same prediction file, or the file exists and is not a prediction.
         """
-        name = self._name(PurePath(img_path), seg_map_path).as_posix()
+        name = self._name(PurePath(img_path)).as_posix()
         check_sources([self.sources, {name: img_path}])
         self.sources[name] = img_path
         path = self.folder / name
         write_labels(path, labels)
         return path
 
-    def _name(self, image: PurePath, seg_map_path: str | None) -> PurePath:
-        if self.img_dir is not None:
-            try:
-                return image.relative_to(self.img_dir).with_suffix('.png')
-            except ValueError:
-                raise UserError(f'{image} is not below img_dir={str(self.img_dir)!r}; correct img_dir') from None
-        folders = () if seg_map_path is None else shared_folders(image, PurePath(seg_map_path))
-        return PurePath(*folders, image.stem + '.png')
-
-
-def shared_folders(image: PurePath, labels: PurePath) -> tuple[str, ...]:
-    """The last folders that two paths have in common, up to the first that differs."""
-    ours, theirs = image.parent.parts, labels.parent.parts
-    if ours == theirs:
-        return ()
-    count = 0
-    while count < min(len(ours), len(theirs)) and ours[-1 - count] == theirs[-1 - count]:
-        count += 1
-    return ours[len(ours) - count :]
+    def _name(self, image: PurePath) -> PurePath:
+        if self.img_dir is None:
+            return PurePath(image.stem + '.png')
+        try:
+            return image.relative_to(self.img_dir).with_suffix('.png')
+        except ValueError:
+            raise UserError(f'{image} is not below img_dir={str(self.img_dir)!r}; correct img_dir') from None
 
 
 def check_sources(parts: list[dict[str, str]]) -> None:

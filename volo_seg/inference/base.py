@@ -51,7 +51,7 @@ class BasePredictor(ABC):
 
     Called with one image it returns a :class:`Result`, with a list or tuple of images a list of them, and with any
     other iterable an iterator that reads the images lazily (see :meth:`stream`). An image is a path, an array (BGR) or
-    a PIL image; see :func:`read_image`.
+    a PIL image; see :func:`read_image`. Tensors are refused: they do not say the order of their axes and colours.
 
     Args:
         classes: Class names.
@@ -87,7 +87,8 @@ class BasePredictor(ABC):
         Raises:
             UserError: An image cannot be read; see :func:`read_image`.
         """
-        several = isinstance(source, Iterable) and not isinstance(source, (str, PathLike, np.ndarray, Image.Image))
+        one = isinstance(source, (str, bytes, PathLike, Image.Image)) or hasattr(source, '__array__')
+        several = isinstance(source, Iterable) and not one
         # without on_error='yield' there are no failures among them
         results = cast(Iterator[Result], self.stream(source if several else [source]))
         if not several:
