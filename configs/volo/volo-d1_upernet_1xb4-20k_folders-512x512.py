@@ -6,4 +6,5 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/safe_runner.py',
 ]
-model = dict(data_preprocessor=dict(size=_base_.crop_size), backbone=dict(img_size=_base_.crop_size))
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(data_preprocessor=data_preprocessor, backbone=dict(img_size=_base_.crop_size))

@@ -5,8 +5,9 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/safe_runner.py',
 ]
+data_preprocessor = dict(size=_base_.crop_size)
 model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
+    data_preprocessor=data_preprocessor,
     backbone=dict(img_size=_base_.crop_size),
     decode_head=dict(num_classes=_base_.num_classes),
     auxiliary_head=dict(num_classes=_base_.num_classes),

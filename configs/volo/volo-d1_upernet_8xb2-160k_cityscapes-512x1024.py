@@ -1,7 +1,8 @@
 _base_ = './volo-d1_upernet_8xb1-160k_cityscapes-1024x1024.py'
 crop_size = (512, 1024)
+data_preprocessor = dict(size=crop_size)
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=data_preprocessor,
     backbone=dict(img_size=crop_size),
     test_cfg=dict(crop_size=crop_size, stride=(384, 768)),
 )

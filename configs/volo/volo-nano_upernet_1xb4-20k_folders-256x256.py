@@ -2,8 +2,9 @@
 _base_ = './volo-d1_upernet_1xb4-20k_folders-512x512.py'
 crop_size = (256, 256)
 scale = (512, 256)
+data_preprocessor = dict(size=crop_size)
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=data_preprocessor,
     backbone=dict(_base_.variants.nano.backbone, img_size=crop_size),
     decode_head=_base_.variants.nano.decode_head,
     auxiliary_head=_base_.variants.nano.auxiliary_head,

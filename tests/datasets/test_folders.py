@@ -108,7 +108,7 @@ def test_meta_information_as_in_mmseg(root):
     ours, theirs = FolderDataset(**options), BaseSegDataset(**options)
     assert ours.metainfo == theirs.metainfo
     assert ours.filter_cfg == theirs.filter_cfg
-    assert ours.METAINFO == {key: given[key] for key in ('classes', 'palette')}
+    assert {key: given[key] for key in ('classes', 'palette')} == ours.METAINFO
     assert FolderDataset.METAINFO == {}
     assert build(root, classes=['x', 'y'], metainfo=dict(source='camera 3')).metainfo['source'] == 'camera 3'
     with pytest.raises(UserError, match=r"classes=\['x'\] and metainfo.classes=\['x', 'y'\] differ; give one of them"):

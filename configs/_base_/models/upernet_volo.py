@@ -1,16 +1,17 @@
 # VOLO + UPerNet on the backbone's own strides (8, 16, 16, 16). A data set names `num_classes` and `crop_size`.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 loss = dict(type='CrossEntropyLoss', use_sigmoid=False)
+data_preprocessor = dict(
+    type='SegDataPreProcessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+)
 model = dict(
     type='VOLOSegmentor',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-    ),
+    data_preprocessor=data_preprocessor,
     backbone=dict(
         type='VOLO',
         arch='d1',
