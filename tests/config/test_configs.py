@@ -82,6 +82,14 @@ def test_widths_and_classes_agree(name, configs):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_top_level_data_preprocessor(name, configs):
+    """MMSegmentation's visualization_cam.py reads it there."""
+    assert configs[name].data_preprocessor == configs[name].model.data_preprocessor
+    assert len(configs[name].data_preprocessor['mean']) == len(configs[name].data_preprocessor['std']) == 3
+    assert configs[name].data_preprocessor['size'] == configs[name].crop_size
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_recipe(name, configs):
     config = configs[name]
     optimizer = config.optim_wrapper.optimizer
