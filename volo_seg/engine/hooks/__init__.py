@@ -8,6 +8,7 @@ from .data_record_hook import DataRecordHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .ema_hook import AveragedWeightsHook
 from .interruption_hook import InterruptionHook, ignore_signals_in_worker
+from .non_finite_hook import NonFiniteHook
 from .reproducibility_hooks import IterationSeedHook, MissedValidationHook, ValidationSyncHook
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     'InterruptionHook',
     'IterationSeedHook',
     'MissedValidationHook',
+    'NonFiniteHook',
     'ResumableEarlyStoppingHook',
     'ValidationSyncHook',
     'ignore_signals_in_worker',
