@@ -188,6 +188,39 @@ MISTAKES = {
         (FOLDERS, f'{TRAIN}.reduce_zero_label=True', f'{TRAIN}.ignore_index=0'),
         f'{TRAIN}.ignore_index=0, but reduce_zero_label=True turns label 0 into 255',
     ),
+    'key of a hook': (
+        (NANO, 'default_hooks.checkpoint.intervall=5'),
+        "default_hooks.checkpoint: unknown key 'intervall'; did you mean 'interval'?",
+    ),
+    'key of a hook of MMEngine': (
+        (NANO, 'default_hooks.logger.intervall=5'),
+        "default_hooks.logger: unknown key 'intervall'; did you mean 'interval'?",
+    ),
+    'key of a hook that takes any': (
+        (NANO, 'default_hooks.checkpoint.type=CheckpointHook', 'default_hooks.checkpoint.max_keep_ckpt=5'),
+        "default_hooks.checkpoint: unknown key 'max_keep_ckpt'; did you mean 'max_keep_ckpts'?",
+    ),
+    'key of a hook without arguments': (
+        (NANO, 'default_hooks.timer.interval=5'),
+        "default_hooks.timer: unknown key 'interval'; it takes no arguments",
+    ),
+    'name of a hook': (
+        (NANO, 'default_hooks.chekpoint.interval=5'),
+        "default_hooks.chekpoint has no type; did you mean 'checkpoint'?",
+    ),
+    'key of a metric of MMSegmentation': (
+        (NANO, 'val_evaluator.metrics.type=IoUMetric', 'val_evaluator.metrics.iou_metric=mDice'),
+        "val_evaluator.metrics: unknown key 'iou_metric'; did you mean 'iou_metrics'?",
+    ),
+    'score that is not computed': (
+        (NANO, 'default_hooks.checkpoint.save_best=mDice'),
+        "default_hooks.checkpoint.save_best='mDice' is not a score of val_evaluator, which gives aAcc, mAcc, mIoU; "
+        "set val_evaluator.iou_metrics to ['mIoU', 'mDice']",
+    ),
+    'score that does not exist': (
+        (NANO, 'default_hooks.checkpoint.save_best=[mIoU,miou]'),
+        "save_best='miou' is not a score of val_evaluator, which gives aAcc, mAcc, mIoU; did you mean 'mIoU'?",
+    ),
     'no loader': ((NANO, 'val_dataloader=None'), 'the config has no val_dataloader'),
     'no model': ((NANO, 'model=None'), 'the config has no model'),
 }
@@ -197,6 +230,38 @@ MISTAKES = {
 def test_mistake_gets_one_sentence(name):
     (config, *options), expected = MISTAKES[name]
     assert expected in refusal(load_config(config, options))
+
+
+def test_options_replace_a_value_that_is_none(tmp_path):
+    options = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={tmp_path}']
+    config = load_config(NANO, options)
+    assert config.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ('model.backbone.arch.depths.x=3', "x=3: 'arch' is 'nano' in the config and has no keys"),
+        ('train_dataloader.dataset.dataset.pipeline.99.type=Resize', 'pipeline.99.type: Index 99 exceeds the length'),
+    ],
+)
+def test_options_that_do_not_fit_the_config(option, message):
+    with pytest.raises(UserError, match=f'--cfg-options .*{message}'):
+        load_config(NANO, [option])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        ['default_hooks.checkpoint.save_best=[mDice,mAcc]', 'val_evaluator.metrics.iou_metrics=[mDice]'],
+        ['default_hooks.checkpoint.save_best=IoU/road'],
+        ['default_hooks.checkpoint.save_best=auto'],
+        ['default_hooks.checkpoint.save_best=ECE', 'val_evaluator.metrics.calibration=True'],
+        ['default_hooks.checkpoint.save_best=val/mIoU', 'val_evaluator.metrics.prefix=val'],
+    ],
+)
+def test_scores_that_validation_gives(options):
+    check_config(load_config(NANO, options), ALL)
 
 
 def test_other_windows_are_free_at_test_time():

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from volo_seg.config.load import datasets
-from volo_seg.config.validation import Node, accepted_keys, find_type, is_ours, walk
+from volo_seg.config.validation import Node, accepted_keys, find_type, is_ours, suggestion, walk
 from volo_seg.errors import UserError
 
 EDGE_HEADS = ('STDCHead',)
@@ -19,6 +19,13 @@ RESIZING = ('Resize', 'Pad', 'Mosaic')
 """Parts of the names of pipeline steps that change the size of a crop."""
 LABEL_STEPS = {'RandomCrop': 'ignore_index', 'RandomRotate': 'seg_pad_val', 'RandomMosaic': 'seg_pad_val'}
 """Pipeline steps with a value for ignored labels, and the name of that argument."""
+
+MEANS = {
+    'mIoU': ('mIoU', 'mAcc'),
+    'mDice': ('mDice', 'mAcc'),
+    'mFscore': ('mFscore', 'mPrecision', 'mRecall'),
+}
+"""The mean scores that a metric returns for each value of ``iou_metrics``."""
 
 Value = tuple[str, Any]
 """A dotted key and its value."""
@@ -35,6 +42,43 @@ def check_agreement(config: Config, splits: Sequence[str]) -> None:
     if 'train' in splits:
         check_crops(config)
     check_ignored(config, splits)
+    if 'train' in splits and 'val' in splits:
+        check_monitored(config)
+
+
+def check_monitored(config: Config) -> None:
+    """Check that validation gives the scores by which hooks choose the best checkpoint or stop training.
+
+    Raises:
+        UserError: It does not. Metrics other than ``ExactIoUMetric`` and ``IoUMetric`` are not checked.
+    """
+    metrics = [node for _, node in walk(config.get('val_evaluator'), 'val_evaluator') if 'metrics' not in node]
+    if not metrics or not all(metric['type'] in ('ExactIoUMetric', 'IoUMetric') for metric in metrics):
+        return
+    given = {score for metric in metrics for score in _scores(metric)}
+    for place, hook in (found for name in ('default_hooks', 'custom_hooks') for found in walk(config.get(name), name)):
+        for key in hook.keys() & {'save_best', 'monitor'}:
+            for value in hook[key] if isinstance(hook[key], (list, tuple)) else [hook[key]]:
+                if value in (None, 'auto', *given) or '/' in str(value):  # IoU/<class>
+                    continue
+                asked = next((name for name, means in MEANS.items() if value in means), None)
+                fix = f"set val_evaluator.iou_metrics to ['mIoU', {asked!r}]" if asked else 'use one of them'
+                raise UserError(
+                    f'{place}.{key}={value!r} is not a score of val_evaluator, which gives {", ".join(sorted(given))}; '
+                    f'{suggestion(value, sorted(given), otherwise=fix) if not asked else fix}'
+                )
+
+
+def _scores(metric: Node) -> list[str]:
+    """Return the names of the mean scores that ``metric`` gives."""
+    names = metric.get('iou_metrics', 'mIoU')
+    names = [names] if isinstance(names, str) else list(names)
+    found = ['aAcc']
+    if metric['type'] == 'ExactIoUMetric':
+        names.append('mIoU')
+        found += [score for key, score in (('boundary', 'boundary_mIoU'), ('calibration', 'ECE')) if metric.get(key)]
+    found += [score for name in names for score in MEANS.get(name, ())]
+    return [f'{metric["prefix"]}/{score}' if metric.get('prefix') else score for score in found]
 
 
 def check_channels(model: Node) -> None:

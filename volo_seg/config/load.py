@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.utils import import_modules_from_strings
 
 from volo_seg.errors import UserError
@@ -63,12 +63,36 @@ def load_config(name: str, options: Sequence[str] | None = None) -> Config:
         config = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'config {str(path)!r} cannot be read: {type(error).__name__}: {error}') from error
-    config.merge_from_dict(parse_options(options or []))
+    _merge_options(config, parse_options(options or []))
     for split in ('train', 'val', 'test'):
         loader = config.get(f'{split}_dataloader')
         if loader and not loader.get('num_workers') and loader.get('persistent_workers'):
             loader.persistent_workers = False  # torch refuses workers that persist where there are none
     return config
+
+
+def _merge_options(config: Config, options: Mapping[str, object]) -> None:
+    """Merge ``options`` into ``config``; a dict replaces the value None that stands above the key of an option."""
+    for option, value in options.items():
+        node: Any = config
+        for name in option.split('.')[:-1]:
+            at = int(name) if isinstance(node, list) and name.isdigit() else name
+            try:
+                child = node[at]
+            except (KeyError, IndexError):
+                break  # a new key, or an index that MMEngine refuses
+            if child is None:
+                child = node[at] = ConfigDict()
+            elif not isinstance(child, (dict, list)):
+                raise UserError(
+                    f'--cfg-options {option}={value}: {name!r} is {child!r} in the config and has no keys; '
+                    'give a key that the config has'
+                )
+            node = node[at]
+    try:
+        config.merge_from_dict(dict(options))
+    except (KeyError, TypeError) as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
 
 
 def parse_options(options: Sequence[str]) -> dict[str, object]:

@@ -31,6 +31,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """The keys of a config that a run builds, by the split that needs them."""
 
+CHECKED = ('default_hooks', 'custom_hooks', 'log_processor', 'val_evaluator', 'test_evaluator')
+"""The sections in which keys of the classes of other packages are checked too."""
+
 Node = Mapping[str, Any]
 REGISTRIES = [r for r in vars(mmseg.registry).values() if isinstance(r, Registry)] + [FUNCTIONS]
 
@@ -47,24 +50,36 @@ def check_names(config: Config, splits: Sequence[str]) -> None:
     for section in (*SECTIONS['always'], *(name for split in splits for name in SECTIONS[split])):
         for place, node in walk(config.get(section), section):
             kind = _registered(f'{place}.type', node['type'], config, scope=node.get('_scope_'))
-            if kind is not None and is_ours(kind):
-                check_keys(place, node, accepted_keys(kind))
+            if kind is not None and (is_ours(kind) or section in CHECKED):
+                takes_others = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
+                check_keys(place, node, accepted_keys(kind), only_similar=takes_others and not is_ours(kind))
                 _check_test_cfg(place, node, kind)
+    for name, hook in (config.get('default_hooks') or {}).items():
+        if isinstance(hook, Mapping) and 'type' not in hook:
+            others = [key for key in config.default_hooks if key != name]
+            raise UserError(f'default_hooks.{name} has no type; {suggestion(name, others, otherwise="give it one")}')
 
 
-def check_keys(place: str, node: Node, accepted: Iterable[str]) -> None:
-    """Check that all keys of ``node`` are ``accepted``.
+def check_keys(place: str, node: Node, accepted: Iterable[str], *, only_similar: bool = False) -> None:
+    """Check that all keys of ``node`` are ``accepted``; with ``only_similar``, refuse only keys that resemble one.
 
     Raises:
-        UserError: A key is not; the message suggests a similar one.
+        UserError: A key is unknown; the message suggests a similar one.
     """
     accepted = list(accepted)
     for key in node:
-        if key not in accepted and key not in HOST_KEYS:
-            likeness = {known: difflib.SequenceMatcher(None, key, known).ratio() for known in accepted}
-            best = max(accepted, key=likeness.__getitem__)  # the first of equal ones, in the order of the class
-            hint = f'did you mean {best!r}?' if likeness[best] > 0.6 else f'it takes {", ".join(accepted)}'
-            raise UserError(f'{place}: unknown key {key!r}; {hint}')
+        if key in accepted or key in HOST_KEYS:
+            continue
+        if not only_similar or difflib.get_close_matches(key, accepted, cutoff=0.8):
+            otherwise = f'it takes {", ".join(accepted) or "no arguments"}'
+            raise UserError(f'{place}: unknown key {key!r}; {suggestion(key, accepted, otherwise=otherwise)}')
+
+
+def suggestion(name: str, known: Sequence[str], *, otherwise: str) -> str:
+    """Return the end of a message about an unknown ``name``: the most similar of ``known``, or ``otherwise``."""
+    likeness = {other: difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in known}
+    best = max(known, key=likeness.__getitem__, default='')  # the first of equal ones, in the order of ``known``
+    return f'did you mean {best!r}?' if best and likeness[best] > 0.6 else otherwise
 
 
 def walk(node: Any, place: str) -> Iterator[tuple[str, Node]]:
