@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,20 +35,32 @@ def load_segmentor_weights(model: nn.Module, source: str | os.PathLike[str], *, 
     return dict(meta) if isinstance(meta, Mapping) else {}
 
 
-def fit_segmentor_weights(model: nn.Module, content: Mapping[str, Any], *, name: str, strict: bool = True) -> None:
+def fit_segmentor_weights(
+    model: nn.Module, content: Mapping[str, Any], *, name: str, strict: bool = True, other_classes: bool = False
+) -> list[str]:
     """Load the weights in ``content``, which :func:`.load_file` read from the file ``name``, into ``model``.
 
     A position grid of another size (from training on other crops) is resized. If ``strict`` is false, missing and
-    unknown names are logged; shapes and classes must agree in any case.
+    unknown names are logged; shapes must agree in any case. If ``other_classes`` is true, classification layers of
+    another number of classes keep the values that they have in ``model``.
+
+    Returns:
+        One line for each classification layer that was left out.
 
     Raises:
-        UserError: The weights belong to another model or another number of classes.
+        UserError: The weights belong to another model or, without ``other_classes``, another number of classes.
     """
     found, _ = unwrap(content, name=name)
     target = model.state_dict()
     _check_backbone(found, target, name=name)
     _check_names(found, target, name=name, strict=strict)
-    _check_classes(found, target, name=name)
+    left_out = []
+    for layer, told in _other_classes(found, target):
+        if not other_classes:
+            raise UserError(f'{name} has {told}: {_TRAINED_WITH}')
+        left_out.append(f'{told}; the layer starts with new weights')
+        for key in [key for key in found if key.startswith(f'{layer}.')]:
+            found[key] = target[key]
     positions, goal = found.get(_POSITIONS), target.get(_POSITIONS)
     if positions is not None and goal is not None and positions.ndim == 4 and positions.shape != goal.shape:
         (old_h, old_w), (h, w) = positions.shape[1:3], goal.shape[1:3]
@@ -56,6 +68,7 @@ def fit_segmentor_weights(model: nn.Module, content: Mapping[str, Any], *, name:
         logging.getLogger(__name__).info('%s: position grid %dx%d -> %dx%d', name, old_h, old_w, h, w)
     check_shapes(found, target, name=name, model_name='this model')
     model.load_state_dict(found, strict=False)
+    return left_out
 
 
 def _check_backbone(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str) -> None:
@@ -86,11 +99,9 @@ def _check_names(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, n
         logging.getLogger(__name__).warning('%s fits in part: %s', name, ' and '.join(problems))
 
 
-def _check_classes(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str) -> None:
+def _other_classes(found: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Yield (layer, what differs) of each classification layer with another number of classes."""
     for key in target:
-        if not key.endswith(_CLASS_WEIGHTS) or key not in found:
-            continue
-        theirs, ours = len(found[key]), len(target[key])
-        if theirs != ours:
+        if key.endswith(_CLASS_WEIGHTS) and key in found and len(found[key]) != len(target[key]):
             layer = key.removesuffix('.weight')
-            raise UserError(f'{name} has {theirs} classes at {layer}, this model has {ours}: {_TRAINED_WITH}')
+            yield layer, f'{len(found[key])} classes at {layer}, this model has {len(target[key])}'

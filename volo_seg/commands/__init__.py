@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pickle
 import re
@@ -64,6 +65,8 @@ def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> 
         last: Whether the process ends after the command.
     """
     quiet_imports()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale does not have ends no command
+        sys.stdout.reconfigure(errors='backslashreplace')
     # idle OpenMP threads sleep: busy waiting slows down a machine that has other work
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     # commands report damaged images themselves

@@ -50,7 +50,7 @@ def prepare(args: argparse.Namespace) -> Config:
     """
     from volo_seg.config.checks import check_run, check_weights
     from volo_seg.datasets.inspection.check import quick_check
-    from volo_seg.engine.launch import check_batch_size, is_first_process, prepare_launch
+    from volo_seg.engine.launch import check_amp, check_batch_size, is_first_process, prepare_launch
 
     config = training_config(args)
     check_run(config, ('train', 'val') if config.get('val_dataloader') else ('train',))
@@ -61,4 +61,5 @@ def prepare(args: argparse.Namespace) -> Config:
         quick_check(config)
     prepare_launch(config, args.launcher, args.local_rank)
     check_batch_size(config)
+    check_amp(config)
     return config

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 
+from volo_seg.config.validation import walk
 from volo_seg.errors import UserError
 from volo_seg.io import folder_lock
 
@@ -88,6 +90,20 @@ def set_slurm_environment() -> None:
             names = []
         os.environ['MASTER_ADDR'] = names[0] if names else nodes
     os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def check_amp(config: Config) -> None:
+    """Refuse MMEngine's ``AmpOptimWrapper`` without a GPU.
+
+    Raises:
+        UserError: The config has one, and no GPU is visible.
+    """
+    for place, wrapper in walk(config.get('optim_wrapper'), 'optim_wrapper'):
+        if wrapper['type'] == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
+            raise UserError(
+                f'{place}.type=AmpOptimWrapper needs a GPU, and none is visible; use --amp bf16, or set '
+                f'{place}.type=OptimWrapper'
+            )
 
 
 def check_batch_size(config: Config) -> None:

@@ -15,22 +15,29 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.evaluator import Evaluator
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner, save_checkpoint, set_random_seed
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop, Runner, save_checkpoint, set_random_seed
 from mmseg.registry import RUNNERS
 from torch import nn
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
 from volo_seg.config.validation import walk
-from volo_seg.engine.hooks.checkpoint_hook import OTHER_WORK_DIR, AtomicCheckpointHook, SaveError, write_checkpoint
+from volo_seg.engine.hooks.checkpoint_hook import (
+    OTHER_WORK_DIR,
+    AtomicCheckpointHook,
+    SaveError,
+    check_finite,
+    write_checkpoint,
+)
 from volo_seg.engine.hooks.console_hook import Screen, log_to_screen
 from volo_seg.engine.hooks.interruption_hook import InterruptionHook, end_data_loading
 from volo_seg.engine.hooks.reproducibility_hooks import ValidationSyncHook
 from volo_seg.engine.logging.run_record import RunRecord, run_recorded
-from volo_seg.engine.optim.batch_size import images_per_step, scale_rates
+from volo_seg.engine.optim.batch_size import scale_rates
 from volo_seg.engine.resume import build_checkpoint, check_resumable, restore_progress, unwrap_model
 from volo_seg.engine.sharding import check_shardable, is_sharded, shard, shard_optimizer
 from volo_seg.errors import UserError
@@ -158,7 +165,12 @@ class SafeRunner(Runner):
                 broadcast(tensor)
 
     def call_hook(self, fn_name: str, **arguments: Any) -> None:
-        """Call all hooks; a failed write, for example on a full disk, is logged once and does not end the run."""
+        """Call all hooks; a failed write, for example on a full disk, is logged once and does not end the run.
+
+        Before ``after_run``, in which ``LoggerHook`` may move the log folder, the record of the run is finished.
+        """
+        if fn_name == 'after_run' and self.record is not None:
+            self.record.finish('finished')
         for hook in self._hooks:
             if not hasattr(hook, fn_name):
                 continue
@@ -215,24 +227,27 @@ class SafeRunner(Runner):
         """Write a checkpoint atomically. All processes must call this; rank 0 writes.
 
         Raises:
-            SaveError: The file cannot be written; raised in all processes.
+            SaveError: The file cannot be written, or the weights are not finite; raised in all processes.
         """
         place = dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch, iter=self.iter + 1)
         meta = {**place, **(meta or {})}
         content = build_checkpoint(self, meta, optimizer=save_optimizer, schedulers=save_param_scheduler)
-        outcome: list[str | None] = [None]
+        outcome: list[SaveError | None] = [None]
         if self.rank == 0:
             self.call_hook('before_save_checkpoint', checkpoint=content)
             try:
-                if '://' in out_dir:  # MMEngine's storage backends
+                check_finite(content, Path(out_dir, filename))
+                if file_client_args or not isinstance(
+                    get_file_backend(out_dir, backend_args=backend_args), LocalBackend
+                ):
                     save_checkpoint(content, f'{out_dir.rstrip("/")}/{filename}', file_client_args, backend_args)
                 else:
                     write_checkpoint(content, Path(out_dir, filename))
             except SaveError as error:
-                outcome = [str(error)]
+                outcome = [error]
         broadcast_object_list(outcome)
         if outcome[0] is not None:
-            raise SaveError(outcome[0])
+            raise outcome[0]
 
     def save_now(self, step: int) -> bool:
         """Save after ``step`` iterations if checkpoints are saved by iteration; return whether one was saved."""
@@ -257,7 +272,10 @@ class SafeRunner(Runner):
         strict: bool = True,
         revise_keys: list | None = None,
     ) -> dict[str, Any]:
-        """Load ``filename`` into the model and return the checkpoint; ``revise_keys`` is ignored."""
+        """Load ``filename`` into the model and return the checkpoint; ``revise_keys`` is ignored.
+
+        For training that is not resumed, the classification layers may have another number of classes.
+        """
         checkpoint = load_file(filename, map_location='cpu')
         if self._resume:
             check_resumable(checkpoint, name=str(filename))
@@ -266,7 +284,9 @@ class SafeRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrap_model(self.model)
         model = model.module if isinstance(model, BaseTTAModel) else model
-        fit_segmentor_weights(model, checkpoint, name=str(filename), strict=strict)
+        tunes = isinstance(self._train_loop, BaseLoop) and not self._resume
+        for layer in fit_segmentor_weights(model, checkpoint, name=str(filename), strict=strict, other_classes=tunes):
+            self.logger.warning(f'{filename}: {layer}')
         self._has_loaded = True
         self._loaded = checkpoint
         self.logger.info(f'Load checkpoint from {filename}')
@@ -278,8 +298,12 @@ class SafeRunner(Runner):
         if not base or not isinstance(optim_wrapper, OptimWrapper):
             super().scale_lr(optim_wrapper, auto_scale_lr)
             return
-        batch = images_per_step(self.cfg, world_size=self.world_size)
-        scale_rates(optim_wrapper, enable=bool(auto_scale_lr and auto_scale_lr.get('enable')), base=base, batch=batch)
+        loader = self._train_dataloader
+        size = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
+        for wrapper in wrappers:
+            batch = size * self.world_size * wrapper._accumulative_counts
+            scale_rates(wrapper, enable=bool(auto_scale_lr and auto_scale_lr.get('enable')), base=base, batch=batch)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """Build the evaluator; the default ``out_dir`` of ``ExactIoUMetric`` is the log folder of the run."""

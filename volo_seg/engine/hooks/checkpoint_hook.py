@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections import deque
@@ -12,11 +13,12 @@ from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
 from volo_seg.errors import UserError
-from volo_seg.io import PART, WriteError, atomic_path, atomic_write, write_failure
+from volo_seg.io import PART, WriteError, atomic_path, atomic_write, check_writable, write_failure
 
 LAST = 'last_checkpoint'
 OTHER_WORK_DIR = 'give another by --work-dir'
@@ -24,6 +26,27 @@ OTHER_WORK_DIR = 'give another by --work-dir'
 
 class SaveError(UserError):
     """A checkpoint could not be written; an existing file is unchanged."""
+
+
+class NonFiniteError(SaveError):
+    """A checkpoint is not saved, because its weights or the last loss are NaN or infinite."""
+
+
+def check_finite(content: Mapping[str, Any], path: Path) -> None:
+    """Check that the weights in ``content``, of the checkpoint ``path``, and the last loss are finite.
+
+    Raises:
+        NonFiniteError: They are not.
+    """
+    states = [content[key] for key in ('state_dict', 'ema_state_dict') if key in content]
+    bad = [name for state in states for name, value in state.items() if not torch.isfinite(value).all()]
+    losses = content['message_hub']['log_scalars'].get('train/loss')
+    if not bad and (losses is None or math.isfinite(losses.current())):
+        return
+    reason = (
+        f'{len(bad)} of its tensors hold NaN or inf, first {bad[0]!r}' if bad else f'the loss is {losses.current()}'
+    )
+    raise NonFiniteError(f'the checkpoint {str(path)!r} is not saved, because {reason}')
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
@@ -65,9 +88,10 @@ def remove_parts(folder: Path) -> None:
 class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook`` that deletes an old checkpoint after the new one is saved, not before.
 
-    A failed save is logged and retried at the next interval; training continues. If the last save fails, the checkpoint
-    is saved in the system's folder for temporary files, and the run ends with an error that names it. Checkpoints
-    outside ``out_dir`` are not deleted.
+    A failed save is logged and retried at the next interval; training continues. A checkpoint of
+    weights or a last loss that are NaN or infinite counts as failed. If the last save fails, the checkpoint is saved in
+    the system's folder for temporary files, and the run ends with an error that names it. Checkpoints outside
+    ``out_dir`` are not deleted.
     """
 
     file_backend: Any
@@ -80,12 +104,23 @@ class AtomicCheckpointHook(CheckpointHook):
         self.saved_step: int | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Prepare and lock the folder, and remove temporary files of a killed run."""
+        """Make and lock the folder, and remove temporary files of a killed run.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
         super().before_train(runner)
-        if is_main_process() and '://' not in self.out_dir:
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            check_writable(self.out_dir, what='checkpoint.out_dir', fix='give another folder')
+            os.makedirs(self.out_dir, exist_ok=True)
             if not os.path.samefile(self.out_dir, runner.work_dir):
                 runner.lock(self.out_dir)
             remove_parts(Path(self.out_dir))
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
+        """Save the best checkpoint; a validation without training has nothing to save."""
+        if hasattr(self, 'file_backend'):
+            super().after_val_epoch(runner, metrics)
 
     def after_train(self, runner: Any) -> None:
         """Publish as MMEngine does; retry a failed save in the folder for temporary files.
@@ -128,15 +163,16 @@ class AtomicCheckpointHook(CheckpointHook):
                 self._delete(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
 
     def _save(self, runner: Any, folder: str, filename: str, meta: dict[str, Any]) -> None:
+        given = folder == self.out_dir  # the folder for temporary files has no storage backend
         runner.save_checkpoint(
             folder,
             filename,
-            self.file_client_args,
+            self.file_client_args if given else None,
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
             meta=dict(meta),
             by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
+            backend_args=self.backend_args if given else None,
             **self.args,
         )
 
@@ -173,11 +209,15 @@ class AtomicCheckpointHook(CheckpointHook):
     def _delete(self, path: str) -> None:
         """Delete a checkpoint of ``out_dir``."""
         inside = os.path.dirname(os.path.abspath(path)) == os.path.abspath(self.out_dir)
-        if (inside or '://' in path) and self.file_backend.isfile(path):
+        if (inside or not isinstance(self.file_backend, LocalBackend)) and self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
     def _rescue(self, runner: Any, *, step: int) -> None:
         """Save in the folder for temporary files, and raise a SaveError that names the file."""
+        good = last_checkpoint(runner.work_dir)
+        left = f'the last complete checkpoint is {str(good)!r}' if good else 'there is no earlier checkpoint'
+        if isinstance(self.failed, NonFiniteError):
+            raise NonFiniteError(f'{self.failed}; {left}; lower the learning rate, or set optim_wrapper.clip_grad')
         folder = ['']
         if is_main_process():
             with suppress(OSError):
@@ -190,8 +230,6 @@ class AtomicCheckpointHook(CheckpointHook):
                 raise SaveError(f'no folder can be made in {tempfile.gettempdir()!r}')
             self._save(runner, folder[0], filename, meta)
         except SaveError as error:
-            good = last_checkpoint(runner.work_dir)
-            left = f'the last complete checkpoint is {str(good)!r}' if good else 'there is no earlier checkpoint'
             raise SaveError(f'{self.failed}, and {error}; {left}') from error
         raise SaveError(
             f'{self.failed}; it is saved as {os.path.join(folder[0], filename)!r}; move it to a folder with free space'

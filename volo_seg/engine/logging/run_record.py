@@ -90,7 +90,7 @@ class RunRecord:
 
 
 def run_recorded(runner: Any, kind: str, work: Callable[[], Result]) -> Result:
-    """Call ``work`` and record in ``run.json`` how it ended.
+    """Call ``work`` and record in ``run.json`` how it ended; the runner records that it finished.
 
     Raises:
         PeerLost: Another process of the job ended.
@@ -115,7 +115,6 @@ def run_recorded(runner: Any, kind: str, work: Callable[[], Result]) -> Result:
         raise
     finally:
         runner.stop_listening()
-    runner.record.finish('finished')
     return result
 
 

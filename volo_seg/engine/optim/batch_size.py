@@ -63,11 +63,6 @@ def accumulate(config: Config, count: int) -> None:
         hooks.param_scheduler.type = 'OptimizerStepSchedulerHook'
 
 
-def images_per_step(config: Config, *, world_size: int) -> int:
-    """Return the number of images of one optimizer step of ``config`` in ``world_size`` processes."""
-    return config.train_dataloader.batch_size * world_size * config.optim_wrapper.get('accumulative_counts', 1)
-
-
 def auto_scale_lr(config: Config) -> None:
     """Set ``auto_scale_lr.enable`` of ``config``.
 
