@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmseg.registry import RUNNERS
 
 from volo_seg.checkpoints import load_file
+from volo_seg.commands import run
+from volo_seg.commands.train import build_parser, prepare
 from volo_seg.datasets.samplers import ResumableEpochSampler, ResumableInfiniteSampler, resumable
 from volo_seg.datasets.seeded_dataset import SeededDataset
 from volo_seg.engine.hooks import IterationSeedHook
@@ -76,6 +79,46 @@ def test_resumed_equals_uninterrupted(case, position, data, whole, tmp_path):
     halfway = load_file(whole(case) / f'iter_{position}.pth')
     assert tiny.differences(halfway['state_dict'], first['state_dict']), 'nothing was learned in between'
     assert (halfway['progress']['gradients'] is not None) == (changes is ACCUMULATED and position % 2 == 1)
+
+
+INNER = """
+_base_ = './tiny.py'
+prefix = dict(img_path='images/train', seg_map_path='annotations/train')
+load = [dict(type='LoadImageFromFile'), dict(type='LoadLabels')]
+change = [dict(type='RandomCrop', crop_size=(32, 32)), dict(type='RandomFlip', prob=0.5), dict(type='PackSegInputs')]
+inner = dict(type='FolderDataset', data_root='nowhere', data_prefix=prefix, pipeline={pipeline})
+train_dataloader = dict(dataset=dict(_delete_=True, type='SeededDataset', dataset={wrapper}))
+"""
+MOSAIC = "[dict(type='RandomMosaic', prob=1.0, img_scale=(32, 32)), *change]"
+WRAPPERS = {
+    'RepeatDataset': ('[*load, *change]', "dict(type='RepeatDataset', times=3, dataset=inner)"),
+    'ConcatDataset': ('[*load, *change]', "dict(type='ConcatDataset', datasets=[inner, inner])"),
+    'ClassBalancedDataset': (
+        '[*load, *change]',
+        "dict(type='ClassBalancedDataset', oversample_thr=1.0, dataset=inner)",
+    ),
+    'MultiImageMixDataset': ('load', f"dict(type='MultiImageMixDataset', dataset=inner, pipeline={MOSAIC})"),
+}
+
+
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_wrapped_data_sets_train_resume_and_can_be_looked_at(name, data, tmp_path):
+    pipeline, wrapper = WRAPPERS[name]
+    config = tmp_path / f'{name}.py'
+    config.write_text(INNER.format(pipeline=pipeline, wrapper=wrapper).replace('./tiny.py', str(data / 'tiny.py')))
+    options = {key: value for key, value in tiny.OPTIONS.items() if not key.startswith('train_dataloader.dataset')}
+    common = ['--data-root', str(data), '--cfg-options', *tiny.pairs_of({**options, 'train_cfg.max_iters': 4})]
+
+    def train(work, *flags):
+        flags = [str(config), '--work-dir', str(tmp_path / work), '--seed', '7', *map(str, flags), *common]
+        RUNNERS.build(tiny.named(prepare(build_parser().parse_args(flags)))).train()
+        return kept(tmp_path / work / 'iter_4.pth')
+
+    whole = train('whole')
+    assert not tiny.differences(train('resumed', '--resume', tmp_path / 'whole' / 'iter_3.pth'), whole)
+    assert run('browse', [str(config), str(tmp_path / 'samples'), *common]) == 0
+    assert (tmp_path / 'samples' / 'train_samples.png').is_file()
+    assert run('check', [str(config), *common]) == 0
 
 
 def test_workers_do_not_matter_and_the_seed_does(data, whole, tmp_path):

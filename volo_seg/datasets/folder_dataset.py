@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
@@ -13,6 +14,7 @@ from mmseg.registry import DATASETS
 from volo_seg.datasets.class_lists import read_classes
 from volo_seg.datasets.masks import Colour, ColourTable
 from volo_seg.datasets.pairs import Pairing, pair_folders, suffix_hint
+from volo_seg.datasets.transforms.loading import LoadLabels
 from volo_seg.errors import UserError
 from volo_seg.imageio import SUFFIXES
 from volo_seg.io import read_lines
@@ -156,6 +158,11 @@ class FolderDataset(BaseSegDataset):
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """The input of the pipeline for sample ``idx``: its files, how its labels are read, and the colour table."""
         return {**super().get_data_info(idx), 'colour_table': self.table}
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The classes in the mask of sample ``idx``, by which ``ClassBalancedDataset`` repeats samples."""
+        labels = np.unique(LoadLabels()(self.get_data_info(idx))['gt_seg_map'])
+        return [int(label) for label in labels if label < len(self.metainfo['classes'])]
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Pair every image with its mask, sorted, or in the order of ``ann_file``."""
