@@ -126,6 +126,23 @@ def test_a_process_that_is_killed_ends_the_job_in_a_sentence(data, tmp_path):
     assert record['status'] == 'failed' and record['iterations'] == 2
 
 
+@pytest.mark.parametrize(
+    'kind, sentence',
+    [
+        ('fail', 'error: a mistake of process 1'),
+        ('nan', 'error: training stopped: decode.loss_ce is nan at iteration 4 (.*), the last of 2 in a row, .*'),
+    ],
+)
+def test_an_error_of_one_process_ends_all_with_its_sentence(kind, sentence, data, tmp_path):
+    process = job(data, tmp_path, kind=kind, **{'custom_hooks.3.patience': 2})
+    out = process.communicate(timeout=240)[0]
+    assert process.returncode == 2 and 'Traceback' not in out and out.count('error:') == 1, out
+    assert re.fullmatch(sentence, out.strip().splitlines()[-1]), out
+    if kind == 'nan':
+        images = json.loads((tmp_path / 'non_finite.json').read_text())['images']
+        assert len(images) == 2 and all(str(data) in path for path in images)
+
+
 def test_sigterm_saves_once_and_stops_all(data, tmp_path):
     process = job(data, tmp_path, train_cfg__max_iters=500, default_hooks__checkpoint__interval=1000)
     lines = []
