@@ -245,7 +245,10 @@ REFUSED = {
     'empty.png': (b'', r'is empty \(0 bytes\)'),
     'pointer.png': (b'version https://git-lfs.github.com/spec/v1\n', 'is only a Git LFS pointer'),
     'float grey.tif': (encoded(Image.fromarray(DEEP[..., 0].astype(np.float32)), 'TIFF'), "pixels of mode 'F'"),
-    'float.tif': (cv2_encoded('.tif', DEEP.astype(np.float32)), 'has a damaged header'),
+    'float.tif': (
+        cv2_encoded('.tif', DEEP.astype(np.float32)),
+        r'has 3 channels of 32 bits \(floating-point\); convert',
+    ),
     'whole numbers.tif': (encoded(Image.fromarray(DEEP[..., 0].astype(np.int32)), 'TIFF'), "pixels of mode 'I'"),
     'lab.tif': (encoded(Image.merge('LAB', RGB.split()), 'TIFF'), "pixels of mode 'LAB'"),
     'header.png': (SPECTRA['colour.png'][0][:20], 'has a damaged header'),

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import ImageError, has_several_images, load_image, open_image
+from volo_seg.imageio import ImageError, has_several_images, load_image, open_image, pillow_errors
 from volo_seg.io import atomic_write, check_regular, read_regular
 
 MARK = 'volo-seg'
@@ -43,7 +43,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def load_label_image(content: bytes, *, name: str) -> ImageFile.ImageFile:
-    """Decode the content of a label file, of any format that :mod:`volo_seg.imageio` reads.
+    """Decode the content of a label file, of any format that :mod:`volo_seg.imageio` reads, upright by its EXIF.
 
     Raises:
         ImageError: The file is damaged, not an image, or holds several.
@@ -52,6 +52,8 @@ def load_label_image(content: bytes, *, name: str) -> ImageFile.ImageFile:
         image = open_image(io.BytesIO(content), name=name)
         several = has_several_images(image, name=name)
         load_image(image, name=name)
+        with pillow_errors(f'{name} has damaged EXIF data'):
+            ImageOps.exif_transpose(image, in_place=True)
     except ImageError as error:
         reason = 'it is damaged or not an image' if error.kind == 'format' else error.reason
         raise ImageError(

@@ -157,7 +157,7 @@ def postscript_image(root):
     """Never opened by Pillow's EPS plugin, which starts Ghostscript."""
     path = root / 'images/train/c.jpg'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EndComments\n')
-    return 'error', [f"cannot read '{path}': it is damaged or not an image"]
+    return 'error', [f"cannot read '{path}': it is not an image of a known format"]
 
 
 def empty_image(root):
@@ -169,7 +169,7 @@ def empty_image(root):
 def no_image(root):
     path = root / 'images/train/c.jpg'
     path.write_text('<html>not found</html>')
-    return 'error', [f"cannot read '{path}': it is damaged or not an image"]
+    return 'error', [f"cannot read '{path}': it is a text file (SVG, XML or a web page)"]
 
 
 def pipe_for_an_image(root):
@@ -189,7 +189,7 @@ def device_for_a_label(root):
 def postscript(root):
     path = root / 'images/train/c.jpg'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EndComments\n%%EOF\n')
-    return 'error', [f"cannot read '{path}': it is damaged or not an image"]
+    return 'error', [f"cannot read '{path}': it is not an image of a known format"]
 
 
 def damaged_label(root):

@@ -62,7 +62,7 @@ def named_types(dataset):
     while 'dataset' in dataset:
         dataset = dataset.dataset
         kinds.append(find_type(dataset.type))
-    return kinds, [find_type(step.type) for step in dataset.pipeline]
+    return kinds, [find_type(step.type, step.get('_scope_', 'mmseg')) for step in dataset.pipeline]
 
 
 def check_equal(runner, config):

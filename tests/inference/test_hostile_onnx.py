@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from volo_seg.commands import run
 from volo_seg.errors import UserError
+from volo_seg.imageio import DEFAULT_READING
 from volo_seg.inference.onnx_metadata import FORMAT, OnnxMetadata
 from volo_seg.inference.onnx_predictor import OnnxPredictor
 
@@ -167,7 +168,28 @@ def test_metadata_of_any_content(tmp_path, capsys, key, value):
 @pytest.mark.parametrize('key', list(METADATA.to_metadata()))
 def test_metadata_that_lack_an_entry(tmp_path, capsys, key):
     metadata = {name: value for name, value in METADATA.to_metadata().items() if name != key}
-    refused(capsys, write(tmp_path / 'm.onnx', model(metadata=metadata)))
+    path = write(tmp_path / 'm.onnx', model(metadata=metadata))
+    if key == 'reading':  # files of 0.1 have none
+        assert OnnxPredictor(path).metadata.reading == DEFAULT_READING
+    else:
+        refused(capsys, path)
+
+
+@pytest.mark.parametrize(
+    'reading',
+    [
+        '{"backend": "tifffile"}',
+        '{"color_type": "unchanged"}',
+        '{"value_range": [2, 1]}',
+        '{"value_range": [0, NaN]}',
+        '{"value_range": "12"}',
+        '{"path": "x"}',
+        '7',
+    ],
+)
+def test_readings_that_are_refused(tmp_path, capsys, reading):
+    metadata = {**METADATA.to_metadata(), 'reading': reading}
+    assert 'export it again' in refused(capsys, write(tmp_path / 'm.onnx', model(metadata=metadata)))
 
 
 def test_the_smallest_windows_take_seconds(tmp_path):

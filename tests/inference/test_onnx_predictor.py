@@ -157,7 +157,7 @@ def test_runs_without_torch(graph, tmp_path):
 def test_resizing_equals_the_pipeline(size, scale, factor, keep_ratio):
     """Every pixel as the test pipeline resizes it."""
     rule = {'scale': scale} if factor is None else {'scale_factor': factor}
-    pipeline = image_pipeline(
+    _, pipeline = image_pipeline(
         [{'type': 'LoadImageFromFile'}, {'type': 'Resize', 'keep_ratio': keep_ratio, **rule}, {'type': 'PackSegInputs'}]
     )
     (image,) = images([size])

@@ -431,7 +431,7 @@ def test_pipelines_that_cannot_be_used():
         image_pipeline([{'type': 'Resize', 'scale': (4, 4)}])
     with pytest.raises(UserError, match='does not start with LoadImageFromFile'):
         image_pipeline([])
-    with pytest.raises(UserError, match="color_type='grayscale'; only 'color' can be predicted"):
+    with pytest.raises(UserError, match="color_type='grayscale'; only 'color' or 'color_ignore_orientation' can be"):
         image_pipeline([{'type': 'LoadImageFromFile', 'color_type': 'grayscale'}])
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 import volo_seg.models  # noqa: F401
 from volo_seg.errors import UserError
+from volo_seg.imageio import DEFAULT_READING
 from volo_seg.inference.raster import blending
 from volo_seg.inference.raster.plan import window_config
 from volo_seg.inference.raster.segment import segment_raster
@@ -69,7 +70,9 @@ def toy(classes=5, *, stride=8, test_cfg=None, preprocessor=None, **head):
     model.double().eval()
     names = tuple(f'class {i}' for i in range(max(classes, 2)))
     palette = np.random.default_rng(0).integers(0, 256, (len(names), 3), dtype=np.uint8)
-    return types.SimpleNamespace(model=model, device=torch.device('cpu'), classes=names, palette=palette)
+    return types.SimpleNamespace(
+        model=model, device=torch.device('cpu'), classes=names, palette=palette, reading=DEFAULT_READING
+    )
 
 
 def picture(height, width, bands=3, *, dtype='uint8', top=256, seed=0):

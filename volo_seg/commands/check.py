@@ -136,6 +136,7 @@ def show_progress(observations: Iterable[Observation], total: int, name: str) ->
 
 def split_line(checked: Checked) -> str:
     """A line with the number of files of a split and its label values."""
+    from volo_seg.datasets.inspection.findings import range_text
     from volo_seg.datasets.inspection.frequencies import count_classes
     from volo_seg.label_png import ranges
 
@@ -146,7 +147,8 @@ def split_line(checked: Checked) -> str:
     return (
         f'{split.name}: {len(pairing.pairs)} pairs, {len(pairing.unlabelled)} images without labels, '
         f'{len(pairing.unused)} labels without images; label values {ranges(values) or "none"}: '
-        f'{counts.ignored / total:.2%} of pixels ignored, {counts.out_of_range / total:.2%} out of range'
+        f'{counts.ignored / total:.2%} of pixels ignored, {counts.out_of_range / total:.2%} out of range; '
+        f'images: {range_text(checked.observations)}'
     )
 
 

@@ -2,15 +2,17 @@
 
 A validator is a function of (value, dotted key) that returns the value to build with, or raises :class:`Refused`. No
 validator accepts strings other than a fixed set of words, so that no argument can name a file, a URL, a module or a
-registry scope. Numbers and lists are bounded. Arguments that are not listed are refused, those in ``IGNORED`` are
-removed, and None is always accepted. The code of each listed class was reviewed: with these arguments and their
-defaults, its constructor only builds layers.
+registry scope other than this package's. Numbers and lists are bounded. Arguments that are not listed are refused,
+those in ``IGNORED`` are removed, and None is always accepted. The code of each listed class was reviewed: with these
+arguments and their defaults, its constructor only builds layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from volo_seg.imageio import BACKENDS, COLOR_TYPES
 
 Validator = Callable[[Any, str], Any]
 Arguments = Mapping[str, Validator]
@@ -506,11 +508,13 @@ SEGMENTORS: dict[str, Arguments] = {'VOLOSegmentor': _segmentor, 'EncoderDecoder
 
 _interpolation = word('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
 STEPS: dict[str, Arguments] = {
-    # the image is decoded already, so that this step does not read a file
+    # the step is not built: it says how the files that the user gives are decoded
     'LoadImageFromFile': {
+        '_scope_': word('volo_seg'),
+        'range': pair(number(-1e12, 1e12)),
         'to_float32': flag,
-        'color_type': word('color'),
-        'imdecode_backend': word('cv2', 'pillow', 'turbojpeg', 'tifffile'),
+        'color_type': word(*COLOR_TYPES),
+        'imdecode_backend': word(*BACKENDS),
         'ignore_empty': flag,
     },
     'Resize': {

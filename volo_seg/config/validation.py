@@ -154,7 +154,8 @@ def _in_scope(registry: Registry, scope: str | None) -> Registry | None:
         return registry.root
     if registry.scope == scope:
         return registry
-    return registry.children.get(scope) or registry.root.children.get(scope)
+    child = registry.children.get(scope)  # an empty registry is false
+    return registry.root.children.get(scope) if child is None else child
 
 
 def _registered(place: str, name: Any, config: Config, scope: str | None = None) -> Any:

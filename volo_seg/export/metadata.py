@@ -25,6 +25,7 @@ def make_metadata(network: LoadedModel, *, normalize: bool, argmax: bool, source
     return OnnxMetadata(
         network.classes,
         tuple(map(tuple, np.asarray(network.palette).tolist())),
+        reading=network.reading,
         input=_input(model.data_preprocessor, normalize=normalize),
         resize=_resize(network.pipeline.transforms),
         windows=None if argmax else _windows(model.test_cfg),

@@ -89,7 +89,7 @@ def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]
 def calibration_inputs(metadata: OnnxMetadata, images: Iterable[Path]) -> Iterator[np.ndarray]:
     """Network inputs for ``images``: each image as a whole, or its windows."""
     for path in images:
-        image = resize_image(metadata.resize, read_image(path))
+        image = resize_image(metadata.resize, read_image(path, reading=metadata.reading))
         if metadata.windows is None:
             yield network_input(metadata.input, [image])
             continue

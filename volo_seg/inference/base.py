@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import Source, read_image
+from volo_seg.imageio import DEFAULT_READING, Reading, Source, read_image
 from volo_seg.inference.concurrency import prefetch
 from volo_seg.inference.result import Failure, Result
 
@@ -56,6 +56,7 @@ class BasePredictor(ABC):
     Args:
         classes: Class names.
         palette: (len(classes), 3), RGB, 0 to 255.
+        reading: How image files are read.
         batch_size: Largest number of images in one forward pass.
         confidence: Whether results hold the probability of each label.
         probabilities: Whether results hold the probabilities of all classes.
@@ -66,12 +67,14 @@ class BasePredictor(ABC):
         classes: Sequence[str],
         palette: Any,
         *,
+        reading: Reading = DEFAULT_READING,
         batch_size: int = 1,
         confidence: bool = False,
         probabilities: bool = False,
     ) -> None:
         self.classes = tuple(classes)
         self.palette = np.asarray(palette, dtype=np.uint8)
+        self.reading = reading
         self.batch_size = _check_count(batch_size, 'batch_size')
         self.confidence, self.probabilities = confidence, probabilities
 
@@ -160,7 +163,7 @@ class BasePredictor(ABC):
     def _read(self, source: Any) -> _Entry:
         entry = _Entry(source)
         try:
-            entry.image = read_image(source)
+            entry.image = read_image(source, reading=self.reading)
             entry.key, entry.prepared = self._prepare(entry.image)
         except UserError as error:
             entry.error = error

@@ -24,6 +24,7 @@ from volo_seg.config.checks import check_config, fill_class_count
 from volo_seg.config.untrusted import refuse_access, shown
 from volo_seg.config.validation import accepted_keys, find_type, walk
 from volo_seg.errors import UserError
+from volo_seg.imageio import Reading
 from volo_seg.inference.onnx_metadata import MOST_CLASSES, MOST_NAME
 from volo_seg.inference.pipeline import image_pipeline
 from volo_seg.visualization import palette_array
@@ -40,6 +41,7 @@ class LoadedModel:
         model: The segmentor in evaluation mode.
         classes: Class names.
         palette: (len(classes), 3) uint8, RGB.
+        reading: How image files are read.
         pipeline: Makes the input of ``model.test_step`` from ``{'img': image}``.
         untrusted_config: The file that the config was read from, if the user did not give it; else None.
     """
@@ -47,6 +49,7 @@ class LoadedModel:
     model: nn.Module
     classes: tuple[str, ...]
     palette: np.ndarray
+    reading: Reading
     pipeline: Compose
     untrusted_config: str | None = None
 
@@ -92,7 +95,7 @@ def build_model(
         if not trusted:
             check_windows(config.model)
         model = revert_sync_batchnorm(MODELS.build(config.model))
-        pipeline = image_pipeline(dataset.pipeline)
+        reading, pipeline = image_pipeline(dataset.pipeline)
     fit_segmentor_weights(model, content, name=name)
     channels = model.decode_head.out_channels
     if channels == 1 and len(classes) == 1:
@@ -103,7 +106,7 @@ def build_model(
             'give the config it was trained with'
         )
     model = model.eval().requires_grad_(False)
-    return LoadedModel(model, classes, palette, pipeline, None if trusted else name)
+    return LoadedModel(model, classes, palette, reading, pipeline, None if trusted else name)
 
 
 def load_model(config: Config, checkpoint: str) -> LoadedModel:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from volo_seg.errors import UserError
+from volo_seg.imageio import BACKENDS, COLOR_TYPES, Reading
 
 FORMAT = 'volo-seg-onnx-1'
 KINDS = ('logits', 'labels')
@@ -99,6 +100,7 @@ class OnnxMetadata:
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, ...], ...]
+    reading: Reading = field(default_factory=Reading)
     input: InputSpec = field(default_factory=InputSpec)
     resize: ResizeSpec | None = None
     windows: WindowSpec | None = None
@@ -124,8 +126,15 @@ class OnnxMetadata:
         for key, text in entries.items():
             if len(text) > MOST_CHARACTERS:
                 raise UserError(f'{name} has {len(text):,} characters of metadata {key!r}: export it again')
-        specs = {'input': InputSpec, 'resize': ResizeSpec, 'windows': WindowSpec, 'output': OutputSpec}
+        specs = {
+            'reading': Reading,
+            'input': InputSpec,
+            'resize': ResizeSpec,
+            'windows': WindowSpec,
+            'output': OutputSpec,
+        }
         try:
+            entries = {'reading': '{}', **entries}  # files of version 0.1 have none
             values = {f.name: _to_tuples(json.loads(entries[f.name])) for f in fields(cls)}
             for key, spec in specs.items():
                 values[key] = None if values[key] is None else spec(**values[key])
@@ -144,6 +153,10 @@ class OnnxMetadata:
         colours = all(_is_tuple(c, int, 3) and all(0 <= v <= 255 for v in c) for c in self.palette)
         _check(colours, 'palette', self.palette)
         _check(isinstance(self.source, dict), 'source', self.source)
+        reading = self.reading
+        black, white = (0, 1) if reading.value_range is None else reading.value_range
+        _check(_are_numbers((black, white), 2) and black < white, 'reading', reading)
+        _check(reading.color_type in (None, *COLOR_TYPES) and reading.backend in BACKENDS, 'reading', reading)
         spec = self.input
         _check(isinstance(spec, InputSpec) and isinstance(spec.name, str), 'input', spec)
         _check(spec.channels in ('BGR', 'RGB') and spec.dtype in ('uint8', 'float32'), 'input', spec)

@@ -60,6 +60,7 @@ class OnnxPredictor(BasePredictor):
         super().__init__(
             self.metadata.classes,
             self.metadata.palette,
+            reading=self.metadata.reading,
             batch_size=batch_size,
             confidence=confidence,
             probabilities=probabilities,

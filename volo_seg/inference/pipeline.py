@@ -1,4 +1,4 @@
-"""The test pipeline of a config, for images in memory."""
+"""The test pipeline of a config: how it reads files, and its steps for images in memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mmcv
-from mmcv.transforms import LoadAnnotations, LoadImageFromFile, Resize
+from mmcv.transforms import LoadAnnotations, Resize
 from mmengine.dataset import Compose
 
 from volo_seg.config.validation import find_type
+from volo_seg.datasets.transforms.loading import reading_of
 from volo_seg.errors import UserError
+from volo_seg.imageio import BACKENDS, COLOR_TYPES, Reading
 from volo_seg.inference.resizing import fitted_size
 
 
@@ -29,18 +31,25 @@ class FittedResize(Resize):
         results['keep_ratio'] = self.keep_ratio
 
 
-def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
-    """Build the test pipeline ``steps`` for an image in memory, (H, W, 3) BGR, without loading of files and labels.
+def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> tuple[Reading, Compose]:
+    """Split the test pipeline ``steps`` into the reading of files, and a pipeline for an image in memory.
+
+    The pipeline takes (H, W, 3) BGR, and does not load labels.
 
     Raises:
         UserError: The first step is not ``LoadImageFromFile``, or it does not read colour images.
     """
-    kinds: list[Any] = [find_type(step['type']) for step in steps]
-    if not kinds or kinds[0] is not LoadImageFromFile:
+    kinds: list[Any] = [find_type(step['type'], step.get('_scope_') or 'mmseg') for step in steps]
+    reading = reading_of(steps[0]) if steps else None
+    if reading is None:
         raise UserError('the test pipeline of the config does not start with LoadImageFromFile; put it first')
-    colour = steps[0].get('color_type', 'color')
-    if colour != 'color':
-        raise UserError(f"the test pipeline reads images with color_type={colour!r}; only 'color' can be predicted")
+    for key, value, known in (
+        ('color_type', reading.color_type, (None, *COLOR_TYPES)),
+        ('imdecode_backend', reading.backend, BACKENDS),
+    ):
+        if value not in known:
+            names = ' or '.join(repr(word) for word in known if word)
+            raise UserError(f'the test pipeline reads images with {key}={value!r}; only {names} can be predicted')
     found: list[Any] = [{'type': 'LoadImageFromNDArray', 'to_float32': steps[0].get('to_float32', False)}]
     for step, kind in zip(steps[1:], kinds[1:], strict=True):
         if isinstance(kind, type) and issubclass(kind, LoadAnnotations):
@@ -48,4 +57,4 @@ def image_pipeline(steps: Sequence[Mapping[str, Any]]) -> Compose:
         # MMSegmentation's Resize inherits the method, and differs for labels only
         same = isinstance(kind, type) and issubclass(kind, Resize) and kind._resize_img is Resize._resize_img  # type: ignore[attr-defined]
         found.append({**step, 'type': FittedResize} if same else step)
-    return Compose(found)
+    return reading, Compose(found)

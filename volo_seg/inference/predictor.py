@@ -67,7 +67,12 @@ class Predictor(BasePredictor):
         loaded = config if isinstance(config, LoadedModel) else _load(config, checkpoint, cfg_options)
         size = (1 if self.device.type == 'cpu' else GPU_BATCH) if batch_size is None else batch_size
         super().__init__(
-            loaded.classes, loaded.palette, batch_size=size, confidence=confidence, probabilities=probabilities
+            loaded.classes,
+            loaded.palette,
+            reading=loaded.reading,
+            batch_size=size,
+            confidence=confidence,
+            probabilities=probabilities,
         )
         self.model = loaded.model.to(self.device)
         self.pipeline = loaded.pipeline

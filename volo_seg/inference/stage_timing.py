@@ -94,7 +94,7 @@ class StageTimer:
         """
         self.seconds = {}
         start = self._now()
-        images = [read_image(path) for path in paths]
+        images = [read_image(path, reading=self.predictor.reading) for path in paths]
         loaded = self._now()
         prepared = [self.predictor._prepare(image) for image in images]
         ready = self._now()
@@ -149,7 +149,8 @@ def measure(
         for batch in batches:
             for name, timer in timers.items():
                 samples[name].append(timer.run(batch))
-    pixels = repeat * sum(math.prod(read_image(path).shape[:2]) for path in images)
+    reading = next(iter(predictors.values())).reading
+    pixels = repeat * sum(math.prod(read_image(path, reading=reading).shape[:2]) for path in images)
     return {
         name: summarize(taken, images=repeat * len(images), pixels=pixels, memory=memory[name])
         for name, taken in samples.items()

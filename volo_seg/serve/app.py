@@ -108,7 +108,9 @@ def build_app(
         name, data = await uploads.read(request)
 
         async def work() -> bytes:
-            decode = partial(decode_image, data, name=name, max_pixels=limits.max_pixels)
+            decode = partial(
+                decode_image, data, name=name, reading=chosen.predictor.reading, max_pixels=limits.max_pixels
+            )
             with batcher.announce():
                 job = batcher.submit(chosen, await run_sync(decode, limiter=threads), confidence=confidence)
             try:

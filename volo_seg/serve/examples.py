@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import SUFFIXES, read_image
+from volo_seg.imageio import DEFAULT_READING, SUFFIXES, Reading, read_image
 from volo_seg.io import find_files
 
 from .limits import Limits
@@ -24,7 +24,7 @@ class Example(NamedTuple):
     thumbnail: bytes
 
 
-def open_examples(folder: Path, limits: Limits) -> list[Example]:
+def open_examples(folder: Path, limits: Limits, *, reading: Reading = DEFAULT_READING) -> list[Example]:
     """The first :data:`MOST` images in ``folder`` and below, by name.
 
     Raises:
@@ -36,4 +36,6 @@ def open_examples(folder: Path, limits: Limits) -> list[Example]:
     for path in paths:
         if path.stat().st_size > limits.max_bytes:
             raise UserError(f'example {str(path)!r} is larger than --max-upload; raise it, or remove the image')
-    return [Example(p, jpeg(read_image(p, max_pixels=limits.max_pixels), longest=THUMBNAIL)) for p in paths]
+    return [
+        Example(p, jpeg(read_image(p, reading=reading, max_pixels=limits.max_pixels), longest=THUMBNAIL)) for p in paths
+    ]

@@ -1,6 +1,6 @@
 # What all data sets share. A data set names its type, its folders and its sizes: `scale` is (width, height).
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='volo_seg'),
     dict(type='LoadLabels'),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
@@ -9,14 +9,14 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='volo_seg'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     # after Resize: the ground truth keeps its own size
     dict(type='LoadLabels'),
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='volo_seg'),
     dict(
         type='TestTimeAug',
         transforms=[

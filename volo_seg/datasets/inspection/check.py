@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mmengine.config import Config
 
-from volo_seg.datasets.inspection.findings import Finding, duplicates, findings_of
+from volo_seg.datasets.inspection.findings import Finding, duplicates, findings_of, other_range
 from volo_seg.datasets.inspection.observation import InspectionOptions, Observation, inspect_pair
 from volo_seg.datasets.inspection.processes import inspect_pairs
 from volo_seg.datasets.inspection.splits import Split, read_splits, split_names
@@ -46,13 +46,14 @@ def check_splits(
             broken.append(Finding(name, 'config', str(error)))
             continue
         for split in splits:
-            options = InspectionOptions(decode=not fast, table=split.table)
+            options = InspectionOptions(decode=not fast, table=split.table, reading=split.reading)
             seen = _inspect_all(split, options, processes, progress)
             checked.append(Checked(split, seen, findings_of(split, seen)))
     train = [seen for one in checked if one.split.name == 'train' for seen in one.observations]
     for one in checked:
         if one.split.name != 'train':
             one.findings += duplicates(train, one.observations, one.split.name)
+            one.findings += other_range(train, one.observations, one.split.name)
     return checked, broken
 
 
@@ -64,7 +65,7 @@ def quick_check(config: Config, *, splits: Sequence[str] = ('train', 'val'), cou
     """
     for split in (split for name in splits for split in read_splits(config, name)):
         pairs = evenly(split.pairing.pairs, count)
-        options = InspectionOptions(digest=False, table=split.table)
+        options = InspectionOptions(digest=False, table=split.table, reading=split.reading)
         seen = [inspect_pair(pair, options) for pair in pairs]
         fatal = next((found for found in findings_of(split, seen, sample=True) if found.fatal), None)
         if fatal is not None:

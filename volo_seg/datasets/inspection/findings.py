@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 
 from volo_seg.datasets.inspection.observation import Observation
 from volo_seg.datasets.inspection.splits import Split
 from volo_seg.datasets.pairs import suffix_hint
 from volo_seg.label_png import ranges
 
-WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate')
+WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate', 'range')
+LEAST_CONTRAST = 32  # of 256 levels between the 0.1 and the 99.9 percentile
+MOST_CLIPPED = 0.01  # share of the values
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def findings_of(split: Split, observations: Sequence[Observation], *, sample: bo
         Finding(split.name, kind, problems[0][1], tuple(path for path, _ in problems))
         for kind, problems in kinds.items()
     ]
-    found = [*_pairing(split), *of_files, *_values(split, observations)]
+    found = [*_pairing(split), *of_files, *_values(split, observations), *_ranges(split, observations)]
     return found if sample else [*found, *_coverage(split, observations)]
 
 
@@ -55,6 +58,53 @@ def duplicates(train: Sequence[Observation], other: Sequence[Observation], name:
             f'{name}): scores on {name} are too high; remove them from one of the two',
             tuple(image for image, _ in same),
         )
+
+
+def other_range(train: Sequence[Observation], other: Sequence[Observation], name: str) -> Iterator[Finding]:
+    """Yield a finding if images of ``other``, the split ``name``, use another range of values than training images."""
+    ours, theirs = ([seen.deep.high if seen.deep else 255.0 for seen in found] for found in (train, other))
+    if not any(seen.deep for seen in (*train, *other)) or not ours or not theirs:
+        return
+    first, second = median(ours), median(theirs)
+    if max(first, second) > 2 * abs(min(first, second)):
+        yield Finding(
+            name,
+            'range',
+            f'images of {name} ({range_text(other)}) and of train ({range_text(train)}) differ in range: the network '
+            'would see them at another brightness; write them with one scale',
+        )
+
+
+def range_text(observations: Sequence[Observation]) -> str:
+    """The values of the images of more than 8 bits: ``values 12 to 4095 (uint16)``."""
+    deep = [seen.deep for seen in observations if seen.deep]
+    if not deep:
+        return 'values of 8 bits'
+    kinds = ' and '.join(sorted({one.dtype for one in deep}))
+    least, largest = min(one.least for one in deep), max(one.largest for one in deep)
+    return f'values {least:g} to {largest:g} ({kinds})'
+
+
+def _ranges(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
+    """Find values of more than 8 bits that are nearly black, without contrast, or clipped after the conversion to 8."""
+    deep = [seen.deep for seen in observations if seen.deep]
+    if not deep:
+        return
+    value_range = split.reading and split.reading.value_range
+    rule = f'range={value_range}' if value_range else 'the upper 8 bits'
+    low, high = min(one.low for one in deep), max(one.high for one in deep)
+    fix = f"set range=({low:g}, {high:g}) of LoadImageFromFile (_scope_='volo_seg') in all pipelines"
+    dark, bright = median(one.dark for one in deep), median(one.bright for one in deep)
+    clipped = mean(one.clipped for one in deep)
+    paths = tuple(seen.image for seen in observations if seen.deep)
+    seen = f'images of {split.name} have {range_text(observations)}, of which training sees'
+    if bright - dark < LEAST_CONTRAST:
+        look = 'nearly black' if bright < LEAST_CONTRAST else 'without contrast'
+        yield Finding(
+            split.name, 'range', f'{seen} levels {dark:g} to {bright:g} of 255 by {rule}: {look}; {fix}', paths
+        )
+    elif clipped > MOST_CLIPPED:
+        yield Finding(split.name, 'range', f'{seen} {clipped:.1%} clipped by {rule}; {fix}', paths)
 
 
 def _pairing(split: Split) -> Iterator[Finding]:

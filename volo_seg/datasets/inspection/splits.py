@@ -15,6 +15,8 @@ from volo_seg.config.load import datasets
 from volo_seg.datasets.folder_dataset import FolderDataset
 from volo_seg.datasets.masks import ColourTable, Labels, label_lookup
 from volo_seg.datasets.pairs import Pairing, pair_folders
+from volo_seg.datasets.transforms.loading import reading_of
+from volo_seg.imageio import Reading
 
 SPLITS = ('train', 'val', 'test')
 
@@ -33,6 +35,7 @@ class Split:
     mask_suffix: str
     table: ColourTable | None
     pairing: Pairing
+    reading: Reading | None = None  # how its pipeline reads image files, if it starts with LoadImageFromFile
 
     def in_range(self, value: int) -> bool:
         """Whether label ``value`` of a file is a class or ignored."""
@@ -59,6 +62,7 @@ def read_splits(config: Config, name: str) -> Iterator[Split]:
 def read_split(name: str, place: str, dataset: Mapping[str, Any]) -> Split:
     """Build ``dataset``, which the config has at ``place``, and list its files, without opening them."""
     built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    pipeline = dataset.get('pipeline')
     return Split(
         name=name,
         place=place,
@@ -69,6 +73,7 @@ def read_split(name: str, place: str, dataset: Mapping[str, Any]) -> Split:
         lookup=label_lookup(reduce_zero_label=built.reduce_zero_label, label_map=built.label_map),
         mask_suffix=built.seg_map_suffix,
         table=getattr(built, 'table', None),
+        reading=reading_of(pipeline[0]) if pipeline else None,
         pairing=_pair(built),
     )
 

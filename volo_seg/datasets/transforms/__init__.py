@@ -1,5 +1,5 @@
 """Registered data transforms."""
 
-from .loading import LoadLabels
+from .loading import LoadImageFromFile, LoadLabels
 
-__all__ = ['LoadLabels']
+__all__ = ['LoadImageFromFile', 'LoadLabels']

@@ -67,7 +67,7 @@ def segment_raster(
         memory: MiB for pixels, logits and caches, besides the memory of the network for its windows.
         kinds: ``'labels'``, ``'confidence'`` or both.
         bands: See :class:`RasterSource`.
-        value_range: See :class:`RasterSource`.
+        value_range: See :class:`RasterSource`; by default that of the model.
         overwrite: Whether existing files are replaced.
         progress: Called with the number of finished windows and of all windows.
 
@@ -79,7 +79,8 @@ def segment_raster(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         # the second one is read by the writing thread
-        reader, validity = (enter(RasterSource(source, bands=bands, value_range=value_range)) for _ in range(2))
+        options: Any = {'value_range': value_range, 'model_range': predictor.reading.value_range}
+        reader, validity = (enter(RasterSource(source, bands=bands, **options)) for _ in range(2))
         check_raster(Path(source), name=f'raster {str(source)!r}')
         grid = WindowGrid(reader.size, crop_size=config.crop_size, stride=config.stride)
         budget = quarter_of_memory(memory, grid, classes=len(predictor.classes))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from volo_seg.errors import UserError
+from volo_seg.imageio import check_range, scale_to_range
 from volo_seg.inference.raster.blending import Area
 from volo_seg.io import check_regular, read_lines
 
@@ -72,8 +73,9 @@ class RasterSource:
         path: The file; see :func:`open_raster`.
         bands: Numbers, from 1, of the red, green and blue band, or of one grey band. By default the bands marked so,
             else the only band, else the only three bands. An alpha band does not count.
-        value_range: (black, white): values that become 0 and 255; others in proportion, and clipped. Needed unless all
-            bands have 8 bits.
+        value_range: (black, white): values that become 0 and 255; see :func:`volo_seg.imageio.scale_to_range`.
+        model_range: The range that the model was trained with, for bands of more than 8 bits if there is no
+            ``value_range``. One of the two is needed unless all bands have 8 bits.
 
     Raises:
         UserError: The file cannot be used, its bands or value range are ambiguous, or it has a palette or complex
@@ -86,6 +88,7 @@ class RasterSource:
         *,
         bands: Sequence[int] | None = None,
         value_range: tuple[float, float] | None = None,
+        model_range: tuple[float, float] | None = None,
     ) -> None:
         rasterio = import_rasterio()
         self.name = str(path)
@@ -93,7 +96,7 @@ class RasterSource:
         self._mask_file: Any = None
         try:
             self.bands = select_bands(self.dataset, bands, name=self.name)
-            self.value_range = _check_range(self.dataset, self.bands, value_range, name=self.name)
+            self.value_range = _choose_range(self.dataset, self.bands, value_range, model_range, name=self.name)
             if Path(f'{path}.msk').exists():
                 self._mask_file = open_raster(Path(f'{path}.msk'))
                 if self._mask_file.shape != self.dataset.shape:
@@ -141,9 +144,7 @@ class RasterSource:
         data = self._read(self.dataset.read, self.bands, area)
         valid = self._valid(area, data)
         if self.value_range is not None:
-            black, white = self.value_range
-            data = (data.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
-            data = np.nan_to_num(data, copy=False, nan=0, posinf=255, neginf=0).clip(0, 255)
+            data = scale_to_range(data, self.value_range)
         return np.broadcast_to(data[::-1], (3, *data.shape[1:])), valid
 
     def valid(self, area: Area) -> np.ndarray | None:
@@ -214,20 +215,22 @@ def _world_transform(path: Path, rasterio: ModuleType) -> Any:
     return rasterio.Affine(a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
 
 
-def _check_range(
-    dataset: Any, bands: Sequence[int], value_range: tuple[float, float] | None, *, name: str
+def _choose_range(
+    dataset: Any,
+    bands: Sequence[int],
+    value_range: tuple[float, float] | None,
+    model_range: tuple[float, float] | None,
+    *,
+    name: str,
 ) -> tuple[float, float] | None:
     types = {dataset.dtypes[band - 1] for band in bands}
     if any(kind.startswith('complex') for kind in types):
         raise UserError(f'raster {name!r} has complex numbers; turn them into intensities first')
-    if value_range is None:
-        if types != {'uint8'}:
+    if value_range is None and types != {'uint8'}:
+        if model_range is None:
             raise UserError(
                 f'raster {name!r} is of {" and ".join(sorted(types))}, not 8 bit; say which values are black and '
                 'white, such as --range 0 10000'
             )
-        return None
-    black, white = value_range
-    if not (np.isfinite([black, white]).all() and black < white):
-        raise UserError(f'range {black} {white}: give two numbers, the first (black) below the second (white)')
-    return black, white
+        return model_range
+    return check_range(value_range)
