@@ -87,6 +87,7 @@ SEVERAL_MAPS = ('VOLOUPerHead', 'UPerHead', 'FPNHead', 'SegformerHead', 'LightHa
 HEADS = {
     'VOLOUPerHead': {},
     'UPerHead': {'act_cfg': {'type': 'GELU'}},
+    'VOLOFCNHead': {},
     'FCNHead': {'loss_decode': {'type': 'DiceLoss'}, 'sampler': {'type': 'OHEMPixelSampler'}},
     'DepthwiseSeparableFCNHead': {'concat_input': False},
     'PSPHead': {},

@@ -171,7 +171,7 @@ def check_channels_of_losses(config: Config) -> None:
 def _is_plain(head: Mapping[str, Any]) -> bool:
     """Whether ``head`` computes its losses per pixel, as ``BaseDecodeHead`` does; other heads may use queries."""
     rule = getattr(find_type(head.get('type')), 'loss_by_feat', None)
-    return getattr(rule, '__qualname__', '') == 'BaseDecodeHead.loss_by_feat'
+    return getattr(rule, '__qualname__', '') in ('BaseDecodeHead.loss_by_feat', 'ResizedLossMixin.loss_by_feat')
 
 
 def in_float16(optim_wrapper: Mapping[str, Any]) -> bool:

@@ -451,6 +451,7 @@ _scales = many(integer(1, 32))
 HEADS: dict[str, Arguments] = {
     'VOLOUPerHead': {**_head, 'pool_scales': _scales},
     'UPerHead': {**_head, 'pool_scales': _scales},
+    'VOLOFCNHead': _fcn_head,
     'FCNHead': _fcn_head,
     'DepthwiseSeparableFCNHead': {**_fcn_head, 'dw_act_cfg': _act},
     'PSPHead': {**_choosing_head, 'pool_scales': _scales},

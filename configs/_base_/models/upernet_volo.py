@@ -31,7 +31,7 @@ model = dict(
         loss_decode=dict(loss_weight=1.0, **loss),
     ),
     auxiliary_head=dict(
-        type='FCNHead',
+        type='VOLOFCNHead',
         in_channels=384,
         in_index=2,
         channels=256,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,14 @@ from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from volo_seg.models.decode_heads.resized_loss import ResizedLossMixin, is_stock
 from volo_seg.models.resize.matrices import adaptive_avg_pools
 from volo_seg.models.resize.split_conv import conv3x3_of_maps, same_size
 from volo_seg.ops import why_plain
 
 
 @MODELS.register_module()
-class VOLOUPerHead(UPerHead):
+class VOLOUPerHead(ResizedLossMixin, UPerHead):
     """A drop-in ``UPerHead`` that gives equal results with about half the multiply-adds.
 
     Arguments and parameter names are those of MMSegmentation's ``UPerHead``, whose checkpoints load. The fusion
@@ -29,7 +30,7 @@ class VOLOUPerHead(UPerHead):
     Maps are channels_last in memory at inference and contiguous where gradients are recorded (benchmarks/uper_head.py).
     A submodule that has hooks, is parametrised, or is not the one that ``UPerHead`` builds is called as it is. Where
     :func:`volo_seg.ops.why_plain` gives a reason, ``UPerHead`` itself computes. Hooks that are registered for all
-    modules at once see those modules that are called.
+    modules at once see those modules that are called. Losses are those of :class:`ResizedLossMixin`.
 
     Shapes: maps (B, C_i, H_i, W_i), NCHW in any memory format, to (B, classes, H_0, W_0).
 
@@ -69,7 +70,7 @@ class VOLOUPerHead(UPerHead):
     def _fuse(self, module: nn.Module, maps: Sequence[Tensor], like: Tensor) -> Tensor:
         """Apply ``module`` to ``maps``, resized to the size of ``like`` and concatenated."""
         size = (like.shape[2], like.shape[3])
-        if not _is_stock(module, ConvModule) or not _is_stock_conv(module.conv, 3):
+        if not is_stock(module, ConvModule) or not _is_stock_conv(module.conv, 3):
             return module(torch.cat([self._resize(m, size) for m in maps], dim=1))
         x = conv3x3_of_maps(maps, module.conv.weight, size, align_corners=self.align_corners)
         if module.conv.bias is not None:
@@ -91,26 +92,20 @@ def _norm_and_activate(module: Any, x: Tensor) -> Tensor:
 
 def _pointwise(module: nn.Module, x: Tensor) -> Tensor:
     """Apply ``module``, a 1x1 convolution with normalisation and activation."""
-    if not _is_stock(module, ConvModule) or not _runs_as_linear(module.conv, x):
+    if not is_stock(module, ConvModule) or not _runs_as_linear(module.conv, x):
         return module(x)
     return _norm_and_activate(module, _linear(module.conv, x))
 
 
-def _is_stock(module: Any, kind: type[nn.Module]) -> TypeGuard[Any]:
-    """Whether calling ``module`` runs ``kind.forward`` and nothing else, so that its parts may be used instead."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return type(module) is kind and not any(hooks) and 'forward' not in module.__dict__
-
-
 def _is_stock_ppm(module: Any) -> bool:
-    return _is_stock(module, PPM) and all(
-        _is_stock(stage, nn.Sequential) and _is_stock(stage[0], nn.AdaptiveAvgPool2d) for stage in module
+    return is_stock(module, PPM) and all(
+        is_stock(stage, nn.Sequential) and is_stock(stage[0], nn.AdaptiveAvgPool2d) for stage in module
     )
 
 
 def _is_stock_conv(conv: nn.Module, side: int) -> bool:
     """Whether ``conv`` is a convolution of ``side`` x ``side`` that keeps the size and pads with zeros."""
-    if not _is_stock(conv, nn.Conv2d) or why_plain(conv.weight):
+    if not is_stock(conv, nn.Conv2d) or why_plain(conv.weight):
         return False
     geometry = (conv.kernel_size, conv.padding, conv.stride, conv.dilation)
     half = side // 2

@@ -62,11 +62,20 @@ def tap_axis(source: int, target: int, *, align_corners: bool, dtype: torch.dtyp
     """The cached :class:`TapAxis`; column ``3 * i + k`` belongs to tap k of source pixel i."""
     taps = tap_matrices(source, target, align_corners=align_corners, dtype=torch.float64, device=torch.device('cpu'))
     matrix = taps.permute(1, 2, 0).reshape(target, source * 3)
-    return TapAxis(_blocks(matrix, dtype, device), _blocks(matrix.t(), dtype, device))
+    rows = BLOCK_ROWS_CPU if device.type == 'cpu' else BLOCK_ROWS
+    return TapAxis(_blocks(matrix, rows, dtype, device), _blocks(matrix.t(), rows, dtype, device))
 
 
-def _blocks(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
-    height = BLOCK_ROWS_CPU if device.type == 'cpu' else BLOCK_ROWS
+@lru_cache(maxsize=64)
+def bilinear_blocks(
+    source: int, target: int, rows: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[Block, ...]:
+    """The cached matrix (target, source) of bilinear interpolation along one axis, in blocks of ``rows`` rows."""
+    taps = tap_matrices(source, target, align_corners=align_corners, dtype=torch.float64, device=torch.device('cpu'))
+    return _blocks(taps[1], rows, dtype, device)
+
+
+def _blocks(matrix: Tensor, height: int, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
     blocks = []
     for start in range(0, len(matrix), height):
         part = matrix[start : start + height]
