@@ -29,7 +29,9 @@ class ResizedLossMixin(BaseDecodeHead):
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         """Losses by name, and ``acc_seg`` in percent, of the output of :meth:`forward`, (B, C, h, w)."""
-        losses = list(self.loss_decode) if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
+        losses: list[Any] = (
+            list(self.loss_decode) if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
+        )
         if not self._resizes_in_chunks(seg_logits, losses):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         labels = self._stack_batch_gt(batch_data_samples).squeeze(1)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from volo_seg.models.resize.matrices import bilinear_blocks
 
-CHUNK_CPU, CHUNK = 3 * 2**20, 2**26
-"""Bytes of resized logits in a chunk: on a CPU they fit into the cache (benchmarks/training_step.py); estimated for a GPU."""
+CHUNK_CPU, CHUNK = 2**21, 2**26
+"""Bytes of resized logits in a chunk: on a CPU (benchmarks/training_step.py), and estimated for a GPU."""
+MIN_ROWS = 8
+"""Least number of rows in a chunk, as adjacent chunks need two rows of the small map in common."""
 
 
 def resized_cross_entropy(
@@ -48,7 +50,7 @@ def resized_cross_entropy(
 
 @torch.no_grad()
 def resized_pixel_losses(logits: Tensor, labels: Tensor, *, ignore_index: int, align_corners: bool) -> Tensor:
-    """Cross entropy of each pixel (B, H, W), 0 if it is ignored, without gradient; see :func:`resized_cross_entropy`."""
+    """Cross entropy of each pixel (B, H, W), 0 if it is ignored, without gradient."""
     return _pixel_losses(logits, labels, ignore_index, align_corners)
 
 
@@ -114,31 +116,34 @@ def _chunks(
     """Yield images, rows, their resized logits (b, C, r, W), and a function that adds their gradient to a small map.
 
     Resizing is a matrix product along each axis: first along the rows of the small map that the chunk needs. A chunk
-    has several images if they fit whole.
+    has several images if they fit whole, and overwrites the one before it.
     """
     (batch, channels, height, width), (large_height, large_width) = logits.shape, labels.shape[1:]
     dtype = _exact(logits)
     row_bytes = channels * large_width * dtype.itemsize
-    count = max(1, (CHUNK_CPU if logits.device.type == 'cpu' else CHUNK) // row_bytes)
+    count = max(MIN_ROWS, (CHUNK_CPU if logits.device.type == 'cpu' else CHUNK) // row_bytes)
     images_at_once = max(1, count // large_height)
     options: dict[str, Any] = {'align_corners': align_corners, 'dtype': dtype, 'device': logits.device}
     downs = bilinear_blocks(height, large_height, min(count, large_height), **options)
     (across,) = bilinear_blocks(width, large_width, large_width, **options)
+    rows = downs[0].rows.stop
+    buffer = logits.new_empty(min(images_at_once, batch) * channels * rows * large_width, dtype=dtype)
     with torch.autocast(logits.device.type, enabled=False):
         for start in range(0, batch, images_at_once):
             images = slice(start, min(start + images_at_once, batch))
             for down in downs:
                 small = logits[images, :, down.columns, across.columns].to(dtype)
-                shape = (*small.shape[:2], down.rows.stop - down.rows.start, large_width)
-                maps = small.shape[0] * channels
+                maps, count = small.shape[0] * channels, down.rows.stop - down.rows.start
                 wide = torch.matmul(small, across.weights.t()).view(maps, -1, large_width)
+                resized = buffer[: maps * count * large_width].view(maps, count, large_width)
+                torch.bmm(down.weights.expand(maps, -1, -1), wide, out=resized)
 
                 def add_gradient(gradient: Tensor, resized: Tensor, images=images, down=down, maps=maps) -> None:  # type: ignore[no-untyped-def]
                     narrow = torch.bmm(down.weights.t().expand(maps, -1, -1), resized.flatten(0, 1))
                     part = gradient[images, :, down.columns, across.columns]
                     part += torch.matmul(narrow, across.weights).view_as(part)
 
-                yield images, down.rows, torch.bmm(down.weights.expand(maps, -1, -1), wide).view(shape), add_gradient
+                yield images, down.rows, resized.view(-1, channels, count, large_width), add_gradient
 
 
 @_pixel_losses.register_fake

@@ -9,10 +9,12 @@ from mmseg.models.losses.utils import get_class_weight
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from volo_seg.ops.transforms import at_least_float32
+
 
 @MODELS.register_module()
 class WeightedCrossEntropyLoss(nn.Module):
-    """Cross entropy averaged over the pixels that are not ignored, weighted by their classes; computed in float32.
+    """Cross entropy averaged over the pixels that are not ignored, weighted by class; in float32 or wider.
 
     In float32 it equals MMSegmentation's ``CrossEntropyLoss(class_weight=...)``, which sums the weights in the dtype of
     the logits: in float16 that sum overflows above 65,504, and the loss becomes 0.
@@ -43,7 +45,7 @@ class WeightedCrossEntropyLoss(nn.Module):
         ignore_index: int = 255,
     ) -> Tensor:
         """A scalar (0 if all pixels are ignored), or (B, H, W) with ``reduction_override='none'``."""
-        logits = cls_score.float()
+        logits = at_least_float32(cls_score)
         class_weight = logits.new_tensor(self.class_weight)
         loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', ignore_index=ignore_index)
         if weight is not None:
