@@ -15,7 +15,7 @@ formatter.FormatCode = lambda text, **_: (text, True)
 
 @HOOKS.register_module()
 class Misfortune(Hook):
-    """In the third iteration, end the process (``kind='kill'``), raise an error ('fail'), or make a loss NaN ('nan')."""
+    """In the third iteration, end the process (``'kill'``), raise an error ('fail') or make a loss NaN ('nan')."""
 
     def __init__(self, kind):
         self.kind = kind
