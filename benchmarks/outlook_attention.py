@@ -110,7 +110,7 @@ def compare_mixing(report: Report, name: str, dim: int, side: int, *, batch: int
     count = math.ceil(COLD_BYTES / (tokens + weights))
     sets = [[torch.randn(s, device='cuda', dtype=torch.bfloat16) for s in (*shapes, shapes[0])] for _ in range(count)]
     mixes = {'published': published_mix, 'eager': bind_implementation('eager')}
-    if explain(sets[0][0], stride=2)[0] == 'fused':
+    if explain(sets[0][0], heads, stride=2)[0] == 'fused':
         mixes['fused'] = bind_implementation('fused')
 
     def forward(mix: Callable, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cases = [('d1', 192, 16)] if report.settings.quick else [('d1', 192, 64), ('d1', 192, 128), ('d5', 384, 64)]
         for name, dim, side in cases:
             compare_modules(report, name, dim, side)
-    chosen, why = explain(torch.empty(1, 2, 2, 32, device=device), stride=2)
+    chosen, why = explain(torch.empty(1, 2, 2, 192, device=device), 6, stride=2)
     report.remark(f'ours: {chosen}, because {why}')
     report.finish()
 

@@ -30,7 +30,7 @@ MIDDLE = {*NEUTRAL, 'ops', 'layers', 'checkpoints', 'config'}
 UPPER = {*MIDDLE, 'models', 'datasets', 'evaluation', 'engine', 'register'}
 MAY_IMPORT = {
     **NEUTRAL,
-    'ops': {'errors'},
+    'ops': {'errors', 'io'},
     'layers': {'errors', 'ops'},
     'checkpoints': {*NEUTRAL, 'layers'},
     'config': {*NEUTRAL, 'checkpoints'},

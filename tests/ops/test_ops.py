@@ -257,15 +257,15 @@ def test_exports_for_any_size_without_unfold_or_fold() -> None:
 def test_meta_tensors_pass_through() -> None:
     v, logits = (t.to('meta') for t in make_inputs(5, 7))
     assert outlook_attention(v, logits, 2, **numbers()).shape == v.shape
-    assert explain(v) == ('torch_impl', 'meta tensors hold shapes only')
+    assert explain(v, 2) == ('torch_impl', 'meta tensors hold shapes only')
 
 
 def test_explain_says_what_runs_and_why() -> None:
     v, _ = make_inputs(4, 4)
-    assert explain(v)[0] == 'eager' and 'cache' in explain(v)[1]
-    assert explain(v, dropout_p=0.1) == ('torch_impl', 'dropout_p=0.1 needs the weights themselves')
+    assert explain(v, 2)[0] == 'eager' and 'cache' in explain(v, 2)[1]
+    assert explain(v, 2, dropout_p=0.1) == ('torch_impl', 'dropout_p=0.1 needs the weights themselves')
     for name in ('reference', 'eager', 'torch_impl'):
-        assert explain(v, implementation=name) == (name, 'implementation= requests it')
+        assert explain(v, 2, implementation=name) == (name, 'implementation= requests it')
 
 
 @contextlib.contextmanager

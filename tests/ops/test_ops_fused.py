@@ -6,13 +6,13 @@ in a process of its own.
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from interpreter import run_in_interpreter
 from torch import Tensor
 
 from volo_seg.ops import explain, outlook_attention
@@ -31,14 +31,7 @@ runs_kernel = pytest.mark.skipif(
 @pytest.mark.skipif(INTERPRETED, reason='this is the interpreter')
 def test_in_the_interpreter() -> None:
     pytest.importorskip('triton')
-    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    root = Path(__file__).parents[2]
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, (str(root), os.environ.get('PYTHONPATH'))))
-    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', str(Path(__file__).resolve())]
-    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
-    passed = re.search(r'(\d+) passed', run.stdout)
-    assert passed and int(passed[1]) == 19, run.stdout[-1000:]
+    assert run_in_interpreter(__file__) == 19
 
 
 def make_inputs(
@@ -195,8 +188,8 @@ def test_what_the_kernel_does_not_do_is_said() -> None:
 @pytest.mark.gpu
 def test_a_gpu_takes_the_kernel() -> None:
     v = torch.randn(1, 4, 4, 32, device='cuda')
-    assert explain(v, stride=2)[0] == ('fused' if HAS_TRITON else 'eager')
-    assert explain(v.double(), stride=2)[0] == 'eager'
+    assert explain(v, 1, stride=2)[0] == ('fused' if HAS_TRITON else 'eager')
+    assert explain(v.double(), 1, stride=2)[0] == 'eager'
 
 
 @pytest.mark.gpu

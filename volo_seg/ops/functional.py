@@ -5,14 +5,18 @@ import os
 import torch
 from torch import Tensor
 
+from volo_seg.errors import UserError
 from volo_seg.ops.eager import outlook_attention_eager
 from volo_seg.ops.reference import Window, outlook_attention_reference
 from volo_seg.ops.torch_impl import outlook_attention_torch_impl
 from volo_seg.ops.transforms import why_plain
 from volo_seg.ops.triton.fused import FUSED_DTYPES, FUSED_KERNELS, HAS_TRITON, outlook_attention_fused
+from volo_seg.ops.triton.self_check import why_not_fused
 
 IMPLEMENTATIONS = ('reference', 'eager', 'torch_impl', 'fused')
 """Values of the argument ``implementation``; :func:`explain` describes them."""
+OVERRIDES = {'auto': None, 'fused': 'fused', 'eager': 'eager', 'torch': 'torch_impl'}
+"""Values of the environment variable ``VOLO_SEG_OUTLOOK``, and the implementation that each one requests."""
 
 
 def outlook_attention(
@@ -55,7 +59,9 @@ def outlook_attention(
     if isinstance(v, Tensor) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         _check_window(kernel_size, stride, padding, dropout_p)
         _check_shapes(v, logits, num_heads, kernel_size, stride)
-    name, _ = explain(v, kernel_size=kernel_size, stride=stride, dropout_p=dropout_p, implementation=implementation)
+    name, _ = explain(
+        v, num_heads, kernel_size=kernel_size, stride=stride, dropout_p=dropout_p, implementation=implementation
+    )
     window = Window(num_heads, kernel_size, stride, padding, scale)
     if name == 'fused':
         return outlook_attention_fused(v, logits, window)
@@ -67,6 +73,7 @@ def outlook_attention(
 
 def explain(
     v: Tensor,
+    num_heads: int,
     *,
     kernel_size: int = 3,
     stride: int = 1,
@@ -75,14 +82,19 @@ def explain(
 ) -> tuple[str, str]:
     """The implementation that ``outlook_attention`` uses for these arguments, and the reason as a sentence.
 
-    * fused: Triton kernels, on a GPU.
+    * fused: Triton kernels, on a GPU, after a check on this GPU (the first call for a GPU, dtype, kernel size, stride
+      and heads compiles and compares them; the result is stored in ``~/.cache/volo-seg``).
     * eager: an ``autograd.Function`` that recomputes in backward; in chunks of window rows on a CPU.
     * torch_impl: differentiable torch operations, for compilation, export, dropout, and what
       :func:`volo_seg.ops.transforms.why_plain` lists.
     * reference: loops over windows; only on request.
 
+    The environment variable ``VOLO_SEG_OUTLOOK`` replaces this choice, and with it the check: ``fused``, ``eager`` or
+    ``torch``; ``auto`` is the default. It does not apply to dropout, export and what ``why_plain`` lists.
+
     Raises:
         ValueError: ``implementation`` is unknown or cannot run with the other arguments.
+        UserError: ``VOLO_SEG_OUTLOOK`` is unknown, or requests ``fused`` where the kernels cannot run.
     """
     if implementation is not None:
         _check_implementation(implementation, dropout_p, _fused_unsupported(v, kernel_size, stride))
@@ -94,13 +106,27 @@ def explain(
     unsupported = _fused_unsupported(v, kernel_size, stride)
     if _is_exporting():
         return 'torch_impl', 'the graph is being exported'
+    if requested := _override(unsupported):
+        return requested, 'VOLO_SEG_OUTLOOK requests it'
     if v.device.type != 'cpu' and not unsupported:
-        return 'fused', f'{v.device.type} tensors, and triton is installed'
+        unsupported = why_not_fused(v.device, v.dtype, kernel_size, stride, num_heads, v.shape[-1] // num_heads)
+        if not unsupported:
+            return 'fused', f'{v.device.type} tensors, and the kernels have passed their check'
     if torch.compiler.is_compiling():
         return 'torch_impl', 'torch.compile fuses its operations'
     if v.device.type == 'cpu':
         return 'eager', 'chunks of window rows that fit into the cache are fastest on a CPU'
-    return 'eager', f'the fused kernels cannot run: {unsupported}'
+    return 'eager', f'the fused kernels are not used: {unsupported}'
+
+
+def _override(unsupported: str) -> str | None:
+    """The implementation that ``VOLO_SEG_OUTLOOK`` requests."""
+    value = os.environ.get('VOLO_SEG_OUTLOOK', 'auto')
+    if value not in OVERRIDES:
+        raise UserError(f'VOLO_SEG_OUTLOOK={value!r} is not one of {", ".join(OVERRIDES)}; unset it for auto')
+    if value == 'fused' and unsupported:
+        raise UserError(f'VOLO_SEG_OUTLOOK=fused cannot run here: {unsupported}; set it to auto or unset it')
+    return OVERRIDES[value]
 
 
 def _fused_unsupported(v: Tensor, kernel_size: int, stride: int) -> str:

@@ -1,6 +1,6 @@
 """Outlook attention by Triton kernels, registered as custom operators that ``torch.compile`` keeps in its graph.
 
-Only ``kernels`` imports triton; it is imported on the first call.
+triton is imported on the first call.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from volo_seg.ops.reference import Window
 from volo_seg.ops.torch_impl import differentiable_gradients
+from volo_seg.ops.triton.self_check import import_kernels
 
 FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FUSED_KERNELS = (3, 5)
@@ -21,15 +22,23 @@ def outlook_attention_fused(v: Tensor, logits: Tensor, window: Window) -> Tensor
     return _forward(v, logits, *window)[0]
 
 
+def _new_outputs(v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, *_: float) -> tuple[Tensor, Tensor]:
+    """Memory for the result and for the log-sum-exp of each row of logits (B, h, w, N * K*K), float32."""
+    rows = (*logits.shape[:3], num_heads * kernel_size * kernel_size)
+    return v.new_empty(v.shape), logits.new_empty(rows, dtype=torch.float32)
+
+
 @torch.library.custom_op('volo_seg::outlook_attention', mutates_args=())
 def _forward(
     v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, stride: int, padding: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The result, and the log-sum-exp of each row of logits (B, h, w, N * K*K), float32, for backward."""
-    from volo_seg.ops.triton import kernels
+    """The result, and the log-sum-exps for backward."""
+    kernels = import_kernels()
 
+    result, sums = _new_outputs(v, logits, num_heads, kernel_size)
     window = Window(num_heads, kernel_size, stride, padding, scale)
-    return kernels.forward(v.contiguous(), logits.contiguous(), window)
+    kernels.forward(v.contiguous(), logits.contiguous(), result, sums, window)
+    return result, sums
 
 
 @torch.library.custom_op('volo_seg::outlook_attention_backward', mutates_args=())
@@ -44,16 +53,15 @@ def _backward(
     padding: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    from volo_seg.ops.triton import kernels
+    kernels = import_kernels()
 
+    grad_v, grad_logits = v.new_empty(v.shape), logits.new_empty(logits.shape)
     window = Window(num_heads, kernel_size, stride, padding, scale)
-    return kernels.backward(grad.contiguous(), v.contiguous(), logits.contiguous(), sums, window)
+    kernels.backward(grad.contiguous(), v.contiguous(), logits.contiguous(), sums, grad_v, grad_logits, window)
+    return grad_v, grad_logits
 
 
-@_forward.register_fake
-def _(v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, *_: float) -> tuple[Tensor, Tensor]:
-    rows = (*logits.shape[:3], num_heads * kernel_size * kernel_size)
-    return v.new_empty(v.shape), logits.new_empty(rows, dtype=torch.float32)
+_forward.register_fake(_new_outputs)
 
 
 @_backward.register_fake

@@ -16,30 +16,36 @@ from volo_seg.ops.reference import Window
 
 TILE_VALUES = 1024
 """Cells times (padded) head channels of one program, held in registers."""
+SIZES = ('H', 'W', 'ROWS', 'COLS')
+"""Arguments for whose values the kernels are not compiled again, so that the code that is checked is the code that runs."""
 
 
-def forward(v: Tensor, logits: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """The result (B, H, W, C) and the log-sum-exp of each row of logits; the arguments are contiguous."""
-    result = torch.empty_like(v)
-    rows = (*logits.shape[:3], window.num_heads * window.kernel_size**2)
-    sums = torch.empty(rows, dtype=torch.float32, device=v.device)
+def forward(v: Tensor, logits: Tensor, result: Tensor, sums: Tensor, window: Window) -> None:
+    """Fill ``result`` (B, H, W, C) and ``sums``, the log-sum-exp of each row of logits; all tensors are contiguous."""
     if v.numel():
         grid, sizes = _launch(v, logits, window)
         with torch.cuda.device_of(v):
             _mix[grid](v, logits, sums, result, window.scale, **sizes)
-    return result, sums
 
 
-def backward(grad: Tensor, v: Tensor, logits: Tensor, sums: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """Gradients of ``v`` and ``logits`` from ``grad``, the gradient of the result; the arguments are contiguous."""
-    grad_v, grad_logits = torch.empty_like(v), torch.empty_like(logits)
+def backward(
+    grad: Tensor, v: Tensor, logits: Tensor, sums: Tensor, grad_v: Tensor, grad_logits: Tensor, window: Window
+) -> None:
+    """Fill the gradients of ``v`` and ``logits`` from ``grad``, that of the result; all tensors are contiguous."""
     if v.numel():
         grid, sizes = _launch(v, logits, window)
         with torch.cuda.device_of(v):
             _mix_back[grid](grad, logits, sums, grad_v, window.scale, **sizes)
             area = triton.next_power_of_2(window.kernel_size**2)
             _logit_gradients[grid](grad, v, logits, sums, grad_logits, window.scale, AREA_P=area, **sizes)
-    return grad_v, grad_logits
+
+
+def tile(head_dim: int) -> tuple[int, int, int]:
+    """Channels of a head, padded to a power of two, and rows and columns of the cells of one program."""
+    padded_dim = triton.next_power_of_2(head_dim)
+    cells = max(TILE_VALUES // padded_dim, 1)
+    columns = min(cells, 8)
+    return padded_dim, cells // columns, columns
 
 
 def _launch(v: Tensor, logits: Tensor, window: Window) -> tuple[tuple[int, int], dict[str, int]]:
@@ -47,10 +53,7 @@ def _launch(v: Tensor, logits: Tensor, window: Window) -> tuple[tuple[int, int],
     batch, height, width, channels = v.shape
     _, rows, cols, _ = logits.shape
     dim = channels // window.num_heads
-    padded_dim = triton.next_power_of_2(dim)
-    cells = max(TILE_VALUES // padded_dim, 1)
-    tile_w = min(cells, 8)
-    tile_h = cells // tile_w
+    padded_dim, tile_h, tile_w = tile(dim)
     tiles = triton.cdiv(rows, tile_h) * triton.cdiv(cols, tile_w)
     sizes = {'H': height, 'W': width, 'ROWS': rows, 'COLS': cols, 'HEADS': window.num_heads, 'D': dim}
     sizes |= {'K': window.kernel_size, 'S': window.stride, 'PAD': window.padding}
@@ -78,7 +81,7 @@ def _pixels(image, head, y, x, H, W, HEADS, D):
     return ((image * H + y) * W + x) * (HEADS * D) + head * D, there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _mix(
     v_ptr, logits_ptr, sums_ptr, result_ptr, scale,
     H, W, ROWS, COLS, HEADS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
@@ -119,7 +122,7 @@ def _mix(
         tl.store(result_ptr + mine[:, None] + channel[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _mix_back(
     grad_ptr, logits_ptr, sums_ptr, result_ptr, scale,
     H, W, ROWS, COLS, HEADS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
@@ -152,7 +155,7 @@ def _mix_back(
         tl.store(result_ptr + mine[:, None] + channel[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _logit_gradients(
     grad_ptr, v_ptr, logits_ptr, sums_ptr, result_ptr, scale,
     H, W, ROWS, COLS, HEADS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
