@@ -1,5 +1,6 @@
 """The public function ``outlook_attention`` and the choice of its implementation."""
 
+import operator
 import os
 
 import torch
@@ -90,7 +91,8 @@ def explain(
     * reference: loops over windows; only on request.
 
     The environment variable ``VOLO_SEG_OUTLOOK`` replaces this choice, and with it the check: ``fused``, ``eager`` or
-    ``torch``; ``auto`` is the default. It does not apply to dropout, export and what ``why_plain`` lists.
+    ``torch``; ``auto`` is the default. It does not apply to dropout, export and what ``why_plain`` lists; ``eager``
+    does not apply to ``torch.compile``.
 
     Raises:
         ValueError: ``implementation`` is unknown or cannot run with the other arguments.
@@ -109,7 +111,8 @@ def explain(
     if requested := _override(unsupported):
         return requested, 'VOLO_SEG_OUTLOOK requests it'
     if v.device.type != 'cpu' and not unsupported:
-        unsupported = why_not_fused(v.device, v.dtype, kernel_size, stride, num_heads, v.shape[-1] // num_heads)
+        head_dim = operator.index(v.shape[-1] // num_heads)  # torch.compile takes a symbolic size as a constant
+        unsupported = why_not_fused(v.device, v.dtype, kernel_size, stride, num_heads, head_dim)
         if not unsupported:
             return 'fused', f'{v.device.type} tensors, and the kernels have passed their check'
     if torch.compiler.is_compiling():
@@ -126,7 +129,7 @@ def _override(unsupported: str) -> str | None:
         raise UserError(f'VOLO_SEG_OUTLOOK={value!r} is not one of {", ".join(OVERRIDES)}; unset it for auto')
     if value == 'fused' and unsupported:
         raise UserError(f'VOLO_SEG_OUTLOOK=fused cannot run here: {unsupported}; set it to auto or unset it')
-    return OVERRIDES[value]
+    return None if value == 'eager' and torch.compiler.is_compiling() else OVERRIDES[value]
 
 
 def _fused_unsupported(v: Tensor, kernel_size: int, stride: int) -> str:

@@ -17,7 +17,7 @@ from volo_seg.ops.reference import Window
 TILE_VALUES = 1024
 """Cells times (padded) head channels of one program, held in registers."""
 SIZES = ('H', 'W', 'ROWS', 'COLS')
-"""Arguments for whose values the kernels are not compiled again, so that the code that is checked is the code that runs."""
+"""Arguments whose values compile no new kernels, so that the code that is checked is the code that runs."""
 
 
 def forward(v: Tensor, logits: Tensor, result: Tensor, sums: Tensor, window: Window) -> None:

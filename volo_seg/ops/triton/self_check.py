@@ -135,8 +135,8 @@ def compare(kernels: ModuleType, case: Case) -> Iterator[tuple[str, float]]:
     """Yield the name and the error of each tensor that the kernels fill, as a share of its largest absolute value.
 
     The first map has two images, an odd height and an even width; the second one has two rows of three tiles, an even
-    height and an odd width. Outputs are NaN before the kernels run, and every tensor lies between NaN, so that a value that is not
-    written gives NaN, as does a read outside of a tensor; a write outside is an infinite error.
+    height and an odd width. Outputs are NaN before the kernels run, and every tensor lies between NaN, so that a value
+    that is not written gives NaN, as does a read outside of a tensor; a write outside is an infinite error.
     """
     stride, area = case.stride, case.kernel_size**2
     _, tile_h, tile_w = kernels.tile(case.head_dim)
