@@ -90,6 +90,42 @@ def test_options_of_own_classes(tmp_path, folders):
     assert other['ignore_index'] == 255
 
 
+def test_binary_masks(tmp_path, capsys):
+    """Masks of 0 and 255 are scored with one flag, and without it a warning names the flag."""
+    for name, white in (('one', 255), ('two', 255), ('three', 1)):
+        save(tmp_path / name / 'a.png', [[0, 0, white], [0, white, white]])
+    save(tmp_path / 'two/a.png', [[0, 255, 255], [0, 255, 255]])
+    words = [tmp_path / 'two', tmp_path / 'one', '--classes', 'ground', 'thing']
+    assert run('eval', [*map(str, words)]) == 0
+    assert 'warning: the ground truth holds 0 and the ignored value 255 alone' in capsys.readouterr().out
+    scores = eval_json(tmp_path, *words, '--label-map', '255:1')
+    assert scores['pixels']['ignored'] == 0 if 'pixels' in scores else True
+    out = capsys.readouterr().out
+    assert 'warning' not in out and '6 pixels scored, 0 ignored' in out
+    assert run('eval', [str(tmp_path / 'three'), str(tmp_path / 'three'), '--classes', 'ground', 'thing']) == 0
+    assert 'warning' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('word', ['255', '255:2', 'x:1', '255=1'])
+def test_label_map_mistakes(folders, capsys, word):
+    prediction, truth = folders
+    assert run('eval', [str(prediction), str(truth), '--classes', 'a', 'b', '--label-map', word]) == 2
+    assert f'--label-map {word!r} is not OLD:NEW with a class 0..1 or 255' in capsys.readouterr().err
+
+
+def test_class_files_are_read_as_in_training(tmp_path, folders, capsys):
+    prediction, truth = folders
+    file = tmp_path / 'classes.txt'
+    for content in (b'\xef\xbb\xbfa\nb\n', b'a 0 0 0\nb 255 0 0\n', 'a\nb\n'.encode('utf-16'), b'0, a\n1, b\n'):
+        file.write_bytes(content)
+        scores = eval_json(tmp_path, prediction, truth, '--classes-file', file)
+        assert [one['class'] for one in scores['classes']] == ['a', 'b']
+    file.write_bytes(b'for\xeat\nb\n')
+    capsys.readouterr()
+    assert run('eval', [str(prediction), str(truth), '--classes-file', str(file)]) == 2
+    assert 'line 1 is not UTF-8 text' in capsys.readouterr().err
+
+
 def test_report_folder(tmp_path, folders):
     out = tmp_path / 'report'
     assert run('eval', [*map(str, folders), '--classes', 'sky', 'ground', '--out-dir', str(out)]) == 0

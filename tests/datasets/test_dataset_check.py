@@ -370,6 +370,26 @@ def test_what_the_options_mend(root, capsys):
     assert check(root, capsys, 'reduce_zero_label=True')[0] == 0
 
 
+@pytest.mark.parametrize(('names', 'white'), [('ground\nthing\n', 255), ('ground\nthing\n', 1), ('thing\n', 255)])
+def test_binary_masks_are_explained_with_the_flag_that_reads_them(root, capsys, names, white):
+    (root / 'classes.txt').write_text(names)
+    for split, name in (('train', 'a'), ('train', 'b'), ('train', 'c'), ('val', 'd'), ('val', 'e')):
+        replace = np.where(LABELS == 1, white, 0).astype(np.uint8)
+        mask_of(root, name, split).unlink()
+        Image.fromarray(replace).save(mask_of(root, name, split))
+    words = [FOLDERS, '--data-root', str(root), '--nproc', '1']
+    status, out = run('check', words), capsys.readouterr().out
+    if white == 1:
+        assert status == 0 and 'binary' not in out
+        return
+    assert status == 1 and ('num_classes=1: with one class' in out) == (names == 'thing\n')
+    flags = [f'{key}.label_map.255=1' for key in DATASETS.values()]
+    assert out.count('a binary mask saved as 8-bit') == 2 and all(f'(--cfg-options {flag})' in out for flag in flags)
+    if names != 'thing\n':
+        assert run('check', [*words, '--cfg-options', *flags]) == 0
+        assert 'no errors, 0 warnings' in capsys.readouterr().out
+
+
 def test_palette_and_low_sixteen_bit_masks_are_fine(root, capsys):
     image = Image.fromarray(LABELS).convert('P')
     image.putdata(LABELS.reshape(-1).tolist())

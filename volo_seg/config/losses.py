@@ -138,7 +138,7 @@ def check_channels_of_losses(config: Config) -> None:
     class 0 from it, and prediction reads class 1.
 
     Raises:
-        UserError: A head has one class, or one channel and another loss or sampler, or ``ONE_CHANNEL`` does not apply.
+        UserError: A head has one class, or one channel and another loss or sampler, or a loss does not run here.
     """
     for place, head in heads(config.model):
         classes, channels = head.get('num_classes'), head.get('out_channels') or head.get('num_classes')
@@ -160,6 +160,11 @@ def check_channels_of_losses(config: Config) -> None:
                 raise UserError(
                     f'{key}: {kind} cannot learn two classes from out_channels=1; use '
                     "dict(type='CrossEntropyLoss', use_sigmoid=True), or remove out_channels=1"
+                )
+            if kind == 'FocalLoss' and not torch.cuda.is_available():
+                raise UserError(
+                    f'{key}: FocalLoss of MMSegmentation fails on a CPU with two or more channels; use CrossEntropyLoss, '
+                    'or train on a GPU'
                 )
             if channels != 1 and kind == 'LovaszLoss' and sigmoid:
                 raise UserError(
