@@ -54,7 +54,7 @@ def make_images(folder: Path, count: int) -> Path:
     folder.mkdir(parents=True)
     for index in range(count):
         height, width = SIZES[index % len(SIZES)]
-        image = generate_scene(0, index).image[..., ::-1]
+        image = generate_scene(0, index, style='plain').image[..., ::-1]
         cv2.imwrite(str(folder / f'{index:03d}.png'), cv2.resize(image, (width, height)))
     return folder
 

@@ -33,7 +33,7 @@ HEADERS = {'Content-Type': 'image/jpeg', 'Accept': 'image/png'}
 
 def jpegs(count: int, *, scale: float = 1.0) -> list[bytes]:
     """Toyscapes scenes as JPEG files."""
-    scenes = (generate_scene(0, index).image[..., ::-1] for index in range(count))
+    scenes = (generate_scene(0, index, style='plain').image[..., ::-1] for index in range(count))
     return [cv2.imencode('.jpg', cv2.resize(scene, None, fx=scale, fy=scale))[1].tobytes() for scene in scenes]
 
 

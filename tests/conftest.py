@@ -67,7 +67,7 @@ def toyscapes(tmp_path_factory):
     from volo_seg.commands import run
 
     root = tmp_path_factory.mktemp('toyscapes') / 'data'
-    assert run('toyscapes', [str(root), '--train', '4', '--val', '2', '--size', '64', '128']) == 0
+    assert run('toyscapes', [str(root), '--train', '4', '--val', '2', '--size', '64', '128', '--style', 'plain']) == 0
     assert run('cityscapes', [str(root)]) == 0
     return root
 

@@ -1,6 +1,7 @@
-"""Toyscapes: labels as cityscapesScripts renders them, scenes fixed by their seed, folders left intact."""
+"""Toyscapes in both styles: labels as cityscapesScripts renders them, scenes fixed by seed, folders left intact."""
 
 import errno
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -24,10 +25,13 @@ from volo_seg.datasets.cityscapes_labels import (
     train_palette,
 )
 from volo_seg.datasets.toyscapes import generate_scene, write_toyscapes
+from volo_seg.datasets.toyscapes.camera import Camera
+from volo_seg.datasets.toyscapes.scene import _random_town
 from volo_seg.datasets.toyscapes.writer import scene_files
 from volo_seg.errors import UserError
 
 SIZE = (64, 128)
+STYLES = ('plain', 'random')
 CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 
 
@@ -35,6 +39,7 @@ CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('toys') / 'set'
     assert write_toyscapes(root, train=4, val=2, size=SIZE, seed=3) == 6
+    assert json.loads((root / 'toyscapes.json').read_text())['style'] == 'random'
     return root
 
 
@@ -82,9 +87,10 @@ def test_names_and_palette_are_those_of_mmseg() -> None:
     index=st.integers(0, 10**6),
     height=st.integers(32, 150),
     width=st.integers(32, 220),
+    style=st.sampled_from(STYLES),
 )
-def test_any_size_gives_labels_inside_the_image(seed: int, index: int, height: int, width: int) -> None:
-    scene = generate_scene(seed, index, split='val', size=(height, width))
+def test_any_size_gives_labels_inside_the_image(seed: int, index: int, height: int, width: int, style: str) -> None:
+    scene = generate_scene(seed, index, split='val', size=(height, width), style=style)
     assert scene.image.shape == (height, width, 3)
     assert scene.image.dtype == scene.label_ids.dtype == np.uint8
     assert scene.label_ids.shape == scene.instance_ids.shape == (height, width)
@@ -97,32 +103,77 @@ def test_any_size_gives_labels_inside_the_image(seed: int, index: int, height: i
     assert set(np.unique(scene.label_ids)) <= drawn | {0}
 
 
-def test_a_scene_depends_on_its_four_values_alone() -> None:
-    scene = generate_scene(1, 5, size=SIZE)
-    generate_scene(9, 9, size=(40, 40))
-    again = generate_scene(1, 5, split='train', size=SIZE)
+@pytest.mark.parametrize('style', STYLES)
+def test_a_scene_depends_on_its_five_values_alone(style: str) -> None:
+    scene = generate_scene(1, 5, size=SIZE, style=style)
+    generate_scene(9, 9, size=(40, 40), style='random')
+    again = generate_scene(1, 5, split='train', size=SIZE, style=style)
     assert np.array_equal(scene.image, again.image)
     assert np.array_equal(scene.label_ids, again.label_ids)
     others = [
-        generate_scene(2, 5, size=SIZE),
-        generate_scene(1, 6, size=SIZE),
-        generate_scene(1, 5, split='val', size=SIZE),
+        generate_scene(2, 5, size=SIZE, style=style),
+        generate_scene(1, 6, size=SIZE, style=style),
+        generate_scene(1, 5, split='val', size=SIZE, style=style),
+        generate_scene(1, 5, size=SIZE, style=next(other for other in STYLES if other != style)),
     ]
     for other in others:
         assert (other.label_ids != scene.label_ids).mean() > 0.05
 
 
-def test_a_larger_picture_shows_the_same_scene() -> None:
-    small, large = generate_scene(4, 2, size=(128, 256)), generate_scene(4, 2, size=(256, 512))
+def test_plain_scenes_stay_as_they_are() -> None:
+    """Labels are compared exactly, and pictures up to rounding, which differs between processors."""
+    size = (128, 256)
+    labels = [generate_scene(3, index, size=size, style='plain').label_ids for index in range(4)]
+    assert hashlib.sha256(b''.join(label.tobytes() for label in labels)).hexdigest()[:16] == 'c8373311614325f1'
+    picture = generate_scene(3, 1, size=size, style='plain').image
+    blocks = picture.reshape(4, 32, 4, 64, 3).mean((1, 3, 4))
+    assert np.abs(blocks - [[121, 165, 115, 96], [116, 132, 97, 82], [100, 103, 78, 103], [94, 98, 89, 121]]).max() < 2
+
+
+@pytest.mark.parametrize('style', STYLES)
+def test_a_larger_picture_shows_the_same_scene(style: str) -> None:
+    small, large = (generate_scene(4, 2, size=size, style=style) for size in ((128, 256), (256, 512)))
     halved = large.label_ids[::2, ::2]
     assert (halved == small.label_ids).mean() > 0.93
+
+
+@pytest.mark.parametrize('hill', [0.0, 6e-4, -3e-4])
+def test_ground_seen_at_a_pixel_is_the_ground_projected_there(hill: float) -> None:
+    eye = np.array([1.5, 1.4, 0.0])
+    camera = Camera.placed((240, 320), 300.0, (0.1, 0.03), 0.45, eye, hill=hill)
+    x, z = (axis.ravel() for axis in np.meshgrid(np.linspace(-6, 6, 7), np.linspace(3, 25, 9)))
+    u, v, depth = camera.homogeneous(np.stack([x, np.zeros_like(x), z], axis=1)).T
+    u, v = u / depth, v / depth
+    found = camera.ground(u.astype(np.float32), v.astype(np.float32))
+    assert np.allclose(found[0], x, atol=0.02)
+    assert np.allclose(found[1], z, atol=0.06)
+
+
+def test_roads_of_random_scenes_lie_between_the_kerbs() -> None:
+    """Each pixel called road is a point of the street or of the side street, within the width of two pixels."""
+    counted = 0
+    for index in range(12):
+        layout = np.random.default_rng([0, 0, index, 0])
+        town = _random_town(layout, (128, 192))
+        street, camera = town.street, town.view.camera
+        labels = generate_scene(0, index, size=(128, 192), style='random').label_ids
+        v, u = np.nonzero(labels == BY_NAME['road'].id)
+        x, z, depth = camera.ground(u.astype(np.float32), v.astype(np.float32))
+        near = depth < 20
+        margin = 2 * (depth / camera.focal) * np.maximum(depth / camera.eye[1], 1)
+        beside = np.abs(x - street.bend * z * z) > street.half + margin
+        if street.crossing:
+            beside &= (z < street.crossing[0] - margin) | (z > street.crossing[1] + margin)
+        counted += near.sum()
+        assert not (beside & near).any(), index
+    assert counted > 20_000
 
 
 def test_picture_and_labels_agree_to_the_pixel() -> None:
     """Edges of the labels are edges of the picture: shifted by two pixels they fit it less well."""
     gain = []
     for index in range(4):
-        scene = generate_scene(0, index)
+        scene = generate_scene(0, index, style='plain')
         ids = scene.label_ids.astype(int)
         edges = (np.abs(np.diff(ids, axis=1)) > 0)[:, 8:-8]
         slope = np.abs(np.diff(scene.image.astype(float).mean(2), axis=1))
@@ -131,11 +182,12 @@ def test_picture_and_labels_agree_to_the_pixel() -> None:
     assert min(gain) > 1.2
 
 
-def test_all_classes_and_ignored_pixels_occur() -> None:
+@pytest.mark.parametrize('style', STYLES)
+def test_all_classes_and_ignored_pixels_occur(style: str) -> None:
     counts, ignored = np.zeros(19, int), []
     table = id_to_train_id()
     for index in range(70):
-        found = np.bincount(table[generate_scene(0, index, size=SIZE).label_ids].ravel(), minlength=256)
+        found = np.bincount(table[generate_scene(0, index, size=SIZE, style=style).label_ids].ravel(), minlength=256)
         counts += found[:19] > 0
         ignored.append(found[255] / found.sum())
     missing = [TRAIN_LABELS[i].name for i in np.flatnonzero(counts < 4)]
@@ -143,9 +195,10 @@ def test_all_classes_and_ignored_pixels_occur() -> None:
     assert 0.003 < np.mean(ignored) < 0.2
 
 
-def test_colour_alone_does_not_tell_the_classes() -> None:
+@pytest.mark.parametrize('style', STYLES)
+def test_colour_alone_does_not_tell_the_classes(style: str) -> None:
     """The nearest mean colour is right for a minority of pixels, so that context has to be learnt."""
-    scenes = [generate_scene(0, index, size=SIZE) for index in range(24)]
+    scenes = [generate_scene(0, index, size=SIZE, style=style) for index in range(24)]
     pixels = np.concatenate([scene.image.reshape(-1, 3) for scene in scenes]).astype(float)
     classes = id_to_train_id()[np.concatenate([scene.label_ids.ravel() for scene in scenes])]
     present = [k for k in range(19) if (classes == k).any()]
@@ -160,6 +213,7 @@ def test_colour_alone_does_not_tell_the_classes() -> None:
     [
         ({'seed': -1}, 'seed=-1, index=0; choose 0 or more'),
         ({'index': -2}, 'index=-2; choose 0 or more'),
+        ({'style': 'wild'}, "unknown style 'wild'; choose one of plain, random"),
         ({'split': 'test'}, "unknown split 'test'; choose one of train, val"),
         ({'size': (31, 64)}, r'size \(31, 64\) is too small; height and width must be at least 32 pixels'),
         ({'size': (64, 0)}, r'size \(64, 0\) is too small'),
@@ -325,11 +379,12 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         write_toyscapes(tmp_path / 'file' / 'set', train=1, val=0, size=SIZE, seed=0)
 
 
-@pytest.mark.parametrize('changes', [{'seed': 4}, {'size': (64, 64)}])
+@pytest.mark.parametrize('changes', [{'seed': 4}, {'size': (64, 64)}, {'style': 'plain'}])
 def test_other_settings_are_refused(small_set: Path, changes: dict) -> None:
     before = contents(small_set)
     with pytest.raises(
-        UserError, match=r'has other settings \(version 1, seed 3, height 64, width 128; asked: version 1, '
+        UserError,
+        match=r'has other settings \(version 1, seed 3, height 64, width 128, style random; asked: version 1, ',
     ):
         write_toyscapes(small_set, **({'train': 5, 'val': 2, 'size': SIZE, 'seed': 3} | changes))
     assert contents(small_set) == before
@@ -362,6 +417,18 @@ def test_bad_requests_write_nothing(tmp_path: Path, changes: dict, message: str)
     with pytest.raises(UserError, match=message):
         write_toyscapes(tmp_path / 'set', **({'train': 1, 'val': 1, 'size': SIZE, 'seed': 0} | changes))
     assert not (tmp_path / 'set').exists()
+
+
+def test_an_older_set_without_a_style_is_plain(tmp_path: Path) -> None:
+    settings = {'train': 1, 'val': 0, 'size': SIZE, 'seed': 3}
+    write_toyscapes(tmp_path, **settings, style='plain')
+    marker = tmp_path / 'toyscapes.json'
+    found = json.loads(marker.read_text())
+    del found['style']
+    marker.write_text(json.dumps(found))
+    assert write_toyscapes(tmp_path, **settings, style='plain') == 0
+    with pytest.raises(UserError, match='style plain; asked: .*style random'):
+        write_toyscapes(tmp_path, **settings)
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -19,6 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--size', type=int, nargs=2, default=(256, 512), metavar=('H', 'W'), help='pixels (default 256 512)'
     )
     parser.add_argument('--seed', type=int, default=0, help='another seed gives other scenes (default 0)')
+    parser.add_argument(
+        '--style',
+        choices=('random', 'plain'),
+        default='random',
+        help='random: everything varies widely, for models that meet real photos (default); plain: tidy streets',
+    )
     parser.add_argument('--nproc', type=int, default=1, help='processes (default 1)')
     return parser
 
@@ -35,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **counts,
         size=size,
         seed=args.seed,
+        style=args.style,
         nproc=args.nproc,
         progress=lambda scenes, total: progress_bar(scenes, 'scenes', total),
     )

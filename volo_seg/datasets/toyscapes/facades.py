@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,9 @@ class Style:
     brick: bool
     shop: Array | None
     shift: tuple[int, int]
+    contrast: float = 0.32  # between window panes
+    dark: float = 1.25  # brightness of shop windows
+    roof: float = 0.0  # metres of dark roof at the top
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Style:
@@ -73,6 +76,22 @@ class Style:
             brick=bool(rng.random() < 0.35),
             shop=shop if rng.random() < 0.5 else None,
             shift=(int(rng.integers(256)), int(rng.integers(256))),
+        )
+
+    @classmethod
+    def draw_random(cls, rng: np.random.Generator) -> Style:
+        """Draw any house: few or many windows, dark or mirroring, dark shop fronts, a roof in sight or not."""
+        style, shop = cls.draw(rng), pick(rng, SHOPS, 50)
+        return replace(
+            style,
+            wall=np.clip(style.wall * np.exp(rng.normal(0, 0.35)), 20, 250),
+            pane=np.clip(style.pane * np.exp(rng.normal(-0.2, 0.6)), 8, 230),
+            pitch=(float(rng.uniform(1.2, 4.5)), float(rng.uniform(2.6, 4.2))),
+            window=(float(rng.uniform(0.25, 0.95)), float(rng.uniform(0.3, 0.9))),
+            shop=shop if rng.random() < 0.55 else None,
+            contrast=float(rng.uniform(0.1, 0.9)),
+            dark=float(rng.uniform(0.1, 1.3)),
+            roof=float(rng.uniform(1.5, 4.0)) if rng.random() < 0.4 else 0.0,
         )
 
 
@@ -116,7 +135,9 @@ def _front(s: Array, t: Array, pixel: Array, plane: Plane, style: Style) -> Arra
     inside &= (level > 0) & (t < plane.height - 0.7) & (s > 0.4) & (s < plane.length - 0.4)
     frame = inside & ((np.abs(across - 0.5) > wide / 2 - 0.035) | (np.abs(upward - 0.52) > tall / 2 - 0.03))
     lit = lookup('cloud', np.floor(column) * 37.0, np.floor(row) * 59.0, 1.0, style.shift)
-    pane = style.pane.astype(np.float32) * (1.0 + 0.32 * lit + 0.25 * (upward - 0.5))[..., None]
+    pane = (
+        style.pane.astype(np.float32) * np.maximum(1.0 + style.contrast * lit + 0.25 * (upward - 0.5), 0.1)[..., None]
+    )
     np.copyto(colour, pane, where=inside[..., None])
     np.copyto(colour, np.float32(0.5) * (colour + 215), where=frame[..., None])
     if style.shop is not None:
@@ -124,6 +145,9 @@ def _front(s: Array, t: Array, pixel: Array, plane: Plane, style: Style) -> Arra
     ledge = (np.abs(t - plane.height + 0.35) < 0.3) | (np.abs(t - 3.5) < 0.12)
     colour[ledge] *= 0.8
     colour[t < 0.5] *= 0.82
+    if style.roof:
+        top = t > plane.height - style.roof
+        colour[top] = np.float32(75) * (1 + rough[top] - 0.2 * ((t[top] * 3.0) % 1.0 < 0.2))[..., None]
     return colour
 
 
@@ -133,7 +157,10 @@ def _shop(colour: Array, s: Array, t: Array, style: Style) -> None:
     bay = (s / 4.2) % 1.0
     window = (t > 0.6) & (t < 2.7) & (bay > 0.08) & (bay < 0.7)
     door = (t > 0.05) & (t < 2.5) & (bay > 0.76) & (bay < 0.95)
-    colour[window] = style.pane * 1.25
+    colour[window] = style.pane * style.dark
+    if style.contrast != Style.contrast:  # goods, lights and mirrored things behind the glass
+        seen = lookup('blotch', s[window], t[window], 22.0, style.shift) + lookup('leaf', s[window], t[window], 9.0)
+        colour[window] *= np.exp(np.float32(0.35) * seen)[..., None]
     colour[door] = style.shop * 0.6
     fascia = (t > 2.8) & (t < 3.45)
     colour[fascia] = style.shop

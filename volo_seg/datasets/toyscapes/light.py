@@ -1,10 +1,9 @@
-"""Time of day and weather of a scene, and a model of the camera's sensor."""
+"""Time of day and weather of a scene."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import Array
@@ -14,7 +13,8 @@ from volo_seg.datasets.toyscapes.camera import Array
 class Light:
     """Sun direction (unit vector towards the sun), its share of the light in [0, 1], haze and sensor values.
 
-    Colours are BGR in [0, 255]; ``visibility`` is the distance in metres at which haze hides 63 per cent.
+    Colours are BGR in [0, 255]; ``visibility`` is the distance in metres at which haze hides 63 per cent;
+    ``ambient``: brightness (BGR factors) of everything under the sky; ``wet``: how much the ground mirrors, in [0, 1].
     """
 
     sun: Array
@@ -26,6 +26,8 @@ class Light:
     gamma: float
     blur: float
     noise: float
+    ambient: Array = field(default_factory=lambda: np.ones(3))
+    wet: float = 0.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Light:
@@ -50,6 +52,33 @@ class Light:
             noise=float(rng.uniform(1.5, 5.0)),
         )
 
+    @classmethod
+    def draw_random(cls, rng: np.random.Generator) -> Light:
+        """Draw any light: sun from any side, overcast, dusk, haze, rain, a street much darker than the sky."""
+        azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 1.3)
+        sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(height), np.sin(azimuth) * np.cos(height)])
+        blue, bright, dusk = rng.random(), rng.uniform(0.55, 1.25), rng.random() < 0.12
+        top = bright * (np.array([235.0, 225, 215]) * (1 - blue) + np.array([225.0, 165, 105]) * blue)
+        low = (
+            bright * np.array([240.0, 232, 224]) + rng.normal(0, 10) + rng.uniform(0, 0.25) * np.array([-80.0, -20, 20])
+        )
+        if dusk:
+            top, low = top * 0.4, low * rng.uniform(0.4, 0.7)
+        dark = float(np.exp(rng.uniform(np.log(0.28), np.log(1.1)))) * (0.7 if dusk else 1.0)
+        return cls(
+            sun=sun,
+            sun_share=float(rng.uniform(0.3, 0.85) if rng.random() < 0.55 else rng.uniform(0, 0.2)),
+            sky_top=np.clip(top, 0, 255),
+            sky_low=np.clip(low, 0, 255),
+            visibility=float(rng.choice([60.0, 150.0, 400.0, 1500.0], p=[0.07, 0.18, 0.4, 0.35])),
+            gain=rng.uniform(0.8, 1.2) * np.exp(rng.normal(0, 0.06, 3)),
+            gamma=float(np.exp(rng.normal(0, 0.22))),
+            blur=float(rng.uniform(0.2, 1.1) if rng.random() < 0.8 else rng.uniform(1.0, 2.0)),
+            noise=float(rng.uniform(0.0, 6.0) if rng.random() < 0.8 else rng.uniform(6.0, 14.0)),
+            ambient=dark * np.exp(rng.normal(0, 0.07, 3)),
+            wet=float(rng.uniform(0.15, 0.6)) if rng.random() < 0.2 else 0.0,
+        )
+
     def shade(self, normal: Array) -> float:
         """Return the brightness factor of a face with the unit ``normal``."""
         facing = max(0.0, float(normal @ self.sun))
@@ -58,21 +87,3 @@ class Light:
     def haze(self, depth: float) -> float:
         """Return the share in [0, 1] of haze in front of something ``depth`` metres away."""
         return float(1.0 - np.exp(-max(depth, 0.0) / self.visibility))
-
-
-def develop(image: Array, light: Light, rng: np.random.Generator) -> Array:
-    """Make a photograph of painted colours, (H, W, 3) uint8: lens blur, exposure, vignette, sensor noise."""
-    height, width = image.shape[:2]
-    blur = light.blur * max(height / 256, 1.0) ** 0.5
-    out = cv2.GaussianBlur(image, (0, 0), blur).astype(np.float32)
-    levels = np.arange(height, dtype=np.float32)[:, None] / height - 0.5
-    across = np.arange(width, dtype=np.float32)[None] / width - 0.5
-    out *= (1.0 - 0.35 * (levels**2 + across**2))[..., None]
-    out *= light.gain.astype(np.float32)
-    noise = rng.standard_normal((height, width), dtype=np.float32)[..., None]
-    tinted = rng.integers(-128, 128, (height, width, 3), dtype=np.int8).astype(np.float32) / 74.0
-    out += light.noise * (0.7 * noise + 0.5 * tinted)
-    developed = np.clip(out, 0, 255).astype(np.uint8)
-    curve = 255.0 * (np.arange(256) / 255.0) ** light.gamma
-    bent: Array = cv2.LUT(developed, np.round(curve).astype(np.uint8))
-    return bent

@@ -77,3 +77,25 @@ def lookup(kind: str, s: Array, t: Array, texels: float, shift: tuple[int, int] 
     column = (s * np.float32(texels)).astype(np.int32) + shift[0]
     row = (t * np.float32(texels)).astype(np.int32) + shift[1]
     return tile(kind)[row & (TILE - 1), column & (TILE - 1)]
+
+
+def vary(image: Array, rng: np.random.Generator, ambient: Array, *, fixed: bool = False) -> None:
+    """Give a painted thing, (h, w, 3) uint8 BGR, a random tint and a 1/f texture in a dim light, in place.
+
+    ``ambient``: BGR factors of the light; ``fixed``: the thing keeps its tint but for its brightness.
+    """
+    height, width = image.shape[:2]
+    gain = np.exp(rng.normal(0, 0.12 if fixed else 0.28)) * ambient
+    if not fixed:
+        gain = gain * np.exp(rng.normal(0, 0.07, 3))
+    colour = np.eye(3)
+    if not fixed and rng.random() < 0.5:  # towards grey, or more colourful
+        share = float(rng.uniform(0.0, 1.4))
+        colour = share * colour + (1 - share) / 3
+    picture = image.astype(np.float32) @ (colour * gain).astype(np.float32)
+    kind, texels = ('grain', 'blotch', 'leaf', 'cloud')[rng.integers(4)], float(np.exp(rng.uniform(-1.6, 1.0)))
+    rows = (np.arange(height) * texels).astype(int) + int(rng.integers(TILE))
+    columns = (np.arange(width) * texels).astype(int) + int(rng.integers(TILE))
+    noise = tile(kind)[(rows & (TILE - 1))[:, None], (columns & (TILE - 1))[None]]
+    picture *= (1 + float(rng.exponential(0.06)) * noise)[..., None]
+    image[:] = np.clip(picture, 0, 255)

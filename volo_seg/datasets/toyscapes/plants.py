@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from volo_seg.datasets.toyscapes.camera import NEAR, Array
@@ -21,10 +22,12 @@ def _crown(rng: np.random.Generator, count: int, flat: float) -> Array:
     return np.stack([np.cos(angles), flat * np.sin(angles)], axis=1) * radius[:, None]
 
 
-def tree(rng: np.random.Generator, view: View, place: tuple[float, float], *, layer: int = 4) -> list[Thing]:
-    """Draw a broad-leaved tree or a conifer, 4 to 12 metres tall; its trunk is ``vegetation`` too."""
+def tree(
+    rng: np.random.Generator, view: View, place: tuple[float, float], *, layer: int = 4, giant: float = 12.0
+) -> list[Thing]:
+    """Draw a broad-leaved tree or a conifer, 4 to ``giant`` metres tall; its trunk is ``vegetation`` too."""
     foot = np.array([place[0], 0.0, place[1]])
-    tall, pine = rng.uniform(4.0, 12.0), rng.random() < 0.15
+    tall, pine = rng.uniform(4.0, giant), rng.random() < 0.15
     half = tall * rng.uniform(0.2, 0.38)
     if pine:
         shape = PINE
@@ -37,7 +40,68 @@ def tree(rng: np.random.Generator, view: View, place: tuple[float, float], *, la
     sketch = Sketch(view)
     sketch.capsule(foot, foot + np.array([rng.normal(0, 0.15), middle, 0.0]), (0.022 * tall, 0.014 * tall), trunk)
     crown = view.camera.project(points)
-    return _leafy(rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(1.2, 2.6))
+    return _leafy(
+        rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(0.2 if view.random else 1.2, 2.6)
+    )
+
+
+def bare_tree(rng: np.random.Generator, view: View, place: tuple[float, float], size: float, layer: int) -> list[Thing]:
+    """Draw a tree in winter, ``size`` metres tall: forked branches and twigs, and what shows between them."""
+    sketch, bark = Sketch(view), pick(rng, BARK, 14) * rng.uniform(0.6, 1.5)
+    foot = np.array([place[0], 0.0, place[1]])
+    pixels, depth = view.camera.focal / max(view.camera.depth(foot), NEAR), view.camera.depth(foot)
+    levels = int(np.clip(np.log2(max(size * pixels, 1)) - 1, 2, 6))
+    tips, spread = [(np.zeros(2), np.array([rng.normal(0, 0.04), 1.0]), 0.3 * size)], rng.uniform(0.35, 0.65)
+    rods, ends = [], []
+    for level in range(levels + 1):
+        forked = []
+        for start, way, long in tips:
+            end = start + way * long
+            rods.append((start, end, level))
+            ends.append(end)
+            for turn in rng.normal(0, 0.15, 3 if level < 4 else 2) + np.linspace(
+                -spread, spread, 3 if level < 4 else 2
+            ):
+                cos, sin = np.cos(turn), np.sin(turn)
+                way_on = np.array([cos * way[0] - sin * way[1], sin * way[0] + cos * way[1] + 0.08])
+                forked.append((end, way_on / np.hypot(*way_on), long * rng.uniform(0.55, 0.85)))
+        tips = forked
+    hull = cv2.convexHull(np.array(ends[1:] if len(ends) > 3 else [*ends, ends[0] + 0.1], np.float32))[:, 0]
+    crown = view.camera.project(np.stack([foot[0] + hull[:, 0], hull[:, 1], np.full(len(hull), foot[2])], axis=1))
+    thick = 0.03 * size * 0.62 ** np.arange(levels + 1)
+    sketch.capsule(foot, foot + np.array([rods[0][1][0], rods[0][1][1], 0]), (thick[0], 0.7 * thick[0]), bark)
+    found = outlines([crown, *(piece for piece, _, _ in sketch.shapes)], view.camera.size) if len(crown) > 2 else []
+    if not found or depth < NEAR:
+        return []
+    lines = np.array([[start, end] for start, end, _ in rods])
+    points = np.stack([foot[0] + lines[..., 0], lines[..., 1], np.full(lines.shape[:2], foot[2])], axis=-1)
+    flat = view.camera.homogeneous(points.reshape(-1, 3))
+    ends_px = np.round(flat[:, :2] / flat[:, 2:] * 16).astype(np.int32).reshape(-1, 2, 2)
+    order = np.array([level for _, _, level in rods])
+    haze, density, seed = view.light.haze(depth), rng.uniform(0.15, 0.75), int(rng.integers(1 << 16))
+
+    def paint(patch: Patch) -> None:
+        colour = bark * (1 - haze) + view.light.sky_low * haze
+        twigs = np.abs(_sample('leaf', patch, float(np.clip(30.0 / pixels, 0.3, 3.0)), seed)) < density
+        inside = np.zeros(twigs.shape, np.uint8)
+        cv2.fillPoly(inside, [np.round(crown - patch.corner).astype(np.int32)], 1)
+        soft = patch.image * np.float32(0.4) + colour.astype(np.float32) * np.float32(0.6)
+        np.copyto(patch.image, soft.astype(np.uint8), where=(twigs & (inside > 0))[..., None])
+        corner = np.array(patch.corner) * 16
+        for level in range(levels, -1, -1):
+            wide = max(1, round(2 * thick[level] * pixels))
+            tone = tuple((colour * (1.0 + 0.08 * level)).tolist())
+            cv2.polylines(patch.image, list(ends_px[order == level] - corner), False, tone, wide, cv2.LINE_AA, 4)
+
+    return [Thing('vegetation', found[0], paint, depth, layer)]
+
+
+def _sample(kind: str, patch: Patch, texels: float, seed: int) -> Array:
+    """Return the noise of a tile over a patch, float32 (h, w), ``texels`` a pixel."""
+    across, down = patch.axes()
+    columns = ((across * texels).astype(np.int64) + seed) & (TILE - 1)
+    rows = ((down * texels).astype(np.int64) + (seed >> 8)) & (TILE - 1)
+    return tile(kind)[rows[:, None], columns[None]]
 
 
 def hedge(
@@ -78,10 +142,7 @@ def _leaves(
 ) -> None:
     """Paint leaves over ``patch``; ``gaps``: deviations of noise below which the background shows."""
     across, down = patch.axes()
-    columns = ((across * texels).astype(np.int64) + seed) & (TILE - 1)
-    rows = ((down * texels).astype(np.int64) + (seed >> 8)) & (TILE - 1)
-    leaf = tile('leaf')[rows[:, None], columns[None]]
-    clumps = tile('blotch')[rows[:, None], columns[None]]
+    leaf, clumps = (_sample(kind, patch, texels, seed) for kind in ('leaf', 'blotch'))
     u = ((across - centre[0]) / half[0])[None].astype(np.float32)
     v = ((down - centre[1]) / half[1])[:, None].astype(np.float32)
     sun, share = patch.view.light.sun, patch.view.light.sun_share

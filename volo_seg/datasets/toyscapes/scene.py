@@ -10,14 +10,20 @@ from PIL import Image, ImageDraw
 
 from volo_seg.datasets.cityscapes_labels import BY_NAME, id_to_color
 from volo_seg.datasets.toyscapes.camera import Array, Camera
-from volo_seg.datasets.toyscapes.light import Light, develop
+from volo_seg.datasets.toyscapes.light import Light
+from volo_seg.datasets.toyscapes.materials import vary
+from volo_seg.datasets.toyscapes.sensor import develop, develop_random
 from volo_seg.datasets.toyscapes.sketch import SEE_THROUGH, Patch, Thing, View
-from volo_seg.datasets.toyscapes.streetside import build_sides, lay_ground, raise_backdrop
-from volo_seg.datasets.toyscapes.town import Street, Town
+from volo_seg.datasets.toyscapes.streetside import build_sides, lay_any_ground, lay_ground, raise_backdrop
+from volo_seg.datasets.toyscapes.town import Habits, Street, Town
 from volo_seg.datasets.toyscapes.traffic import drive, furnish, populate
+from volo_seg.datasets.toyscapes.weather import weather
 from volo_seg.errors import UserError
 
 SPLITS = ('train', 'val')
+STYLES = ('plain', 'random')
+GROUND = ('road', 'sidewalk')  # mirrors when wet
+TINTED = ('sky', 'vegetation', 'terrain', 'ego vehicle')  # keep their tint
 SMALLEST = 32  # pixels a side
 
 
@@ -40,29 +46,37 @@ class Scene:
         return colours
 
 
-def generate_scene(seed: int, index: int, *, split: str = 'train', size: tuple[int, int] = (256, 512)) -> Scene:
-    """Draw scene ``index`` of a split; ``size`` = (H, W) pixels. It depends on these four values only.
+def generate_scene(
+    seed: int, index: int, *, split: str = 'train', size: tuple[int, int] = (256, 512), style: str = 'random'
+) -> Scene:
+    """Draw scene ``index`` of a split; ``size`` = (H, W) pixels. It depends on these five values only.
+
+    ``style``: ``random`` varies layout, shapes, materials, light, weather, lens and sensor widely (domain
+    randomisation); ``plain`` draws tidy streets, each class in few colours.
 
     Raises:
-        UserError: a negative seed or index, an unknown split, a side under 32 pixels.
+        UserError: a negative seed or index, an unknown split or style, a side under 32 pixels.
     """
-    check_request(seed, index, split, size)
+    check_request(seed, index, split, size, style)
     layout, paint = (np.random.default_rng([seed, SPLITS.index(split), index, part]) for part in (0, 1))
-    town = _town(layout, size)
+    town = _random_town(layout, size) if style == 'random' else _town(layout, size)
     things = sorted(town.things, key=lambda thing: (thing.layer, -thing.depth))
     indices = _draw([thing.outline for thing in things], range(1, len(things) + 1), size)
     ids = np.array([0] + [BY_NAME[thing.label].id for thing in things], np.uint8)
     picture = _paint(things, indices, town, paint)
     polygons = [(thing.label, thing.outline) for thing in things]
-    return Scene(develop(picture, town.view.light, paint), ids[indices], _instances(things)[indices], polygons)
+    photograph = develop_random if style == 'random' else develop
+    return Scene(photograph(picture, town.view.light, paint), ids[indices], _instances(things)[indices], polygons)
 
 
-def check_request(seed: int, index: int, split: str, size: tuple[int, int]) -> None:
+def check_request(seed: int, index: int, split: str, size: tuple[int, int], style: str) -> None:
     """Raise UserError unless a scene can be drawn from these values."""
     if seed < 0 or index < 0:
         raise UserError(f'seed and index must not be negative, got seed={seed}, index={index}; choose 0 or more')
     if split not in SPLITS:
         raise UserError(f'unknown split {split!r}; choose one of {", ".join(SPLITS)}')
+    if style not in STYLES:
+        raise UserError(f'unknown style {style!r}; choose one of {", ".join(STYLES)}')
     if len(size) != 2 or min(size) < SMALLEST:
         raise UserError(f'size {tuple(size)} is too small; height and width must be at least {SMALLEST} pixels')
 
@@ -71,8 +85,26 @@ def _town(rng: np.random.Generator, size: tuple[int, int]) -> Town:
     """Draw a street and place all objects."""
     street, light = Street.draw(rng), Light.draw(rng)
     camera = Camera.draw(rng, size, street.half / 2 + float(rng.normal(0, 0.5)))
-    town = Town(rng, View(camera, light), street)
-    for add in (lay_ground, raise_backdrop, build_sides, furnish, drive, populate):
+    return _settle(Town(rng, View(camera, light), street, Habits()))
+
+
+def _random_town(rng: np.random.Generator, size: tuple[int, int]) -> Town:
+    """Draw a street of any kind, seen from anywhere in any light."""
+    street, light, habits = Street.draw_random(rng), Light.draw_random(rng), Habits.draw_random(rng)
+    camera = Camera.draw_random(rng, size, street.eye(rng))
+    return _settle(Town(rng, View(camera, light, random=True), street, habits))
+
+
+def _settle(town: Town) -> Town:
+    """Place all objects."""
+    for add in (
+        lay_any_ground if town.view.random else lay_ground,
+        raise_backdrop,
+        build_sides,
+        furnish,
+        drive,
+        populate,
+    ):
         add(town)
     town.cover_lens()
     return town
@@ -119,7 +151,15 @@ def _paint(things: list[Thing], indices: Array, town: Town, rng: np.random.Gener
         left, top = int(corner[0]) + x, int(corner[1]) + y
         patch = Patch(place.copy(), (left, top), wanted, town.view, rng)
         thing.paint(patch)
+        if town.view.random and thing.label != 'sky':
+            vary(patch.image, rng, town.view.light.ambient, fixed=thing.label in TINTED)
         cv2.copyTo(patch.image, wanted.view(np.uint8), place)
+    if town.view.random:
+        sky, ground = (
+            np.isin(indices, [n for n, thing in enumerate(things, 1) if thing.label in labels])
+            for labels in (('sky',), GROUND)
+        )
+        weather(picture, sky, ground, town.view, rng)
     return picture
 
 

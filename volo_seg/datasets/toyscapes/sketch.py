@@ -20,10 +20,11 @@ SEE_THROUGH = frozenset({'fence', 'vegetation', 'bicycle'})
 
 @dataclass(frozen=True)
 class View:
-    """The camera and the light of a scene."""
+    """The camera and the light of a scene; ``random``: materials, shapes and colours vary beyond the plain style."""
 
     camera: Camera
     light: Light
+    random: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Sketch:
     def capsule(self, start: Array, end: Array, radii: tuple[float, float], colour: Array) -> None:
         """Add a rounded rod between two points (3,), with a radius in metres at each end."""
         camera = self.view.camera
-        ends = (np.array([start, end]) - camera.eye) @ camera.matrix.T
+        ends = camera.homogeneous(np.array([start, end]))
         if min(ends[0, 2], ends[1, 2]) < NEAR:
             return
         pixels = ends[:, :2] / ends[:, 2:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from volo_seg.datasets.toyscapes import facades, ground, plants
@@ -11,7 +13,6 @@ from volo_seg.datasets.toyscapes.materials import ROOFS, WOODS, pick
 from volo_seg.datasets.toyscapes.town import SIDES, Place, Town
 
 HOUSES, WALL, FENCE, PARK = range(4)
-SHARES = (0.44, 0.2, 0.2, 0.16)  # how often each lines a stretch
 
 
 def lay_ground(town: Town) -> None:
@@ -29,8 +30,44 @@ def lay_ground(town: Town) -> None:
         if grass:
             _strip(town, 'terrain', (sign * kerb, sign * (kerb + grass)), (0.5, FAR), verge)
     look = ground.surface(rng, 'asphalt', lines=_lines(town), zebra=_zebra(town))
+    _lay_road(town, look)
+
+
+def lay_any_ground(town: Town) -> None:
+    """Lay a ground of any materials; the pavement is often as grey as the road, and a kerb tells them apart."""
+    rng, street = town.rng, town.street
+    town.things.append(ground.sky(rng, town.view))
+    road = ground.any_surface(rng, 'asphalt' if rng.random() < 0.85 else 'slabs')
+    kind, near = ('asphalt', 'slabs')[int(rng.random() < 0.65)], road.colour * rng.uniform(0.8, 1.35)
+    paving = ground.any_surface(rng, kind, near if rng.random() < 0.6 else None)
+    for _, sign in SIDES:
+        grassy = rng.random() < 0.4
+        look = ground.any_surface(rng, 'grass') if grassy else paving
+        _strip(town, 'terrain' if grassy else 'sidewalk', (0.0, sign * 400.0), (0.5, 1.2 * FAR), look)
+    verge, stone, wide = ground.any_surface(rng, 'grass'), float(rng.uniform(0.7, 1.7)), float(rng.uniform(0.1, 0.35))
+    for side, sign in SIDES:
+        kerb, grass = street.kerb(side), street.verge[side]
+        stones = ((sign * (kerb + wide / 2), wide, stone), (sign * kerb, 0.12, float(rng.uniform(0.3, 0.8))))
+        dirt = tuple(
+            (shape + (sign * (kerb + street.pavement[side] / 2), 0.0), tone)
+            for shape, tone in ground.decals(rng, paving.colour, street.pavement[side] / 2, None)
+        )
+        edges = (sign * kerb, sign * street.edge(side))
+        _strip(town, 'sidewalk', edges, (0.5, FAR), replace(paving, kerbs=stones, decals=dirt))
+        if grass:
+            _strip(town, 'terrain', (sign * (kerb + wide), sign * (kerb + grass)), (0.5, FAR), verge)
+    gutters = tuple((sign * (street.half - 0.15), 0.3, float(rng.uniform(0.7, 1.1))) for _, sign in SIDES)
+    lines = _lines(town)
+    if rng.random() < 0.4:
+        lines += tuple((sign * (street.half - x), 0.09, 0.0) for _, sign in SIDES for x in (0.35, 0.6))
+    dirt = tuple(ground.decals(rng, road.colour, street.half, road.paint))
+    _lay_road(town, replace(road, lines=lines, zebra=_zebra(town), kerbs=gutters, decals=dirt))
+
+
+def _lay_road(town: Town, look: Surface) -> None:
+    street = town.street
     if street.crossing:
-        _strip(town, 'road', (-90.0, 90.0), street.crossing, Surface(look.colour, 'asphalt', look.shift))
+        _strip(town, 'road', (-90.0, 90.0), street.crossing, Surface(look.colour, look.kind, look.shift, look.pitch))
     _strip(town, 'road', (-street.half, street.half), (0.5, FAR), look)
     if street.rails is not None:
         _lay_rails(town, street.rails)
@@ -79,7 +116,7 @@ def build_sides(town: Town) -> None:
     for side, sign in SIDES:
         z = float(rng.uniform(-6, 4))
         while z < 120:
-            kind, stop = int(rng.choice(4, p=SHARES)), min(z + float(rng.uniform(14, 60)), 125.0)
+            kind, stop = int(rng.choice(4, p=town.habits.sides)), min(z + float(rng.uniform(14, 60)), 125.0)
             after = stop + float(rng.uniform(0, 2))
             if street.crossing and street.crosses(z, stop + 1.5):
                 stop, after = street.crossing[0] - 1.5, street.crossing[1] + 1.5
@@ -92,7 +129,7 @@ def _stretch(town: Town, side: int, sign: float, span: tuple[float, float], kind
     """Fill one side from ``span`` = (start, end) metres ahead with ``kind``."""
     rng, view, edge = town.rng, town.view, town.street.edge(side)
     if kind == HOUSES:
-        _houses(town, sign * edge, span, (6.0, 22.0), close=True)
+        _houses(town, sign * edge, span, town.habits.storeys, close=True)
         return
     if rng.random() < 0.45:
         _houses(town, sign * (edge + float(rng.uniform(8, 16))), span, (4.0, 10.0), close=False)
@@ -123,7 +160,7 @@ def _houses(town: Town, edge: float, span: tuple[float, float], heights: tuple[f
 def _house(town: Town, edge: float, span: tuple[float, float], tall: float, *, layer: int) -> None:
     """Build a house: its front on the street and its side towards the camera."""
     rng, view, sign = town.rng, town.view, float(np.sign(edge))
-    style, deep = Style.draw(rng), float(rng.uniform(8, 14))
+    style, deep = (Style.draw_random if view.random else Style.draw)(rng), float(rng.uniform(8, 14))
     near, far = town.street.at(edge, span[0]), town.street.at(edge, span[1])
     front = Plane(near, far, tall, np.array([-sign, 0.0, 0.0]))
     flank = Plane(near, (near[0] + sign * deep, near[1]), tall, np.array([0.0, 0.0, -1.0]))
@@ -137,4 +174,9 @@ def plant(town: Town, x: float, z: float, *, layer: int = 4) -> None:
     """Plant a tree ``x`` metres right of the street's middle and ``z`` metres ahead."""
     place = town.street.at(x, z)
     foot = ((place[0] - 1.2, place[1]), (place[0] + 1.2, place[1]))
-    town.add(plants.tree(town.rng, town.view, place, layer=layer), foot, width=2.0, tall=4.0)
+    rng, habits = town.rng, town.habits
+    if habits.bare and rng.random() < habits.bare:
+        tree = plants.bare_tree(rng, town.view, place, float(rng.uniform(5.0, habits.giant)), layer)
+    else:
+        tree = plants.tree(rng, town.view, place, layer=layer, giant=habits.giant)
+    town.add(tree, foot, width=2.0, tall=4.0)

@@ -44,6 +44,30 @@ class Street:
         bend = float(rng.normal(0, 0.0009))
         return cls(half, (verges[0], verges[1]), (pavements[0], pavements[1]), bend, crossing, rails)
 
+    @classmethod
+    def draw_random(cls, rng: np.random.Generator) -> Street:
+        """Draw anything from a lane between houses to a wide avenue or a square, straight or in a curve."""
+        half = float(np.exp(rng.uniform(np.log(2.0), np.log(9.0))))
+        verges = [float(rng.uniform(0.8, 4.0)) if rng.random() < 0.2 else 0.0 for _ in SIDES]
+        pavements = [float(np.exp(rng.uniform(np.log(0.9), np.log(8.0)))) for _ in SIDES]
+        if rng.random() < 0.12:  # a square without houses on one side or both
+            pavements[int(rng.integers(2))] += float(rng.uniform(10, 40))
+        start = float(rng.uniform(5, 60))
+        crossing = (start, start + float(rng.uniform(5, 16))) if rng.random() < 0.45 else None
+        rails = float(rng.choice([-1.0, 1.0]) * (half + 1.6)) if rng.random() < 0.12 else None
+        bend = float(rng.normal(0, 0.0008) if rng.random() < 0.65 else rng.normal(0, 0.004))
+        return cls(half, (verges[0], verges[1]), (pavements[0], pavements[1]), bend, crossing, rails)
+
+    def eye(self, rng: np.random.Generator) -> float:
+        """Draw the camera's x: in a lane of either direction, near the kerb, or on the pavement."""
+        place = rng.random()
+        if place < 0.5:
+            return float(rng.uniform(-0.8, 0.8)) * self.half
+        side, sign = SIDES[rng.integers(2)]
+        if place < 0.85:
+            return sign * (self.half + float(rng.uniform(-1.6, 0.2)))
+        return sign * (self.kerb(side) + float(rng.uniform(0.1, 0.8)) * min(self.pavement[side], 4.0))
+
     def kerb(self, side: int) -> float:
         """Return the distance from the middle at which verge or pavement begin on ``side``."""
         tracks = self.rails is not None and abs(self.rails) > self.half and (self.rails > 0) == (side == 1)
@@ -62,11 +86,64 @@ class Street:
         return self.crossing is not None and start < self.crossing[1] and end > self.crossing[0]
 
 
+@dataclass(frozen=True)
+class Habits:
+    """How a town is built and used; the defaults are those of the plain style.
+
+    ``sides``: how often houses, walls, fences and parks line a stretch; ``storeys``: heights of houses in metres;
+    ``gap``: metres between vehicles; ``first``: metres ahead of the first vehicle of the lanes;
+    ``mix``: shares of car, truck, bus, cycle, motor; ``parked``: chance of a row of parked cars a side;
+    ``trees``, ``lamps``: chance of a row a side; ``bare``: share of trees without leaves; ``giant``: largest size;
+    ``signs``, ``people``, ``cycles``: (least, most) of each; ``reach``: metres ahead within which people stand.
+    """
+
+    sides: tuple[float, ...] = (0.44, 0.2, 0.2, 0.16)
+    storeys: tuple[float, float] = (6.0, 22.0)
+    gap: tuple[float, float] = (4.0, 16.0)
+    first: tuple[tuple[float, float], tuple[float, float]] = ((9.0, 26.0), (6.0, 24.0))
+    mix: tuple[float, ...] = (0.42, 0.16, 0.14, 0.14, 0.14)
+    parked: float = 0.7
+    trees: float = 0.45
+    lamps: float = 0.75
+    bare: float = 0.0
+    giant: float = 12.0
+    signs: tuple[int, int] = (0, 4)
+    people: tuple[int, int] = (3, 12)
+    cycles: tuple[int, int] = (1, 5)
+    reach: float = 22.0
+
+    @classmethod
+    def draw_random(cls, rng: np.random.Generator) -> Habits:
+        """Draw empty and crowded towns, of stone or of trees, in summer and in winter."""
+        busy = float(rng.choice([200.0, 50.0, 20.0, 8.0], p=[0.15, 0.3, 0.35, 0.2]))
+        start = float(rng.uniform(5, 40))
+        houses, park = rng.uniform(0.2, 1.0), rng.uniform(0.05, 0.4)
+        sides = np.array([houses, rng.uniform(0, 0.25), rng.uniform(0, 0.35), park])
+        low = float(rng.uniform(4, 14))
+        people = int(rng.choice([2, 8, 18, 36], p=[0.2, 0.35, 0.3, 0.15]))
+        return cls(
+            sides=tuple(float(share) for share in sides / sides.sum()),
+            storeys=(low, low + float(rng.uniform(2, 16))),
+            gap=(2.0, busy),
+            first=((start, start + busy), (start * 0.7, start + busy)),
+            mix=tuple(float(share) for share in rng.dirichlet([6.0, 0.8, 0.8, 2.2, 0.9])),
+            parked=float(rng.choice([0.0, 0.3, 0.8])),
+            trees=float(rng.choice([0.0, 0.3, 0.8])),
+            lamps=float(rng.uniform(0.2, 1.0)),
+            bare=float(rng.choice([0.0, 0.2, 0.9], p=[0.5, 0.2, 0.3])),
+            giant=float(rng.uniform(9, 22)),
+            signs=(0, int(rng.integers(2, 8))),
+            people=(0, people + 1),
+            cycles=(0, int(rng.integers(2, 8))),
+            reach=float(rng.uniform(15, 60)),
+        )
+
+
 class Town:
     """Collects the objects of a scene and their shadows."""
 
-    def __init__(self, rng: np.random.Generator, view: View, street: Street) -> None:
-        self.rng, self.view, self.street = rng, view, street
+    def __init__(self, rng: np.random.Generator, view: View, street: Street, habits: Habits) -> None:
+        self.rng, self.view, self.street, self.habits = rng, view, street, habits
         self.things: list[Thing] = []
         self.shadows: list[Array] = []  # polygons on the ground, in pixels
 
@@ -89,6 +166,8 @@ class Town:
     def cover_lens(self) -> None:
         """Hide the lower rim behind our own bonnet (``ego vehicle``) or a dark border (``out of roi``)."""
         rng, (height, width) = self.rng, self.view.camera.size
+        if self.view.random and rng.random() < 0.7:  # the camera looks over the bonnet
+            return
         bonnet, rise, tone = rng.random() < 0.75, float(rng.uniform(0.03, 0.09)), float(rng.uniform(25, 90))
         x, power = np.linspace(0, 1, 17), float(rng.uniform(2.5, 5))
         curve = rise * (1 - np.abs(2 * x - 1) ** power) + 0.012 if bonnet else np.full(17, 0.018)

@@ -9,7 +9,7 @@ from volo_seg.datasets.toyscapes.streetside import plant
 from volo_seg.datasets.toyscapes.town import SIDES, Place, Town
 
 LENGTHS = {'car': 4.5, 'truck': 8.0, 'bus': 11.5, 'train': 22.0, 'cycle': 2.0, 'motor': 2.0}
-MIX = {'car': 0.42, 'truck': 0.16, 'bus': 0.14, 'cycle': 0.14, 'motor': 0.14}  # of what moves in a lane
+KINDS = ('car', 'truck', 'bus', 'cycle', 'motor')  # of what moves in a lane
 DRAW = {'car': vehicles.car, 'truck': vehicles.truck, 'bus': vehicles.bus, 'train': vehicles.tram}
 
 
@@ -18,13 +18,13 @@ def furnish(town: Town) -> None:
     rng, street = town.rng, town.street
     for side, sign in SIDES:
         kerb, start = sign * (street.kerb(side) + 0.5), float(rng.uniform(4, 14))
-        if rng.random() < 0.75:
+        if rng.random() < town.habits.lamps:
             for z in np.arange(start, 50, float(rng.uniform(11, 24))):
                 town.add(furniture.lamp_post(rng, town.view, street.at(kerb, float(z)), -sign))
-        if rng.random() < 0.45:
+        if rng.random() < town.habits.trees:
             for z in np.arange(start + 4, 55, float(rng.uniform(7, 15))):
                 plant(town, kerb + sign * float(rng.uniform(0.2, 0.9)), float(z))
-        for _ in range(int(rng.integers(0, 4))):
+        for _ in range(int(rng.integers(*town.habits.signs))):
             x, z = kerb + sign * float(rng.uniform(-0.1, 0.6)), float(rng.uniform(5, 20))
             town.add(furniture.traffic_sign(rng, town.view, street.at(x, z)))
         if rng.random() < 0.2:
@@ -49,10 +49,10 @@ def _signals(town: Town) -> None:
 def drive(town: Town) -> None:
     """Put vehicles into the lanes, along the kerbs, on the rails and into the side street."""
     rng, street = town.rng, town.street
-    _lane(town, street.half / 2, 0.0, float(rng.uniform(9, 26)))
-    _lane(town, -street.half / 2, np.pi, float(rng.uniform(6, 24)))
+    for x, yaw, first in zip((street.half / 2, -street.half / 2), (0.0, np.pi), town.habits.first, strict=True):
+        _lane(town, x, yaw, float(rng.uniform(*first)))
     for _, sign in SIDES:
-        if street.half > 4.4 and rng.random() < 0.7:
+        if street.half > 4.4 and rng.random() < town.habits.parked:
             _park(town, sign)
     if street.rails is not None and rng.random() < 0.88:
         z = float(rng.uniform(16, 32))
@@ -69,7 +69,7 @@ def _lane(town: Town, x: float, yaw: float, z: float) -> None:
     if street.rails is not None and abs(street.rails - x) < 1.5:
         return
     while z < 50:
-        kind = str(rng.choice(list(MIX), p=list(MIX.values())))
+        kind = str(rng.choice(KINDS, p=town.habits.mix))
         z += LENGTHS[kind] / 2
         if kind in ('cycle', 'motor'):
             aside = float(rng.uniform(0.0, 0.35)) * street.half * float(np.sign(x))
@@ -79,7 +79,7 @@ def _lane(town: Town, x: float, yaw: float, z: float) -> None:
         else:
             place = street.at(x + float(rng.normal(0, 0.25)), z)
             _vehicle(town, kind, place, yaw + float(rng.normal(0, 0.03)))
-        z += LENGTHS[kind] / 2 + float(rng.uniform(4, 16))
+        z += LENGTHS[kind] / 2 + float(rng.uniform(*town.habits.gap))
 
 
 def _park(town: Town, sign: float) -> None:
@@ -108,15 +108,15 @@ def _ends(place: Place, yaw: float, long: float) -> tuple[Place, Place]:
 def populate(town: Town) -> None:
     """Put people on the pavements and across the road, and parked cycles near the kerbs."""
     rng, street = town.rng, town.street
-    for _ in range(int(rng.integers(3, 12))):
+    for _ in range(int(rng.integers(*town.habits.people))):
         side, sign = SIDES[rng.integers(2)]
         x = sign * float(rng.uniform(street.kerb(side) + 0.4, street.edge(side) - 0.3))
-        _walker(town, x, 4.0 + 22.0 * float(rng.random()) ** 1.5, float(rng.uniform(0, 2 * np.pi)))
+        _walker(town, x, 4.0 + town.habits.reach * float(rng.random()) ** 1.5, float(rng.uniform(0, 2 * np.pi)))
     if rng.random() < 0.3:
         z = float(rng.uniform(7, 22))
         for _ in range(int(rng.integers(1, 4))):
             _walker(town, float(rng.uniform(-1, 1)) * street.half, z + float(rng.normal(0, 0.7)), np.pi / 2)
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(*town.habits.cycles))):
         side, sign = SIDES[rng.integers(2)]
         x = sign * (street.kerb(side) + float(rng.uniform(0.4, 1.4)))
         place, yaw = street.at(x, float(rng.uniform(4, 14))), float(rng.uniform(0, np.pi))

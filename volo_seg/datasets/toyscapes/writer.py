@@ -19,7 +19,7 @@ from volo_seg.errors import UserError
 from volo_seg.io import atomic_write
 from volo_seg.label_png import encode_labels
 
-VERSION = 1  # increases when the same seed gives other scenes
+VERSION = 1  # increases when the same seed and style give other scenes
 MARKER = 'toyscapes.json'
 CITIES = {'train': ('brickford', 'lindenau', 'tramstadt'), 'val': ('lanternburg',)}
 Progress = Callable[[Iterable[None], int], Iterable[None]]
@@ -47,38 +47,40 @@ def write_toyscapes(
     val: int,
     size: tuple[int, int],
     seed: int,
+    style: str = 'random',
     nproc: int = 1,
     progress: Progress | None = None,
 ) -> int:
     """Write the missing scenes of a data set below ``root``, and return their number. Existing scenes are kept.
 
     Args:
-        root: A new or empty folder, or a Toyscapes of the same size and seed.
+        root: A new or empty folder, or a Toyscapes of the same size, seed and style.
         train: Number of training scenes.
         val: Number of validation scenes.
         size: (H, W) in pixels.
         seed: Determines the scenes.
+        style: ``random`` or ``plain``, see ``generate_scene``.
         nproc: Number of processes.
         progress: Wraps the iteration over the finished scenes; its second argument is their number.
 
     Raises:
-        UserError: Counts, size or ``nproc`` are out of range, or ``root`` has other content or settings.
+        UserError: Counts, size, style or ``nproc`` are out of range, or ``root`` has other content or settings.
     """
     folder = Path(root)
-    _check(train, val, size, seed, nproc)
-    _claim(folder, size, seed)
+    _check(train, val, size, seed, style, nproc)
+    _claim(folder, size, seed, style)
     wanted = [('train', i) for i in range(train)] + [('val', i) for i in range(val)]
     jobs = [job for job in wanted if not all(path.is_file() for path in scene_files(folder, *job).values())]
     for folders in {path.parent for job in jobs for path in scene_files(folder, *job).values()}:
         _make_folder(folders)
-    done = map_in_processes(partial(_make, folder, size, seed), jobs, processes=nproc)
+    done = map_in_processes(partial(_make, folder, size, seed, style), jobs, processes=nproc)
     for _ in progress(done, len(jobs)) if progress and jobs else done:
         pass
     return len(jobs)
 
 
-def _check(train: int, val: int, size: tuple[int, int], seed: int, nproc: int) -> None:
-    check_request(seed, 0, 'train', size)
+def _check(train: int, val: int, size: tuple[int, int], seed: int, style: str, nproc: int) -> None:
+    check_request(seed, 0, 'train', size, style)
     if train < 0 or val < 0 or train + val == 0:
         raise UserError(f'train={train} and val={val} scenes asked; give counts of 0 or more, not both 0')
     if max(train, val) > 1_000_000:
@@ -87,9 +89,12 @@ def _check(train: int, val: int, size: tuple[int, int], seed: int, nproc: int) -
         raise UserError(f'nproc={nproc} processes asked; give 1 or more')
 
 
-def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
-    """Write the marker file into an empty folder, or check that the folder is a Toyscapes of the same settings."""
-    settings = {'version': VERSION, 'seed': int(seed), 'height': int(size[0]), 'width': int(size[1])}
+def _claim(folder: Path, size: tuple[int, int], seed: int, style: str) -> None:
+    """Write the marker file into an empty folder, or check that the folder is a Toyscapes of the same settings.
+
+    A marker without a style is one of the plain style.
+    """
+    settings = {'version': VERSION, 'seed': int(seed), 'height': int(size[0]), 'width': int(size[1]), 'style': style}
     marker = folder / MARKER
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{folder} is a file; name a folder for the data set')
@@ -98,6 +103,8 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
             found = json.loads(marker.read_text(encoding='utf-8'))
         except (ValueError, OSError):
             found = None
+        if isinstance(found, dict):
+            found.setdefault('style', 'plain')
         if found != settings:
             asked = ', '.join(f'{key} {value}' for key, value in settings.items())
             known = found.items() if isinstance(found, dict) else [('unreadable', '')]
@@ -110,10 +117,10 @@ def _claim(folder: Path, size: tuple[int, int], seed: int) -> None:
     atomic_write(marker, (json.dumps(settings) + '\n').encode())
 
 
-def _make(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) -> None:
+def _make(folder: Path, size: tuple[int, int], seed: int, style: str, job: tuple[str, int]) -> None:
     split, index = job
     files = scene_files(folder, split, index)
-    scene = generate_scene(seed, index, split=split, size=size)
+    scene = generate_scene(seed, index, split=split, size=size, style=style)
     atomic_write(files['image'], _png(scene.image))
     atomic_write(files['labelIds'], encode_labels(scene.label_ids))
     atomic_write(files['labelTrainIds'], encode_labels(id_to_train_id()[scene.label_ids]))
