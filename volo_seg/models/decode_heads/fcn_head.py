@@ -8,7 +8,9 @@ from volo_seg.models.decode_heads.resized_loss import ResizedLossMixin
 
 @MODELS.register_module()
 class VOLOFCNHead(ResizedLossMixin, FCNHead):
-    """A drop-in ``FCNHead`` whose losses need less time and memory; see :class:`ResizedLossMixin`.
+    """A drop-in ``FCNHead`` whose losses need less time and memory.
 
-    Arguments and parameter names are those of MMSegmentation's ``FCNHead``, whose checkpoints load.
+    Arguments and parameter names are those of MMSegmentation's ``FCNHead``, whose checkpoints load. Logits are resized
+    in chunks of rows while ``CrossEntropyLoss`` over a softmax or ``WeightedCrossEntropyLoss``, their gradient and
+    ``acc_seg`` are computed. Other losses, and samplers other than ``OHEMPixelSampler``, run MMSegmentation's code.
     """

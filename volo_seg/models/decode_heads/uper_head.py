@@ -30,7 +30,7 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
     Maps are channels_last in memory at inference and contiguous where gradients are recorded (benchmarks/uper_head.py).
     A submodule that has hooks, is parametrised, or is not the one that ``UPerHead`` builds is called as it is. Where
     :func:`volo_seg.ops.why_plain` gives a reason, ``UPerHead`` itself computes. Hooks that are registered for all
-    modules at once see those modules that are called. Losses are those of :class:`ResizedLossMixin`.
+    modules at once see those modules that are called. Losses are computed as in :class:`VOLOFCNHead`.
 
     Shapes: maps (B, C_i, H_i, W_i), NCHW in any memory format, to (B, classes, H_0, W_0).
 
