@@ -1,5 +1,6 @@
 # make demo: install, generate data, train, evaluate, predict.   make test: install what the tests need, run them all.
 # make docs: build the site into site/; a broken link or an unknown reference is an error.
+# make gpu-check: on a machine with a GPU, run its tests, the check of the kernels and the benchmarks into gpu-check.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # one BLAS thread for each of the test processes
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test lint types unit browser docs clean
+.PHONY: demo test lint types unit browser docs gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/volo-seg demo
@@ -26,6 +27,9 @@ unit: $(VENV)/.installed-test browser
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/zensical build --clean --strict
+
+gpu-check: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/gpu_check.py
 
 # the page is tested in Debian's chromium; where that is missing and cannot be installed, its test is skipped
 browser:

@@ -292,7 +292,7 @@ class Report:
         if self.settings.json is not None:
             content = {'title': self.title, 'machine': about, 'threads': self.settings.threads}
             content |= {'rounds': self.settings.rounds, 'remarks': self.remarks}
-            _write_whole(self.settings.json, json.dumps({**content, 'rows': [asdict(r) for r in self.rows]}, indent=1))
+            write_whole(self.settings.json, json.dumps({**content, 'rows': [asdict(r) for r in self.rows]}, indent=1))
 
 
 def _cells(row: Row, extra: Sequence[str]) -> list[str]:
@@ -319,7 +319,8 @@ def _time(seconds: float) -> str:
     return f'{seconds * 1e6:.3g} us'
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` and a line end to ``path``, whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.part')
     try:
         with os.fdopen(handle, 'w') as file:

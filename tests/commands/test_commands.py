@@ -132,7 +132,33 @@ def test_doctor(capsys):
         'no problem found',
     ):
         assert word in out
-    assert len(out.splitlines()) < 25
+    for name in ('eager', 'torch_impl'):
+        assert re.search(rf'outlook {name} +float32: passed, error \d.\de-0[67], \d+ ms', out)
+    assert re.search('outlook fused +not checked: it needs a GPU and triton', out) or torch.cuda.is_available()
+    assert len(out.splitlines()) < 40
+
+
+def test_doctor_finds_an_implementation_that_is_wrong(monkeypatch):
+    from volo_seg.commands import doctor
+    from volo_seg.ops import functional
+
+    right = functional.outlook_attention_eager
+    monkeypatch.setattr(functional, 'outlook_attention_eager', lambda v, *rest: right(v * 1.01, *rest))
+    assert 'float32: WRONG, error' in doctor.check_on_cpu('eager')
+    assert 'float32: passed' in doctor.check_on_cpu('torch_impl')
+
+
+def test_doctor_names_what_cannot_be_imported(monkeypatch, capsys):
+    from volo_seg.commands import doctor
+
+    broken = {'mmcv': 'RuntimeError: built for another torch', 'timm': 'OSError: libcudart'}
+    monkeypatch.setattr(doctor, 'why_broken', lambda module: broken.get(module, ''))
+    assert run('doctor', []) == 1
+    out = capsys.readouterr().out
+    assert 'PROBLEM: import mmcv fails: RuntimeError: built for another torch; reinstall it' in out
+    assert 'broken, and ignored by all commands: OSError: libcudart' in out and 'outlook eager' not in out
+    monkeypatch.undo()
+    assert doctor.why_broken('no_such_module_anywhere').startswith('ModuleNotFoundError')
 
 
 def test_doctor_names_rivals(monkeypatch, capsys):

@@ -1,9 +1,11 @@
-"""Print versions, device, and packages that are missing or in conflict, for bug reports."""
+"""Print versions, device, broken packages and a check of outlook attention on this machine, for bug reports."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata as metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -18,6 +20,11 @@ OPTIONAL = {
     'tensorboard': 'the TensorBoard backend',
 }
 # both packages of a pair install the same files, so that the later installation overwrites the other
+MODULES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'cv2', 'numpy', 'safetensors')
+OPTIONAL_MODULES = ('torchvision', 'timm')
+"""MMEngine and MMSegmentation import them if they are installed; the commands hide them if they are broken."""
+HEADS = {'d1': (6, 32), 'd5': (12, 32), 'nano': (2, 32)}
+"""Heads of the outlookers of some variants, and channels of each."""
 RIVALS = {'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'onedl-mmsegmentation': 'mmsegmentation'}
 
 
@@ -27,11 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; the exit status is 1 if a required package is missing or in conflict."""
+    """Print the report; the exit status is 1 if a required package is missing, broken or in conflict."""
     build_parser().parse_args(argv)
     problems = find_problems()
-    lines = [f'{name:<22}{value}' for name, value in (*describe_machine(), *describe_packages())]
-    print('\n'.join(lines))
+    rows = [*describe_machine(), *describe_packages()]
+    if not problems:
+        rows += describe_attention()
+    print('\n'.join(f'{name:<22}{value}' for name, value in rows))
     print('\n'.join(f'PROBLEM: {problem}' for problem in problems) or 'no problem found')
     return 1 if problems else 0
 
@@ -69,10 +78,65 @@ def describe_packages() -> list[tuple[str, str]]:
     """Rows with the versions of required and optional packages, and whether mmcv has compiled operators."""
     rows = [(name, version_of(name) or 'MISSING') for name in REQUIRED]
     rows += [(name, version_of(name) or f'not installed; {use}') for name, use in OPTIONAL.items()]
-    from importlib.util import find_spec
-
-    compiled = find_spec('mmcv') is not None and find_spec('mmcv._ext') is not None
+    compiled = importlib.util.find_spec('mmcv') is not None and importlib.util.find_spec('mmcv._ext') is not None
+    broken = {name: why_broken(name) for name in OPTIONAL_MODULES if importlib.util.find_spec(name) is not None}
+    rows += [(name, f'broken, and ignored by all commands: {why}') for name, why in broken.items() if why]
     return [*rows, ('mmcv compiled ops', 'yes' if compiled else 'no (not needed)')]
+
+
+def why_broken(module: str) -> str:
+    """The error of importing ``module``, in one line; empty if there is none."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a package raises that was built for another version
+        return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    return ''
+
+
+def describe_attention() -> list[tuple[str, str]]:
+    """Rows with the largest error and the time of each implementation of outlook attention on this machine."""
+    import torch
+
+    from volo_seg.ops.triton.fused import HAS_TRITON
+    from volo_seg.ops.triton.self_check import TOLERANCES, Case, check
+
+    rows = [(f'outlook {name}', check_on_cpu(name)) for name in ('eager', 'torch_impl')]
+    if not (torch.cuda.is_available() and HAS_TRITON):
+        return [*rows, ('outlook fused', 'not checked: it needs a GPU and triton')]
+    device = torch.device('cuda', torch.cuda.current_device())
+    for variant, heads in HEADS.items():
+        for dtype in TOLERANCES:
+            verdict = check(Case(device, dtype, 3, 2, *heads))
+            error = '' if verdict.error is None else f'error {verdict.error:.1e}, '
+            outcome = f'not used: {verdict.problem}; ' if verdict.problem else f'passed, {error}'
+            kind = str(dtype).removeprefix('torch.')
+            rows.append((f'outlook fused {variant}', f'{kind}: {outcome}{verdict.seconds:.1f} s with compilation'))
+    return rows
+
+
+def check_on_cpu(implementation: str) -> str:
+    """Compare ``implementation`` with the reference in float64, gradients too, on a map of odd sides."""
+    import time
+
+    import torch
+
+    from volo_seg.ops import outlook_attention
+
+    generator = torch.Generator().manual_seed(0)
+    v, grad = (torch.randn(1, 15, 13, 24, generator=generator) for _ in range(2))
+    logits = torch.randn(1, 8, 7, 2 * 81, generator=generator)
+
+    def run(name: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        x, weights = (tensor.to(dtype).requires_grad_() for tensor in (v, logits))
+        result = outlook_attention(x, weights, 2, kernel_size=3, stride=2, padding=1, scale=0.5, implementation=name)
+        return [result.detach(), *torch.autograd.grad(result, (x, weights), grad.to(dtype))]
+
+    expected = run('reference', torch.float64)
+    start = time.perf_counter()
+    values = run(implementation, torch.float32)
+    seconds = time.perf_counter() - start
+    error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(values, expected, strict=True))
+    return f'float32: {"passed" if error < 1e-5 else "WRONG"}, error {error:.1e}, {1e3 * seconds:.0f} ms'
 
 
 def find_problems() -> list[str]:
@@ -84,6 +148,8 @@ def find_problems() -> list[str]:
         for ours, theirs in RIVALS.items()
         if version_of(ours) and version_of(theirs)
     ]
+    modules = {module: why_broken(module) for module in MODULES if importlib.util.find_spec(module) is not None}
+    problems += [f'import {module} fails: {why}; reinstall it' for module, why in modules.items() if why]
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         problems.append(f'Python {platform.python_version()} is not supported by the packages; use 3.10 to 3.13')
     return problems

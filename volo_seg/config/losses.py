@@ -163,8 +163,8 @@ def check_channels_of_losses(config: Config) -> None:
                 )
             if kind == 'FocalLoss' and not torch.cuda.is_available():
                 raise UserError(
-                    f'{key}: FocalLoss of MMSegmentation fails on a CPU with two or more channels; use CrossEntropyLoss '
-                    'or a GPU'
+                    f'{key}: FocalLoss of MMSegmentation fails on a CPU with two or more channels; use '
+                    'CrossEntropyLoss, or train on a GPU'
                 )
             if channels != 1 and kind == 'LovaszLoss' and sigmoid:
                 raise UserError(
