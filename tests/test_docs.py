@@ -308,13 +308,14 @@ def test_every_block_says_how_it_is_tested():
 
 
 def test_config_page_lists_every_registered_type():
-    """The table, the reference and the registries of mmseg name the same types."""
+    """The table, the reference, and the registries of mmseg and of this package name the same types."""
     from mmengine import registry
 
     import volo_seg.register  # noqa: F401
 
     parents = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
     registries = [each for parent in parents for each in (parent, *parent.children.values())]
+    registries += [each for child in registries for each in child.children.values() if each.scope == 'volo_seg']
     kinds = [
         kind for each in registries for kind in each.module_dict.values() if kind.__module__.startswith('volo_seg')
     ]
