@@ -278,17 +278,19 @@ def test_mistakes_get_one_sentence(name, toyscapes, checkpoint, tmp_path, capsys
     assert err.startswith('error: ') and err.count('\n') == 1, err
 
 
-def test_broken_image_is_named_during_training(toyscapes, tmp_path, capfd):
+@pytest.mark.parametrize('workers', [0, 1])
+def test_broken_image_is_named_during_training(toyscapes, tmp_path, capfd, workers):
     data = tmp_path / 'data'
     shutil.copytree(toyscapes, data)
     victim = sorted((data / 'leftImg8bit/train').rglob('*.png'))[0]
     victim.write_bytes(victim.read_bytes()[:100])
-    options = (*SMALL, 'train_dataloader.num_workers=1', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4')
+    options = (*SMALL, f'train_dataloader.num_workers={workers}', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4')
     words = (NANO, '--work-dir', tmp_path / 'work', '--data-root', data, '--no-check')
     assert call('train', *words, options=options) == 2
     err = capfd.readouterr().err
     last = err.strip().splitlines()[-1]
-    assert last.startswith('error: cannot read') and victim.name in last
+    assert last.startswith('error: image') and f'{victim.name!r}'[1:] + ' is damaged or cut off' in last
+    assert last.endswith('copy the file again, or remove it from the data') and 'Traceback' not in err
 
 
 def test_wrong_class_count_of_a_checkpoint(toyscapes, checkpoint, tmp_path, capsys, monkeypatch):
