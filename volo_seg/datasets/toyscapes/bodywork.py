@@ -28,9 +28,12 @@ class Profile:
 
 
 class Body:
-    """A vehicle's own axes, (along, height, across) in metres; ``size``: length, width, height."""
+    """A vehicle's own axes, (along, height, across) in metres; ``size``: length, width, height; ``glass``: BGR."""
 
-    def __init__(self, place: tuple[float, float], yaw: float, size: tuple[float, float, float]) -> None:
+    def __init__(
+        self, place: tuple[float, float], yaw: float, size: tuple[float, float, float], glass: Array = GLASS
+    ) -> None:
+        self.glass = glass
         self.origin = np.array([place[0], 0.0, place[1]])
         self.forward = np.array([np.sin(yaw), 0.0, np.cos(yaw)])
         self.right = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
@@ -65,7 +68,7 @@ def hull(sketch: Sketch, body: Body, profile: Profile, paint: Array, lean: float
         sketch.face(strip, paint, outward)
         if i in profile.glass:
             middle = strip.mean(0)
-            sketch.face(middle + (strip - middle) * 0.86, GLASS, outward)
+            sketch.face(middle + (strip - middle) * 0.86, body.glass, outward)
     for points, sign in ((left, -1.0), (right, 1.0)):
         sketch.face(points, paint, sign * body.right)
 

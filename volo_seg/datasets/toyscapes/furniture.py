@@ -15,6 +15,8 @@ def _pole(
     rng: np.random.Generator, view: View, foot: Array, height: float, radius: float, arm: Array | None = None
 ) -> list[Thing]:
     sketch, colour = Sketch(view), pick(rng, STEEL, 10)
+    if view.random:
+        radius *= float(np.exp(rng.normal(0, 0.35)))
     top = foot + height * UP
     sketch.capsule(foot, top, (radius * 1.15, radius), colour)
     offset = 0.35 * radius * np.array([np.sign(view.light.sun[0]), 0, 0])
@@ -78,7 +80,7 @@ def traffic_sign(rng: np.random.Generator, view: View, place: tuple[float, float
 
 def _plate(rng: np.random.Generator, view: View, centre: Array) -> list[Thing]:
     kind = rng.choice(5, p=[0.3, 0.22, 0.2, 0.14, 0.14])
-    size = rng.uniform(0.33, 0.48)
+    size = rng.uniform(0.2, 0.5) if view.random else rng.uniform(0.33, 0.48)
     red, blue, white, yellow = (45, 40, 200), (175, 85, 30), (235, 235, 235), (40, 200, 235)
     rim, inner = ((red, white), (red, white), (blue, blue), (white, yellow), (blue, blue))[kind]
     if kind == 0 and rng.random() < 0.35:

@@ -64,19 +64,19 @@ class Light:
         )
         if dusk:
             top, low = top * 0.4, low * rng.uniform(0.4, 0.7)
-        dark = float(np.exp(rng.uniform(np.log(0.28), np.log(1.1)))) * (0.7 if dusk else 1.0)
+        dark = float(np.exp(rng.uniform(np.log(0.32), np.log(1.1)))) * (0.7 if dusk else 1.0)
         return cls(
             sun=sun,
             sun_share=float(rng.uniform(0.3, 0.85) if rng.random() < 0.55 else rng.uniform(0, 0.2)),
             sky_top=np.clip(top, 0, 255),
             sky_low=np.clip(low, 0, 255),
-            visibility=float(rng.choice([60.0, 150.0, 400.0, 1500.0], p=[0.07, 0.18, 0.4, 0.35])),
-            gain=rng.uniform(0.8, 1.2) * np.exp(rng.normal(0, 0.06, 3)),
-            gamma=float(np.exp(rng.normal(0, 0.22))),
-            blur=float(rng.uniform(0.2, 1.1) if rng.random() < 0.8 else rng.uniform(1.0, 2.0)),
-            noise=float(rng.uniform(0.0, 6.0) if rng.random() < 0.8 else rng.uniform(6.0, 14.0)),
-            ambient=dark * np.exp(rng.normal(0, 0.07, 3)),
-            wet=float(rng.uniform(0.15, 0.6)) if rng.random() < 0.2 else 0.0,
+            visibility=float(rng.choice([60.0, 150.0, 400.0, 1500.0], p=[0.03, 0.12, 0.45, 0.4])),
+            gain=rng.uniform(0.8, 1.2) * np.exp(rng.normal(0, 0.04, 3)),
+            gamma=float(np.exp(rng.normal(0, 0.12))),
+            blur=float(rng.uniform(0.2, 0.9) if rng.random() < 0.9 else rng.uniform(0.9, 1.6)),
+            noise=float(rng.uniform(0.0, 5.0) if rng.random() < 0.9 else rng.uniform(5.0, 12.0)),
+            ambient=dark * np.exp(rng.normal(0, 0.05, 3)),
+            wet=float(rng.uniform(0.1, 0.45)) if rng.random() < 0.1 else 0.0,
         )
 
     def shade(self, normal: Array) -> float:

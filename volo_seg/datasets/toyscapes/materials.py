@@ -85,17 +85,18 @@ def vary(image: Array, rng: np.random.Generator, ambient: Array, *, fixed: bool 
     ``ambient``: BGR factors of the light; ``fixed``: the thing keeps its tint but for its brightness.
     """
     height, width = image.shape[:2]
-    gain = np.exp(rng.normal(0, 0.12 if fixed else 0.28)) * ambient
+    gain = np.exp(rng.normal(0, 0.1 if fixed else 0.22)) * ambient
     if not fixed:
-        gain = gain * np.exp(rng.normal(0, 0.07, 3))
+        gain = gain * np.exp(rng.normal(0, 0.04, 3))
     colour = np.eye(3)
-    if not fixed and rng.random() < 0.5:  # towards grey, or more colourful
-        share = float(rng.uniform(0.0, 1.4))
+    if not fixed and rng.random() < 0.4:  # towards grey, or more colourful
+        share = float(rng.uniform(0.2, 1.3))
         colour = share * colour + (1 - share) / 3
     picture = image.astype(np.float32) @ (colour * gain).astype(np.float32)
-    kind, texels = ('grain', 'blotch', 'leaf', 'cloud')[rng.integers(4)], float(np.exp(rng.uniform(-1.6, 1.0)))
+    # smooth kinds only: fine speckle stays a mark of leaves
+    kind, texels = ('blotch', 'cloud')[rng.integers(2)], float(np.exp(rng.uniform(-1.6, 0.5)))
     rows = (np.arange(height) * texels).astype(int) + int(rng.integers(TILE))
     columns = (np.arange(width) * texels).astype(int) + int(rng.integers(TILE))
     noise = tile(kind)[(rows & (TILE - 1))[:, None], (columns & (TILE - 1))[None]]
-    picture *= (1 + float(rng.exponential(0.06)) * noise)[..., None]
+    picture *= (1 + float(rng.exponential(0.04)) * noise)[..., None]
     image[:] = np.clip(picture, 0, 255)

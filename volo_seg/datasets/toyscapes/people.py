@@ -16,6 +16,9 @@ def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw
     body = Body(place, yaw, (1.0, 1.0, tall))
     top, legs, skin = pick(rng, CLOTHES, 16), pick(rng, TROUSERS, 10), pick(rng, SKINS, 8)
     stride, swing = rng.uniform(0.02, 0.2) * tall, rng.uniform(-0.14, 0.14) * tall
+    if view.random:  # any build and pose
+        stride *= rng.uniform(0.3, 1.6)
+        swing *= rng.uniform(0.5, 2.5)
     sketch = Sketch(view)
     hip, neck = 0.5 * tall, 0.82 * tall
     for sign in (-1.0, 1.0):
@@ -27,7 +30,8 @@ def person(rng: np.random.Generator, view: View, place: tuple[float, float], yaw
     shade = 0.8 + 0.3 * view.light.shade(-view.camera.matrix[2])
     coat = rng.uniform(0.36, 0.52) * tall
     sketch.capsule(body.at(0, coat, 0), body.at(0, 0.76 * tall, 0), (0.085 * tall, 0.105 * tall), top * shade)
-    arm = body.at(-swing, 0.47 * tall, 0.16 * tall)
+    low = rng.uniform(0.45, 0.85) if view.random and rng.random() < 0.4 else 0.47
+    arm = body.at(-swing, low * tall, 0.16 * tall)
     sketch.capsule(body.at(0, 0.78 * tall, 0.11 * tall), arm, (0.036 * tall, 0.026 * tall), top * 0.95)
     if rng.random() < 0.3:
         bag = body.at(-0.1 * tall, rng.uniform(0.42, 0.66) * tall, rng.choice([-1.0, 1.0]) * 0.12 * tall)

@@ -41,13 +41,13 @@ def tree(
     sketch.capsule(foot, foot + np.array([rng.normal(0, 0.15), middle, 0.0]), (0.022 * tall, 0.014 * tall), trunk)
     crown = view.camera.project(points)
     return _leafy(
-        rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(0.2 if view.random else 1.2, 2.6)
+        rng, view, crown, sketch, view.camera.depth(foot), layer, gaps=rng.uniform(0.9 if view.random else 1.2, 2.6)
     )
 
 
 def bare_tree(rng: np.random.Generator, view: View, place: tuple[float, float], size: float, layer: int) -> list[Thing]:
     """Draw a tree in winter, ``size`` metres tall: forked branches and twigs, and what shows between them."""
-    sketch, bark = Sketch(view), pick(rng, BARK, 14) * rng.uniform(0.6, 1.5)
+    sketch, bark = Sketch(view), pick(rng, BARK, 14) * rng.uniform(0.8, 2.2)
     foot = np.array([place[0], 0.0, place[1]])
     pixels, depth = view.camera.focal / max(view.camera.depth(foot), NEAR), view.camera.depth(foot)
     levels = int(np.clip(np.log2(max(size * pixels, 1)) - 1, 2, 6))
@@ -78,11 +78,11 @@ def bare_tree(rng: np.random.Generator, view: View, place: tuple[float, float], 
     flat = view.camera.homogeneous(points.reshape(-1, 3))
     ends_px = np.round(flat[:, :2] / flat[:, 2:] * 16).astype(np.int32).reshape(-1, 2, 2)
     order = np.array([level for _, _, level in rods])
-    haze, density, seed = view.light.haze(depth), rng.uniform(0.15, 0.75), int(rng.integers(1 << 16))
+    haze, density, seed = view.light.haze(depth), rng.uniform(0.3, 1.0), int(rng.integers(1 << 16))
 
     def paint(patch: Patch) -> None:
         colour = bark * (1 - haze) + view.light.sky_low * haze
-        twigs = np.abs(_sample('leaf', patch, float(np.clip(30.0 / pixels, 0.3, 3.0)), seed)) < density
+        twigs = np.abs(_sample('leaf', patch, float(np.clip(30.0 / pixels, 0.8, 4.0)), seed)) < density
         inside = np.zeros(twigs.shape, np.uint8)
         cv2.fillPoly(inside, [np.round(crown - patch.corner).astype(np.int32)], 1)
         soft = patch.image * np.float32(0.4) + colour.astype(np.float32) * np.float32(0.6)

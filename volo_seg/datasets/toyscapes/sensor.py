@@ -35,24 +35,24 @@ def develop_random(image: Array, light: Light, rng: np.random.Generator) -> Arra
     Added are motion blur, lateral chromatic aberration, a tone curve, coarse noise, sharpening and JPEG artefacts.
     """
     height, width = image.shape[:2]
-    if rng.random() < 0.2:
-        image = _smear(image, float(rng.uniform(1.5, 5.0)) * height / 256, float(rng.uniform(0, np.pi)))
+    if rng.random() < 0.12:
+        image = _smear(image, float(rng.uniform(1.5, 4.0)) * height / 256, float(rng.uniform(0, np.pi)))
     if rng.random() < 0.3:
         image = _fringe(image, float(rng.uniform(-0.004, 0.004)))
-    exposure = np.exp(rng.normal(0, 0.3)) * 95 / max(float(image.mean()), 8)  # of an automatic camera
+    exposure = np.exp(rng.normal(0, 0.2)) * 100 / max(float(image.mean()), 8)  # of an automatic camera
     exposed = replace(light, gain=light.gain * float(np.clip(exposure, 0.7, 4.0)))
     picture = develop(image, exposed, rng)
     if rng.random() < 0.35:  # a camera sharpens its picture
         soft = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.8, 1.6)))
         amount = float(rng.uniform(0.3, 1.2))
         picture = cv2.addWeighted(picture, 1 + amount, soft, -amount, 0)
-    contrast, grey = float(rng.uniform(0.75, 1.3)), float(rng.uniform(90, 150))
+    contrast, grey = float(rng.uniform(0.85, 1.25)), float(rng.uniform(90, 150))
     levels = np.arange(256.0)
     curve = levels + (contrast - 1) * (levels - grey) + float(rng.normal(0, 8))
     picture = cv2.LUT(picture, np.clip(curve, 0, 255).astype(np.uint8))
     if rng.random() < 0.5:
         hue = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[..., None]
-        share = float(rng.uniform(0.3, 1.5))
+        share = float(rng.uniform(0.5, 1.4))
         picture = np.clip(hue + share * (picture.astype(np.float32) - hue), 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         _, data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 95))])

@@ -38,13 +38,17 @@ def lay_any_ground(town: Town) -> None:
     rng, street = town.rng, town.street
     town.things.append(ground.sky(rng, town.view))
     road = ground.any_surface(rng, 'asphalt' if rng.random() < 0.85 else 'slabs')
-    kind, near = ('asphalt', 'slabs')[int(rng.random() < 0.65)], road.colour * rng.uniform(0.8, 1.35)
-    paving = ground.any_surface(rng, kind, near if rng.random() < 0.6 else None)
+    kind, near = ('asphalt', 'slabs')[int(rng.random() < 0.65)], road.colour * rng.uniform(0.85, 1.5)
+    paving = ground.any_surface(rng, kind, near if rng.random() < 0.5 else None)
     for _, sign in SIDES:
         grassy = rng.random() < 0.4
         look = ground.any_surface(rng, 'grass') if grassy else paving
         _strip(town, 'terrain' if grassy else 'sidewalk', (0.0, sign * 400.0), (0.5, 1.2 * FAR), look)
-    verge, stone, wide = ground.any_surface(rng, 'grass'), float(rng.uniform(0.7, 1.7)), float(rng.uniform(0.1, 0.35))
+    verge, stone, wide = (
+        ground.any_surface(rng, 'grass'),
+        float(rng.choice([0.75, 1.3, 1.6])),
+        float(rng.uniform(0.12, 0.4)),
+    )
     for side, sign in SIDES:
         kerb, grass = street.kerb(side), street.verge[side]
         stones = ((sign * (kerb + wide / 2), wide, stone), (sign * kerb, 0.12, float(rng.uniform(0.3, 0.8))))

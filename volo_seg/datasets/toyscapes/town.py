@@ -49,7 +49,7 @@ class Street:
         """Draw anything from a lane between houses to a wide avenue or a square, straight or in a curve."""
         half = float(np.exp(rng.uniform(np.log(2.0), np.log(9.0))))
         verges = [float(rng.uniform(0.8, 4.0)) if rng.random() < 0.2 else 0.0 for _ in SIDES]
-        pavements = [float(np.exp(rng.uniform(np.log(0.9), np.log(8.0)))) for _ in SIDES]
+        pavements = [float(np.exp(rng.uniform(np.log(1.3), np.log(7.0)))) for _ in SIDES]
         if rng.random() < 0.12:  # a square without houses on one side or both
             pavements[int(rng.integers(2))] += float(rng.uniform(10, 40))
         start = float(rng.uniform(5, 60))
@@ -61,10 +61,10 @@ class Street:
     def eye(self, rng: np.random.Generator) -> float:
         """Draw the camera's x: in a lane of either direction, near the kerb, or on the pavement."""
         place = rng.random()
-        if place < 0.5:
-            return float(rng.uniform(-0.8, 0.8)) * self.half
+        if place < 0.65:
+            return float(rng.normal(0.4, 0.25)) * self.half * float(rng.choice([-1.0, 1.0], p=[0.4, 0.6]))
         side, sign = SIDES[rng.integers(2)]
-        if place < 0.85:
+        if place < 0.92:
             return sign * (self.half + float(rng.uniform(-1.6, 0.2)))
         return sign * (self.kerb(side) + float(rng.uniform(0.1, 0.8)) * min(self.pavement[side], 4.0))
 
@@ -119,19 +119,19 @@ class Habits:
         start = float(rng.uniform(5, 40))
         houses, park = rng.uniform(0.2, 1.0), rng.uniform(0.05, 0.4)
         sides = np.array([houses, rng.uniform(0, 0.25), rng.uniform(0, 0.35), park])
-        low = float(rng.uniform(4, 14))
+        low = float(rng.uniform(5, 14))
         people = int(rng.choice([2, 8, 18, 36], p=[0.2, 0.35, 0.3, 0.15]))
         return cls(
             sides=tuple(float(share) for share in sides / sides.sum()),
             storeys=(low, low + float(rng.uniform(2, 16))),
             gap=(2.0, busy),
             first=((start, start + busy), (start * 0.7, start + busy)),
-            mix=tuple(float(share) for share in rng.dirichlet([6.0, 0.8, 0.8, 2.2, 0.9])),
+            mix=tuple(float(share) for share in rng.dirichlet([6.0, 0.7, 0.7, 3.0, 0.9])),
             parked=float(rng.choice([0.0, 0.3, 0.8])),
             trees=float(rng.choice([0.0, 0.3, 0.8])),
             lamps=float(rng.uniform(0.2, 1.0)),
-            bare=float(rng.choice([0.0, 0.2, 0.9], p=[0.5, 0.2, 0.3])),
-            giant=float(rng.uniform(9, 22)),
+            bare=float(rng.choice([0.0, 0.2, 0.9], p=[0.4, 0.2, 0.4])),
+            giant=float(rng.uniform(9, 20)),
             signs=(0, int(rng.integers(2, 8))),
             people=(0, people + 1),
             cycles=(0, int(rng.integers(2, 8))),

@@ -30,7 +30,10 @@ def car(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: f
     kind = rng.choice(3, p=[0.4, 0.4, 0.2])
     profile = (SEDAN, HATCH, VAN)[kind]
     size = ((4.5, 1.8, 1.45), (4.0, 1.75, 1.52), (4.8, 1.95, 1.95))[kind]
-    body = Body(place, yaw, (size[0] * rng.uniform(0.93, 1.07), size[1], size[2] * rng.uniform(0.95, 1.08)))
+    if view.random:
+        profile, body = _any_car(rng, profile, size, place, yaw)
+    else:
+        body = Body(place, yaw, (size[0] * rng.uniform(0.93, 1.07), size[1], size[2] * rng.uniform(0.95, 1.08)))
     paint = pick(rng, CARS, 16)
     sketch = Sketch(view)
     hull(sketch, body, profile, paint, 0.22)
@@ -39,10 +42,24 @@ def car(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: f
     glass = [(rear[0] + 0.05, profile.belt + 0.04), (back[0] + 0.04, 0.92), (fore[0] - 0.01, 0.93),
              (front[0] - 0.05, profile.belt + 0.04)]  # fmt: skip
     for sign in (-1.0, 1.0):
-        sketch.face(body.side(glass, sign * (body.width / 2 + 0.01), 0.22, profile.belt), GLASS, sign * body.right)
+        sketch.face(body.side(glass, sign * (body.width / 2 + 0.01), 0.22, profile.belt), body.glass, sign * body.right)
+    if view.random and rng.random() < 0.5:  # a dark sill
+        panes(sketch, body, [(-0.47, 0.47)], 0.16, float(rng.uniform(0.22, 0.34)), paint * rng.uniform(0.2, 0.7))
     wheels(sketch, body, 0.32, (-0.31, 0.31))
     lamps(sketch, body, 0.48 * body.height, bool(rng.random() < 0.5))
     return sketch.thing('car', view.camera.depth(body.origin))
+
+
+def _any_car(
+    rng: np.random.Generator, profile: Profile, size: tuple[float, float, float], place: tuple[float, float], yaw: float
+) -> tuple[Profile, Body]:
+    """Bend ``profile`` and stretch ``size`` into any car between a city car and a van; its glass is dark or mirrors."""
+    points = np.array(profile.points)
+    points[1:-1] += rng.normal(0, 0.018, points[1:-1].shape)
+    points[:, 1] = np.clip(points[:, 1], 0.15, 1.0)
+    bent = Profile(tuple((float(x), float(y)) for x, y in points), profile.glass, profile.belt)
+    sides = (size[0] * rng.uniform(0.75, 1.15), size[1] * rng.uniform(0.92, 1.08), size[2] * rng.uniform(0.9, 1.2))
+    return bent, Body(place, yaw, sides, np.clip(GLASS * np.exp(rng.normal(0.1, 0.5)), 12, 220))
 
 
 def truck(rng: np.random.Generator, view: View, place: tuple[float, float], yaw: float) -> list[Thing]:

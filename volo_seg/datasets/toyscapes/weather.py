@@ -14,9 +14,9 @@ def weather(picture: Array, sky: Array, ground: Array, view: View, rng: np.rando
     """Change the picture (H, W, 3) uint8 in place; ``sky`` and ``ground`` (H, W) bool."""
     if view.light.wet:
         _mirror(picture, ground, view, rng)
-    if rng.random() < 0.2 + 0.5 * (view.light.sun_share > 0.3):
+    if rng.random() < 0.1 + 0.4 * (view.light.sun_share > 0.3):
         _cast(picture, sky, rng)
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         _glare(picture, rng)
     if rng.random() < 0.2:
         _wires(picture, rng)
@@ -51,7 +51,7 @@ def _cast(picture: Array, sky: Array, rng: np.random.Generator) -> None:
         )
     else:
         field = _noise((height, width), float(rng.uniform(60, 400)) / height, rng) * np.float32(3) + rng.normal(0, 1)
-    shade = np.clip(field + 0.5, 0, 1) * np.float32(rng.uniform(0.25, 0.7)) * ~sky
+    shade = np.clip(field + 0.5, 0, 1) * np.float32(rng.uniform(0.2, 0.6)) * ~sky
     picture[:] = np.clip(picture * (1 - shade[..., None]), 0, 255)
 
 
