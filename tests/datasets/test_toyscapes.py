@@ -132,9 +132,12 @@ def test_plain_scenes_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize('style', STYLES)
 def test_a_larger_picture_shows_the_same_scene(style: str) -> None:
-    small, large = (generate_scene(4, 2, size=size, style=style) for size in ((128, 256), (256, 512)))
-    halved = large.label_ids[::2, ::2]
-    assert (halved == small.label_ids).mean() > 0.93
+    same = []
+    for index in range(6):
+        small, large = (generate_scene(4, index, size=size, style=style) for size in ((128, 256), (256, 512)))
+        same.append((large.label_ids[::2, ::2] == small.label_ids).mean())
+    assert min(same) > 0.9
+    assert np.mean(same) > 0.95
 
 
 @pytest.mark.parametrize('hill', [0.0, 6e-4, -3e-4])

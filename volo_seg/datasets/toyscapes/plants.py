@@ -47,6 +47,9 @@ def tree(
 
 def bare_tree(rng: np.random.Generator, view: View, place: tuple[float, float], size: float, layer: int) -> list[Thing]:
     """Draw a tree in winter, ``size`` metres tall: forked branches and twigs, and what shows between them."""
+    rng = np.random.default_rng(
+        int(rng.integers(1 << 30))
+    )  # a larger picture shows more forks, and then the same scene
     sketch, bark = Sketch(view), pick(rng, BARK, 14) * rng.uniform(0.8, 2.2)
     foot = np.array([place[0], 0.0, place[1]])
     pixels, depth = view.camera.focal / max(view.camera.depth(foot), NEAR), view.camera.depth(foot)
