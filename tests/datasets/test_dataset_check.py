@@ -390,6 +390,24 @@ def test_binary_masks_are_explained_with_the_flag_that_reads_them(root, capsys, 
         assert 'no errors, 0 warnings' in capsys.readouterr().out
 
 
+def test_palette_of_a_mask_that_differs_from_the_class_list(root, capsys):
+    """Values are drawn in the colours of other classes: the masks were made by a list in another order."""
+    colours = [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    image = Image.fromarray(LABELS).convert('P')
+    image.putdata(LABELS.reshape(-1).tolist())
+    image.putpalette(sum(colours, []) + [0] * 759)
+    image.save(mask_of(root, 'a'))
+    chosen = 'palette=' + str(colours).replace(' ', '')
+    assert '0 warnings' in check(root, capsys)[1] and '0 warnings' in check(root, capsys, chosen)[1]
+    swapped = 'palette=' + str([colours[0], colours[2], colours[1]]).replace(' ', '')
+    status, out = check(root, capsys, swapped)
+    assert status == 0, out
+    assert (
+        f"warning (train): label image '{mask_of(root, 'a')}' has the colours of the classes 1 'sky', 2 'car' in its "
+        "palette, but the class list has 1 'car', 2 'sky'; check the order of the classes" in out
+    )
+
+
 def test_palette_and_low_sixteen_bit_masks_are_fine(root, capsys):
     image = Image.fromarray(LABELS).convert('P')
     image.putdata(LABELS.reshape(-1).tolist())

@@ -1,6 +1,7 @@
 """The runner where MMEngine's users expect its own: validation alone, scaled rates, storage backends, other classes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -97,6 +98,24 @@ def test_fine_tuning_starts_layers_of_another_class_count_anew(data, trained, tm
         assert f'3 classes at {head}.conv_seg, this model has 4; the layer starts with new weights' in log
     with pytest.raises(UserError, match='3 classes at decode_head.conv_seg, this model has 4'):
         tiny.runner(data, tmp_path / 'resumed', '--resume', trained.work_dir / 'iter_6.pth', **SHORT, **classes).train()
+
+
+def test_class_list_of_a_checkpoint_is_compared_with_that_of_the_data(data, trained, tmp_path):
+    checkpoint = trained.work_dir / 'iter_6.pth'
+    both = "has the classes 0 'a', 1 'b', 2 'c', but the data set has 0 'a', 1 'c', 2 'b'"
+
+    def changes(names):
+        parts = (('train', 'dataset.'), ('val', ''), ('test', ''))
+        return {f'{split}_dataloader.dataset.{part}classes': names for split, part in parts}
+
+    with pytest.raises(UserError, match=re.escape(both)):
+        tiny.runner(data, tmp_path / 'test', **SHORT, load_from=checkpoint, **changes('[a,c,b]')).test()
+    with pytest.raises(UserError, match=re.escape(both)):
+        tiny.runner(data, tmp_path / 'resumed', '--resume', checkpoint, **SHORT, **changes('[a,c,b]')).train()
+    tiny.train(data, tmp_path / 'tuned', load_from=checkpoint, **SHORT, **changes('[a,c,b]'))
+    assert both in next((tmp_path / 'tuned').glob('*/*.log')).read_text()
+    tiny.train(data, tmp_path / 'same', load_from=checkpoint, **SHORT)
+    assert 'has the classes' not in next((tmp_path / 'same').glob('*/*.log')).read_text()
 
 
 def test_mixed_precision_of_mmengine_needs_a_gpu(data, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import copy
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import nn
 
 from volo_seg.checkpoints import fit_segmentor_weights, load_file
 from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
+from volo_seg.config.agreement import check_same_classes
 from volo_seg.config.validation import walk
 from volo_seg.engine.hooks.checkpoint_hook import (
     OTHER_WORK_DIR,
@@ -287,10 +288,30 @@ class SafeRunner(Runner):
         tunes = isinstance(self._train_loop, BaseLoop) and not self._resume
         for layer in fit_segmentor_weights(model, checkpoint, name=str(filename), strict=strict, other_classes=tunes):
             self.logger.warning(f'{filename}: {layer}')
+        try:
+            self._check_classes(checkpoint, str(filename))
+        except UserError as error:
+            if not tunes:
+                raise
+            self.logger.warning(str(error))
         self._has_loaded = True
         self._loaded = checkpoint
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def _check_classes(self, checkpoint: Mapping[str, Any], name: str) -> None:
+        """Compare the class list in ``checkpoint``, if it has one, with that of the data.
+
+        Raises:
+            UserError: See :func:`.check_same_classes`.
+        """
+        loops = (loop for loop in (self._train_loop, self._val_loop, self._test_loop) if isinstance(loop, BaseLoop))
+        of_data = getattr(getattr(next(loops, None), 'dataloader', None), 'dataset', None)
+        of_file = (checkpoint.get('meta') or {}).get('dataset_meta')
+        trained = of_file.get('classes') if isinstance(of_file, Mapping) else None
+        classes = (getattr(of_data, 'metainfo', None) or {}).get('classes')
+        if classes and isinstance(trained, (list, tuple)) and all(isinstance(label, str) for label in trained):
+            check_same_classes(f'checkpoint {name!r}', trained, 'the data set', classes)
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """Scale the learning rate to the images of an optimizer step, including accumulated batches."""

@@ -12,7 +12,7 @@ from volo_seg.datasets.inspection.splits import Split
 from volo_seg.datasets.pairs import suffix_hint
 from volo_seg.label_png import ranges
 
-WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate', 'range')
+WARNINGS = ('orientation', 'lossy', 'unused', 'unseen', 'ignored', 'duplicate', 'range', 'palette')
 LEAST_CONTRAST = 32  # of 256 levels between the 0.1 and the 99.9 percentile
 MOST_CLIPPED = 0.01  # share of the values
 
@@ -42,7 +42,8 @@ def findings_of(split: Split, observations: Sequence[Observation], *, sample: bo
         Finding(split.name, kind, problems[0][1], tuple(path for path, _ in problems))
         for kind, problems in kinds.items()
     ]
-    found = [*_pairing(split), *of_files, *_values(split, observations), *_ranges(split, observations)]
+    found = [*_pairing(split), *of_files, *_values(split, observations), *_palettes(split, observations)]
+    found += _ranges(split, observations)
     return found if sample else [*found, *_coverage(split, observations)]
 
 
@@ -178,6 +179,30 @@ def _values(split: Split, observations: Sequence[Observation]) -> Iterator[Findi
             f'ignored; training stops there, on a GPU with a device-side assert; '
             f'{_fix(split, values, bad)} (values out of range in {split.name}: {ranges(bad)})',
             paths,
+        )
+
+
+def _palettes(split: Split, observations: Sequence[Observation]) -> Iterator[Finding]:
+    """Find label images whose palette gives two values or more the colours of other classes."""
+    owners = {colour: label for label, colour in enumerate(split.palette)}
+    if len(owners) < len(split.classes):
+        return  # some colours have no owner or several
+    first: dict[int, int] = {}
+    paths: list[str] = []
+    for seen in observations:
+        drawn = {int(split.lookup[value]): owners[c] for value, c in seen.palette.items() if c in owners}
+        moved = {label: owner for label, owner in drawn.items() if label != owner and label < len(split.classes)}
+        if len(set(moved.values())) > 1:
+            first, paths = first or moved, [*paths, str(seen.mask)]
+    if paths:
+        theirs = ', '.join(f'{label} {split.classes[owner]!r}' for label, owner in sorted(first.items()))
+        ours = ', '.join(f'{label} {split.classes[label]!r}' for label in sorted(first))
+        yield Finding(
+            split.name,
+            'palette',
+            f'label image {paths[0]!r} has the colours of the classes {theirs} in its palette, but the class list has '
+            f'{ours}; check the order of the classes',
+            tuple(paths),
         )
 
 

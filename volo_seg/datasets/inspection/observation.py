@@ -73,13 +73,23 @@ class DeepValues:
 
 @dataclass
 class Observation:
-    """The content of a pair: ``values`` has the pixels of each label value, ``problems`` are (kind, file, sentence)."""
+    """The content of a pair.
+
+    Attributes:
+        image, mask: Its files.
+        digest: Hash of the image.
+        deep: The values of an image of more than 8 bits.
+        values: Label value -> number of pixels.
+        palette: Label value -> RGB colour in the palette of the label image.
+        problems: (kind, file, sentence).
+    """
 
     image: str
     mask: str | None
     digest: bytes = b''
     deep: DeepValues | None = None
     values: dict[int, int] = field(default_factory=dict)
+    palette: dict[int, tuple[int, ...]] = field(default_factory=dict)
     problems: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -209,8 +219,12 @@ def _inspect_mask(seen: Observation, table: ColourTable | None) -> tuple[Size | 
             path,
             f'label image {path!r} is a JPEG, which changes label values at every edge; write PNGs from the source',
         )
-    turned = stored_orientation(open_image(io.BytesIO(content), name=path), content, name=path)
-    return (labels.shape[1], labels.shape[0]), turned
+    image = open_image(io.BytesIO(content), name=path)
+    if image.mode == 'P' and image.palette is not None and table is None:
+        kind, colours = image.palette.getdata()
+        if kind == 'RGB':
+            seen.palette = {value: tuple(colours[3 * value : 3 * value + 3]) for value in seen.values}
+    return (labels.shape[1], labels.shape[0]), stored_orientation(image, content, name=path)
 
 
 def _reason(error: OSError) -> str:

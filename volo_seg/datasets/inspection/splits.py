@@ -35,6 +35,7 @@ class Split:
     mask_suffix: str
     table: ColourTable | None
     pairing: Pairing
+    palette: tuple[tuple[int, ...], ...] = ()  # a colour per class, if the data set or its config gives them
     reading: Reading | None = None  # how its pipeline reads image files, if it starts with LoadImageFromFile
 
     def in_range(self, value: int) -> bool:
@@ -62,7 +63,11 @@ def read_splits(config: Config, name: str) -> Iterator[Split]:
 def read_split(name: str, place: str, dataset: Mapping[str, Any]) -> Split:
     """Build ``dataset``, which the config has at ``place``, and list its files, without opening them."""
     built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
-    pipeline = dataset.get('pipeline')
+    pipeline, palette = dataset.get('pipeline'), built.metainfo.get('palette')
+    if isinstance(built, FolderDataset) and not (
+        dataset.get('palette') or dict(dataset.get('metainfo') or {}).get('palette')
+    ):
+        palette = None  # colours for drawing that nobody chose
     return Split(
         name=name,
         place=place,
@@ -73,6 +78,7 @@ def read_split(name: str, place: str, dataset: Mapping[str, Any]) -> Split:
         lookup=label_lookup(reduce_zero_label=built.reduce_zero_label, label_map=built.label_map),
         mask_suffix=built.seg_map_suffix,
         table=getattr(built, 'table', None),
+        palette=tuple(tuple(colour) for colour in palette or ()),
         reading=reading_of(pipeline[0]) if pipeline else None,
         pairing=_pair(built),
     )
