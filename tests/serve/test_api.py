@@ -11,7 +11,7 @@ from PIL import Image
 from serving import NAMES, PALETTE, PNG, Site, noise, png
 
 from volo_seg.serve.access import LOCAL_HOSTS, Access
-from volo_seg.serve.examples import open_examples
+from volo_seg.serve.examples import find_examples, open_examples
 from volo_seg.serve.limits import Limits, file_name
 
 
@@ -19,7 +19,7 @@ from volo_seg.serve.limits import Limits, file_name
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp('examples')
     (folder / 'street.png').write_bytes(png(noise(99, (300, 30, 3))))
-    with Site(examples=open_examples(folder, Limits())) as site:
+    with Site(examples=open_examples(find_examples(folder, Limits()), Limits())) as site:
         site.folder = folder
         yield site
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from serving import Site, noise, png
 
-from volo_seg.serve.examples import open_examples
+from volo_seg.serve.examples import find_examples, open_examples
 from volo_seg.serve.limits import Limits
 
 CHROMIUM = shutil.which('chromium')
@@ -334,7 +334,7 @@ def test_names_are_text(chromium, tmp_path):
     for place in (tmp_path / 'examples', tmp_path):
         (place / f'{evil.replace("/", "")}.png').write_bytes(png(noise(0)))
         (place / f'broken{evil.replace("/", "")}.png').write_bytes(png(noise(0)) if place != tmp_path else b'nonsense')
-    with Site(examples=open_examples(tmp_path / 'examples', Limits())) as site:
+    with Site(examples=open_examples(find_examples(tmp_path / 'examples', Limits()), Limits())) as site:
         site.predictor.classes = (evil, evil + '2', '<script>document.title=2</script>')
         context = chromium.new_context()
         page = context.new_page()

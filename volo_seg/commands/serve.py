@@ -50,18 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("volo-seg serve needs the packages of its extra: pip install 'volo-seg[serve]'")
     from volo_seg.serve.access import LOCAL_HOSTS, LOOPBACK
     from volo_seg.serve.app import build_app
-    from volo_seg.serve.examples import open_examples
+    from volo_seg.serve.examples import find_examples, open_examples
     from volo_seg.serve.limits import Limits
     from volo_seg.serve.models import open_models
     from volo_seg.serve.server import listen, make_server
 
     limits = Limits(math.ceil(args.max_upload * 2**20), args.max_pixels, args.timeout, args.queue_limit)
+    paths = find_examples(args.examples, limits) if args.examples else []
     local = args.host in LOOPBACK
     hosts = LOCAL_HOSTS.union(args.allow_hosts) if local or args.allow_hosts else None
     with listen(args.host, args.port) as listener:
         models = open_models(args.models, configs=args.config, device=args.device, batch_size=args.batch_size)
-        reading = models[0].predictor.reading
-        examples = open_examples(args.examples, limits, reading=reading) if args.examples else []
+        examples = open_examples(paths, limits, reading=models[0].predictor.reading)
         app = build_app(models, examples=examples, limits=limits, workers=args.workers_limit, hosts=hosts)
         server = make_server(app, seconds=args.timeout)
         # uvicorn raises the signal again after its end: with its own handler in place nothing more happens

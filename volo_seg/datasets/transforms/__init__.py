@@ -1,5 +1,9 @@
 """Registered data transforms."""
 
-from .loading import LoadImageFromFile, LoadLabels
+from volo_seg.compat import import_mmseg
+
+import_mmseg()
+
+from .loading import LoadImageFromFile, LoadLabels  # noqa: E402
 
 __all__ = ['LoadImageFromFile', 'LoadLabels']
