@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class UserError(ValueError):
@@ -35,9 +35,9 @@ class PeerLost(UserError):
 
 
 @contextlib.contextmanager
-def exit_on_signal(message: str) -> Iterator[None]:
+def exit_on_signal(message: str | Callable[[], str]) -> Iterator[None]:
     """Give the :class:`Interrupted` that ends a command a ``message``, which states what its files contain."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(message, getattr(error, 'status', 130) - 128) from error
+        raise Interrupted(message() if callable(message) else message, getattr(error, 'status', 130) - 128) from error

@@ -243,7 +243,7 @@ def file_lock(path: Path) -> Iterator[None]:
     Where the system has no such locks (Windows), nothing is locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _open_locked(path, wait=True):
+    with open_locked(path, wait=True):
         try:
             yield
         finally:
@@ -273,7 +273,7 @@ def folder_lock(folder: str | Path, *, what: str, fix: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            opened = _open_locked(path, wait=False)
+            opened = open_locked(path, wait=False)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
@@ -298,8 +298,11 @@ def folder_lock(folder: str | Path, *, what: str, fix: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _open_locked(path: Path, *, wait: bool) -> TextIOWrapper:
-    """The file ``path``, open for appending and locked until it is closed; BlockingIOError if another has it."""
+def open_locked(path: Path, *, wait: bool) -> TextIOWrapper:
+    """The file ``path``, open for appending and locked until it is closed; BlockingIOError if another has it.
+
+    Where the system has no such locks (Windows), it is not locked.
+    """
     while True:
         file = path.open('a', encoding='utf-8')
         try:

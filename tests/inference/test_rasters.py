@@ -27,7 +27,9 @@ from volo_seg.inference.raster import blending
 from volo_seg.inference.raster.plan import window_config
 from volo_seg.inference.raster.segment import segment_raster
 from volo_seg.inference.raster.source import RasterSource
+from volo_seg.inference.raster.state import RasterState
 from volo_seg.inference.raster.window_store import FileLogits, WindowStore
+from volo_seg.io import open_locked
 from volo_seg.models.resize.logit_source import TensorLogits, compute_labels, compute_labels_and_confidence
 from volo_seg.windows import InferenceConfig, WindowGrid
 
@@ -326,6 +328,163 @@ def test_interrupted_runs_leave_nothing_and_break_nothing(tmp_path):
     assert (tmp_path / 'out.tif').read_bytes() == b'yesterday'
     assert_clean()
     assert sorted(p.name for p in tmp_path.iterdir()) == ['in.tif', 'out.tif']
+
+
+WINDOW = {'crop_size': (64, 80), 'stride': (48, 60), 'weights': 'hann'}
+BOTH = ('labels', 'confidence')
+
+
+def sliding_batches(network):
+    """The input of each forward pass of ``network`` from now on."""
+    batches = []
+    network.model.backbone.register_forward_hook(lambda _, inputs, __: batches.append(inputs[0].numpy().tobytes()))
+    return batches
+
+
+def interrupt_after_rows(tmp_path, rows=1, **options):
+    """Run on in.tif until the state has ``rows`` rows of blocks, and interrupt."""
+    finished = []
+    write_whole = RasterState.write
+
+    def write_counted(self, area, values):
+        write_whole(self, area, values)
+        if self.rows and self.rows not in finished:
+            finished.append(self.rows)
+
+    def interrupt(done, total):
+        if len(finished) >= rows:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RasterState, 'write', write_counted)
+        with pytest.raises(KeyboardInterrupt):
+            segment_raster(toy(), tmp_path / 'in.tif', tmp_path / 'out.tif', progress=interrupt, **WINDOW, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.tif', 'out.tif.resume']
+    assert_clean()
+
+
+@pytest.mark.parametrize('batch', [1, 5])
+@pytest.mark.parametrize('nodata', [False, True])
+def test_a_resumed_run_equals_a_whole_one(tmp_path, batch, nodata):
+    """The same pixels from the same batches, and no finished row is computed again."""
+    data = picture(900, 500)
+    if nodata:
+        data[data == 7] = 8
+        data[:, :400, :170] = data[:, 600:700] = 7
+    write(tmp_path / 'in.tif', data, **({'nodata': 7} if nodata else {}))
+    options = {'kinds': BOTH, 'batch_windows': batch}
+    network = toy()
+    batches = sliding_batches(network)
+    whole = [read(p) for p in segment_raster(network, tmp_path / 'in.tif', tmp_path / 'w.tif', **WINDOW, **options)]
+    for path in tmp_path.glob('w*'):
+        path.unlink()
+    interrupt_after_rows(tmp_path, 2, **options)
+    network = toy()
+    resumed = sliding_batches(network)
+    options |= {'resume': True, 'memory': 64}
+    paths = segment_raster(network, tmp_path / 'in.tif', tmp_path / 'out.tif', **WINDOW, **options)
+    for path, expected in zip(paths, whole, strict=True):
+        assert np.array_equal(read(path), expected)
+    assert 0 < len(resumed) < 0.6 * len(batches) and resumed == batches[-len(resumed) :]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.tif', 'out.tif', 'out_confidence.tif']
+
+
+KILL = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_rasters import WINDOW, RasterState, segment_raster, toy
+written = RasterState.write
+def write(self, area, values):
+    written(self, area, values)
+    if self.rows >= 512:
+        os.kill(os.getpid(), signal.SIGKILL)
+RasterState.write = write
+segment_raster(toy(), 'in.tif', 'out.tif', memory=2, **WINDOW)
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no such signals')
+@pytest.mark.parametrize('lost', [0, 1])
+def test_a_killed_run_is_resumed(tmp_path, lost):
+    """After kill -9, also where the last byte of the state was lost and with it the last row."""
+    write(tmp_path / 'in.tif', picture(700, 500))
+    code = KILL.format(tests=os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    state = tmp_path / 'out.tif.resume'
+    assert not (tmp_path / 'out.tif').exists()
+    os.truncate(state, state.stat().st_size - lost)
+    network = toy()
+    batches = sliding_batches(network)
+    segment_raster(network, tmp_path / 'in.tif', tmp_path / 'out.tif', resume=True, **WINDOW)
+    computed = len(batches)
+    segment_raster(network, tmp_path / 'in.tif', tmp_path / 'whole.tif', **WINDOW)
+    assert np.array_equal(read(tmp_path / 'out.tif'), read(tmp_path / 'whole.tif'))
+    assert computed < (0.8 if lost else 0.5) * (len(batches) - computed)
+    assert not state.exists()
+
+
+def test_a_run_that_failed_at_the_end_computes_nothing_again(tmp_path, monkeypatch):
+    write(tmp_path / 'in.tif', picture(300, 500))
+    with monkeypatch.context() as patch:
+        patch.setattr('volo_seg.inference.raster.target.RasterTarget.publish', lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segment_raster(toy(), tmp_path / 'in.tif', tmp_path / 'out.tif', **WINDOW)
+    network = toy()
+    batches = sliding_batches(network)
+    segment_raster(network, tmp_path / 'in.tif', tmp_path / 'out.tif', resume=True, **WINDOW)
+    assert not batches
+    assert np.array_equal(read(tmp_path / 'out.tif'), in_memory(toy(), picture(300, 500), **WINDOW)[0])
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    source = write(tmp_path / 'in.tif', picture(600, 500))
+    interrupt_after_rows(tmp_path)
+    state = tmp_path / 'out.tif.resume'
+    content = state.read_bytes()
+    other, flipped = toy(), toy(preprocessor={'bgr_to_rgb': False})
+    with torch.no_grad():
+        other.model.backbone.conv.bias[0] += 1
+    for network, options, different in (
+        (other, {}, 'model'),
+        (flipped, {}, 'model'),
+        (toy(), {'stride': (48, 50)}, 'set of options'),
+        (toy(), {'kinds': BOTH}, 'set of options'),
+        (other, {'bands': [3, 2, 1]}, 'source and model'),
+    ):
+        with pytest.raises(UserError, match=rf"out\.tif\.resume' is of a run with another {different}; run the same"):
+            segment_raster(network, source, tmp_path / 'out.tif', resume=True, **{**WINDOW, **options})
+    write(source, picture(600, 500, seed=1))
+    with pytest.raises(UserError, match='is of a run with another source; '):
+        segment_raster(toy(), source, tmp_path / 'out.tif', resume=True, **WINDOW)
+    with pytest.raises(UserError, match='interrupted run; add --resume to continue, --overwrite to start again or'):
+        segment_raster(toy(), source, tmp_path / 'out.tif', **WINDOW)
+    with open_locked(state, wait=False), pytest.raises(UserError, match="resume' is in use by another run; wait"):
+        segment_raster(toy(), source, tmp_path / 'out.tif', resume=True, **WINDOW)
+    assert state.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.tif', 'out.tif.resume']
+    state.write_bytes(b'hello\n')
+    with pytest.raises(UserError, match=r"resume' is damaged \(it does not begin with a line of JSON\); add"):
+        segment_raster(toy(), source, tmp_path / 'out.tif', resume=True, **WINDOW)
+    segment_raster(toy(), source, tmp_path / 'out.tif', overwrite=True, **WINDOW)
+    assert np.array_equal(read(tmp_path / 'out.tif'), in_memory(toy(), picture(600, 500, seed=1), **WINDOW)[0])
+    assert not state.exists()
+
+
+def test_overviews_have_the_nearest_pixels(tmp_path):
+    segment_raster(toy(), write(tmp_path / 'in.tif', picture(512, 1024)), tmp_path / 'out.tif', kinds=BOTH, **WINDOW)
+    for name in ('out.tif', 'out_confidence.tif'):
+        full = read(tmp_path / name)
+        with rasterio.open(tmp_path / name) as file:
+            assert file.overviews(1) == [2, 4]
+        for level, factor in enumerate((2, 4)):
+            with rasterio.open(tmp_path / name, overview_level=level) as file:
+                assert np.array_equal(file.read(1), full[::factor, ::factor])
+                assert file.compression.name == 'deflate' and file.block_shapes == [(256, 256)]
+    assert not np.array_equal(full[::2, ::2], full[1::2, 1::2])
+    run(tmp_path, picture(256, 200))
+    with rasterio.open(tmp_path / 'out.tif') as file:
+        assert file.overviews(1) == []
 
 
 def assert_clean():
@@ -707,3 +866,34 @@ def test_a_signal_ends_the_command_without_half_files(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == '\ninterrupted; nothing was written\n'
     assert [p.name for p in tmp_path.iterdir()] == ['in.tif']
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no such signals')
+def test_the_command_continues_after_a_signal(tmp_path, monkeypatch, capsys):
+    from volo_seg.commands import run as run_command
+
+    network = toy()
+
+    rows = []
+    finished = RasterState.write
+
+    def write_counted(self, area, values):
+        finished(self, area, values)
+        rows.append(self.rows)
+
+    def interrupt(*_):
+        if any(rows):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RasterState, 'write', write_counted)
+    hook = network.model.backbone.register_forward_hook(interrupt)
+    monkeypatch.setattr('volo_seg.inference.predictor.Predictor', lambda *_, **__: network)
+    write(tmp_path / 'in.tif', picture(1200, 300))
+    words = ['none.py', 'none.pth', str(tmp_path / 'in.tif'), str(tmp_path / 'out.tif'), '--crop-size', '64']
+    assert run_command('raster', words) == 130
+    assert capsys.readouterr().err == '\ninterrupted; --resume continues\n'
+    hook.remove()
+    assert run_command('raster', words) == 2
+    assert 'add --resume to continue' in capsys.readouterr().err
+    assert run_command('raster', [*words, '--resume']) == 0
+    assert np.array_equal(read(tmp_path / 'out.tif'), in_memory(toy(), picture(1200, 300), crop_size=(64, 64))[0])

@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
     parser.add_argument('--overwrite', action='store_true', help='replace existing files')
+    parser.add_argument('--resume', action='store_true', help='continue an interrupted run from OUT.tif.resume, if any')
     return parser
 
 
@@ -77,12 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from volo_seg.inference.predictor import Predictor
     from volo_seg.inference.raster.plan import target_paths
     from volo_seg.inference.raster.segment import segment_raster
+    from volo_seg.inference.raster.state import state_path
     from volo_seg.progress import Progress
 
     # before the model is loaded
-    target_paths(Path(args.target), args.kinds, source=Path(args.source), overwrite=args.overwrite)
+    target = Path(args.target)
+    target_paths(target, args.kinds, source=Path(args.source), overwrite=args.overwrite, resume=args.resume)
     predictor = Predictor(args.config, args.checkpoint, device=args.device, cfg_options=args.cfg_options or ())
-    with exit_on_signal('interrupted; nothing was written'), Progress(0, unit='windows') as bar:
+
+    def interrupted() -> str:
+        return f'interrupted; {"--resume continues" if state_path(target).exists() else "nothing was written"}'
+
+    with exit_on_signal(interrupted), Progress(0, unit='windows') as bar:
         paths = segment_raster(
             predictor,
             args.source,
@@ -96,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bands=args.bands,
             value_range=args.range and tuple(args.range),
             overwrite=args.overwrite,
+            resume=args.resume,
             progress=bar.update,
         )
     for path in paths:

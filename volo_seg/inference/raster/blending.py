@@ -38,6 +38,7 @@ class Blend:
         store: Keeps logits until all windows of a block are complete.
         resized: Resizes logits to the size of a window.
         budget: Bytes for computing one row of a block; a block is at least one tile wide.
+        start: First row that is yielded, a multiple of ``TILE``.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class Blend:
         store: WindowStore,
         resized: Callable[[LogitSource, Size], LogitSource],
         budget: int,
+        start: int = 0,
     ) -> None:
         self.grid, self.weights, self.store, self.resized, self.budget = grid, weights, store, resized, budget
         self.windows: dict[Size, LogitSource] = {}
-        self.emitted = 0
+        self.emitted = start
         self.columns = 0
 
     def add(self, top: int, left: int, logits: Tensor) -> None:

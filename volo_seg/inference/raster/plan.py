@@ -9,6 +9,7 @@ import torch
 
 from volo_seg.errors import UserError
 from volo_seg.inference.raster.blending import TILE
+from volo_seg.inference.raster.state import state_path
 from volo_seg.io import WriteError, check_writable, write_failure
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor, overridden_methods
 from volo_seg.windows import InferenceConfig, Size, WindowGrid
@@ -59,11 +60,11 @@ def window_config(
     )
 
 
-def target_paths(target: Path, kinds: Sequence[str], *, source: Path, overwrite: bool) -> dict[str, Path]:
+def target_paths(target: Path, kinds: Sequence[str], *, source: Path, overwrite: bool, resume: bool) -> dict[str, Path]:
     """The output file of each kind; see :func:`segment_raster`.
 
     Raises:
-        UserError: ``target`` is not a TIFF or cannot be written, a kind is unknown, or a file exists.
+        UserError: ``target`` is not a TIFF or cannot be written, a kind is unknown, or a file or a state exists.
     """
     if target.suffix.lower() not in SUFFIXES:
         raise UserError(f'output {str(target)!r} must end in {" or ".join(SUFFIXES)}')
@@ -83,6 +84,12 @@ def target_paths(target: Path, kinds: Sequence[str], *, source: Path, overwrite:
             check_writable(path.parent)
         except UserError as error:
             raise WriteError(path, write_failure(error, path.parent)) from error
+    state = state_path(target)
+    if state.exists() and not (overwrite or resume):
+        raise UserError(
+            f'{str(state)!r} is the state of an interrupted run; add --resume to continue, --overwrite to start again '
+            'or give another name'
+        )
     return paths
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.raster.blending import Area, Blend
 from volo_seg.inference.raster.plan import MEMORY, PIXEL, quarter_of_memory, target_paths, window_config
 from volo_seg.inference.raster.source import OPTIONS, RasterSource, import_rasterio
+from volo_seg.inference.raster.state import RasterState, model_digest, source_stamp
 from volo_seg.inference.raster.target import RasterTarget
 from volo_seg.inference.raster.window_store import WindowStore
 from volo_seg.models.resize.logit_source import LogitSource, compute_labels, compute_labels_and_confidence
@@ -44,13 +46,15 @@ def segment_raster(
     bands: Sequence[int] | None = None,
     value_range: tuple[float, float] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Segment the image file ``source`` of any size into tiled TIFF files, and return their paths.
 
     The labels are those of sliding windows over the whole image in memory, for any ``memory``. CRS and transform are
-    kept. Either all files are written or none. The ``Resize`` of the test pipeline and the EXIF orientation are not
-    applied.
+    kept, and overviews are added. Either all files are written or none; an interrupted run leaves its finished blocks
+    in ``<target>.resume``, from which ``resume`` continues with the same result. The ``Resize`` of the test pipeline
+    and the EXIF orientation are not applied.
 
     Args:
         predictor: The predictor.
@@ -68,14 +72,15 @@ def segment_raster(
         kinds: ``'labels'``, ``'confidence'`` or both.
         bands: See :class:`RasterSource`.
         value_range: See :class:`RasterSource`; by default that of the model.
-        overwrite: Whether existing files are replaced.
+        overwrite: Whether existing files are replaced, and without ``resume`` the state of an interrupted run.
+        resume: Whether an interrupted run is continued, if there is one.
         progress: Called with the number of finished windows and of all windows.
 
     Raises:
         UserError: A file cannot be read or written, or an argument is invalid.
     """
     config = window_config(predictor.model, crop_size=crop_size, stride=stride, weights=weights, batch=batch_windows)
-    paths = target_paths(Path(target), kinds, source=Path(source), overwrite=overwrite)
+    paths = target_paths(Path(target), kinds, source=Path(source), overwrite=overwrite, resume=resume)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         # the second one is read by the writing thread
@@ -86,14 +91,26 @@ def segment_raster(
         budget = quarter_of_memory(memory, grid, classes=len(predictor.classes))
         enter(import_rasterio().Env(GDAL_CACHEMAX=budget, **OPTIONS))
         targets = {kind: enter(_open_target(kind, path, reader, predictor)) for kind, path in paths.items()}
+        key = {
+            'source': [source_stamp(Path(source)), reader.size, reader.bands, reader.value_range],
+            'model': [model_digest(predictor.model), predictor.device.type, predictor.classes],
+            'set of options': [config.crop_size, config.stride, config.window_weights, config.batch_windows, [*paths]],
+        }
+        dtypes = {kind: raster.dtype for kind, raster in targets.items()}
+        state = enter(RasterState(Path(target), reader.size, dtypes=dtypes, key=key, resume=resume))
+        for area, finished in state.blocks():
+            for kind, raster in targets.items():
+                raster.write(area, finished[kind])
         writer = enter(WriterPool(threads=1, depth=WAITING_BLOCKS))
         store = enter(WindowStore(budget=budget, folder=Path(target).absolute().parent))
-        blocks = _blocks(predictor.model, reader, grid, config, store, budget=budget, progress=progress)
+        blocks = _blocks(
+            predictor.model, reader, grid, config, store, start=state.rows, budget=budget, progress=progress
+        )
         enter(contextlib.closing(blocks))
         enter(torch.inference_mode())
         for area, logits in blocks:
             values = _predict(logits, predictor.model, confidence='confidence' in paths, budget=budget // 2)
-            writer.submit(partial(_write_block, targets, validity, area, values))
+            writer.submit(partial(_write_block, targets, state, validity, area, values))
         writer.wait()
         for raster in targets.values():
             raster.close()
@@ -110,25 +127,49 @@ def _blocks(
     config: InferenceConfig,
     store: WindowStore,
     *,
+    start: int,
     budget: int,
     progress: Callable[[int, int], None],
 ) -> Generator[tuple[Area, LogitSource | None], None, None]:
-    """Run the windows through the network; yield each block of the image as soon as its windows are complete."""
-    blend = Blend(grid, weights=config.window_weights, store=store, resized=model.resize_logits, budget=budget // 2)
+    """Run the windows through the network; yield each block from row ``start`` as soon as its windows are complete."""
+    resized = model.resize_logits
+    blend = Blend(grid, weights=config.window_weights, store=store, resized=resized, budget=budget // 2, start=start)
+    first = _first_window(reader, grid, config, start=start)
     meta = {'ori_shape': grid.size, 'img_shape': grid.size, 'pad_shape': grid.size}
-    with contextlib.closing(_windows(reader, grid, model, budget=budget)) as windows:
+    with contextlib.closing(_windows(reader, grid, model, first=first, budget=budget)) as windows:
         for (top, left), logits in model.forward_windows(windows, [meta], config):
             yield from blend.finished(top)
-            blend.add(top, left, logits[0])
+            if top + grid.size[0] > start:
+                blend.add(top, left, logits[0])
             finished = bisect.bisect_left(grid.tops, top) * len(grid.lefts) + bisect.bisect_right(grid.lefts, left)
             progress(finished, len(grid))
         yield from blend.finished(grid.image[0])
 
 
+def _first_window(reader: RasterSource, grid: WindowGrid, config: InferenceConfig, *, start: int) -> int:
+    """The number of the window that a run from row ``start`` begins with, so that its batches are those of a whole run.
+
+    Rounding depends on the batch, and with it the label of a pixel where two classes are equal but for rounding.
+    """
+    first = sum(top + grid.size[0] <= start for top in grid.tops) * len(grid.lefts)
+    if config.batch_windows in (1, 'auto'):
+        return first
+    valid = []
+    for number, position in enumerate(itertools.islice(grid, first)):
+        mask = reader.valid(Area(*position, *grid.size))
+        if mask is None or mask.any():
+            valid.append(number)
+    extra = len(valid) % int(config.batch_windows)
+    return valid[-extra] if extra else first
+
+
 def _windows(
-    reader: RasterSource, grid: WindowGrid, model: Any, *, budget: int
+    reader: RasterSource, grid: WindowGrid, model: Any, *, first: int, budget: int
 ) -> Generator[tuple[Size, Tensor], None, None]:
-    """Yield (top, left) and normalized pixels (1, 3, h, w) of each window with a valid pixel; prefetched."""
+    """Yield (top, left) and normalized pixels (1, 3, h, w) of each window with a valid pixel, from number ``first`` on.
+
+    They are prefetched.
+    """
 
     def read(position: Size) -> tuple[Size, Tensor] | None:
         pixels, valid = reader.pixels(Area(*position, *grid.size))
@@ -137,7 +178,7 @@ def _windows(
         return position, _normalize(model, np.ascontiguousarray(pixels))
 
     depth = max(1, min(budget // (PIXEL * grid.size[0] * grid.size[1]), 2 * MAX_WINDOWS))
-    with contextlib.closing(prefetch(read, grid, threads=1, depth=depth)) as windows:
+    with contextlib.closing(prefetch(read, itertools.islice(grid, first, None), threads=1, depth=depth)) as windows:
         for window in windows:
             if window is not None:
                 yield window
@@ -168,10 +209,15 @@ def _predict(logits: LogitSource | None, model: Any, *, confidence: bool, budget
 
 
 def _write_block(
-    targets: dict[str, RasterTarget], validity: RasterSource, area: Area, values: dict[str, np.ndarray]
+    targets: dict[str, RasterTarget],
+    state: RasterState,
+    validity: RasterSource,
+    area: Area,
+    values: dict[str, np.ndarray],
 ) -> None:
-    """Write a block to all targets, with ``nodata`` for pixels without a value."""
+    """Write a block to all targets and to ``state``, with ``nodata`` for pixels without a value."""
     valid = validity.valid(area)
+    blocks = {}
     for kind, target in targets.items():
         if kind in values:
             block = values[kind].astype(target.dtype)
@@ -180,6 +226,8 @@ def _write_block(
         else:
             block = np.full((area.height, area.width), target.nodata, target.dtype)
         target.write(area, block)
+        blocks[kind] = block
+    state.write(area, blocks)
 
 
 def _open_target(kind: str, path: Path, reader: RasterSource, predictor: Predictor) -> RasterTarget:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,7 +93,9 @@ class RasterTarget:
         self._last = values[-1, -1]
 
     def close(self) -> None:
-        """Close the file and read its last pixel again, because GDAL reports no error when the disk is full.
+        """Close the file and add overviews, down to one tile, of the nearest pixels.
+
+        The last pixel and the last overview are read again, because GDAL reports no error when the disk is full.
 
         Raises:
             WriteError: The file cannot be written.
@@ -104,6 +107,17 @@ class RasterTarget:
                 corner = found.read(1, window=self._rasterio.windows.Window(width - 1, height - 1, 1, 1))
                 if corner.item() != self._last:
                     raise OSError('the last block was not written')
+            steps = math.ceil(math.log2(max(height, width) / TILE))
+            factors = [2**step for step in range(1, steps + 1)]
+            if not factors:
+                return
+            with self._rasterio.open(self.part, 'r+') as file:
+                file.build_overviews(factors, self._rasterio.enums.Resampling.nearest)
+            with self._rasterio.open(self.part) as found:
+                if len(found.overviews(1)) != steps:
+                    raise OSError('the overviews were not written')
+            with self._rasterio.open(self.part, overview_level=steps - 1) as found:
+                found.read(1)
 
     def publish(self) -> None:
         """Move the closed file to its place.
