@@ -82,7 +82,11 @@ def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> 
             signals.check()
             return status
         except BaseException as error:
-            return conclude(signals.meant(error))
+            try:
+                reason = signals.meant(error)
+            except KeyboardInterrupt as late:  # a signal came while another error was handled
+                reason = signals.meant(late)
+            return conclude(reason)
 
 
 def conclude(error: BaseException) -> int:
