@@ -8,10 +8,13 @@ import pytest
 import tiny
 from fake_infer import Brightness
 from images import film
+from mmengine.config import Config
 
 from volo_seg.checkpoints import load_file
 from volo_seg.commands import infer, run
-from volo_seg.engine.hooks.checkpoint_hook import last_checkpoint
+from volo_seg.commands.flags import set_resume
+from volo_seg.engine.hooks.checkpoint_hook import RESCUED, last_checkpoint
+from volo_seg.errors import UserError
 
 SIZES = (64, 24, 8)
 KEPT = ('state_dict', 'optimizer', 'param_schedulers')
@@ -42,6 +45,19 @@ def test_training(size, disk, uninterrupted, data, tmp_path, monkeypatch, capfd)
     assert whole == [] if last_checkpoint(work) is None else last_checkpoint(work).name == whole[-1]
     place = re.search(r"error: .*iter_4\.pth.*; it is saved as '(.*)'; move it to a folder with free space\n$", err)
     rescued = load_file(place[1])
+    assert (work / RESCUED).read_text() == place[1]
+    config = Config({'work_dir': str(work)})
+    if whole:
+        set_resume(config, 'auto')
+        assert config.load_from == str(work / whole[-1])
+        found = (
+            f"resuming from '{work / whole[-1]}'; a later save failed, and its copy is resumed by --resume {place[1]}"
+        )
+        assert found in capfd.readouterr().out
+    else:
+        with pytest.raises(UserError) as error:
+            set_resume(config, 'auto')
+        assert f'; the last save failed, and its copy is resumed by --resume {place[1]}' in str(error.value)
     assert not any(tiny.differences(rescued[key], uninterrupted[key]) for key in KEPT)
 
 

@@ -294,7 +294,9 @@ def test_the_old_goes_when_the_new_stands(data, tmp_path, monkeypatch):
     score = iter([1.0, 2.0, 3.0, 0.5])
     monkeypatch.setattr('volo_seg.evaluation.metric.ExactIoUMetric.evaluate', lambda self, size: {'mIoU': next(score)})
     changes = dict(default_hooks__checkpoint__max_keep_ckpts=1, train_cfg__max_iters=5, train_cfg__val_interval=2)
+    (tmp_path / saving.RESCUED).write_text('earlier')
     tiny.runner(data, tmp_path, **changes).train()
+    assert not (tmp_path / saving.RESCUED).exists()
     first = saves.seen['iter_4.pth']
     assert first == ['best_mIoU_iter_2.pth', 'iter_2.pth'], 'a save that failed cost an older checkpoint'
     assert saves.seen['iter_5.pth'] == ['best_mIoU_iter_2.pth', 'iter_4.pth']

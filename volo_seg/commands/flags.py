@@ -231,7 +231,8 @@ def set_resume(config: Config, resume: str | None) -> None:
     Raises:
         UserError: The named checkpoint does not exist, or the work dir holds none.
     """
-    from volo_seg.engine.hooks.checkpoint_hook import last_checkpoint
+    from volo_seg.engine.hooks.checkpoint_hook import RESCUED, last_checkpoint
+    from volo_seg.engine.launch import is_first_process
 
     if resume is None:
         return
@@ -242,8 +243,12 @@ def set_resume(config: Config, resume: str | None) -> None:
         config.load_from = resume
         return
     checkpoint = last_checkpoint(config.work_dir)
+    rescued = last_checkpoint(config.work_dir, record=RESCUED)
     if checkpoint is None:
-        raise UserError(f'--resume: {config.work_dir!r} holds no checkpoint to resume from; train without --resume')
+        fix = f'the last save failed, and its copy is resumed by --resume {rescued}' if rescued else 'train without it'
+        raise UserError(f'--resume: {config.work_dir!r} holds no checkpoint to resume from; {fix}')
+    if rescued is not None and is_first_process():
+        print(f'resuming from {str(checkpoint)!r}; a later save failed, and its copy is resumed by --resume {rescued}')
     config.load_from = str(checkpoint)
 
 

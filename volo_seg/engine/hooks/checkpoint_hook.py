@@ -21,6 +21,8 @@ from volo_seg.errors import UserError
 from volo_seg.io import PART, WriteError, atomic_path, atomic_write, check_writable, write_failure
 
 LAST = 'last_checkpoint'
+RESCUED = 'rescued_checkpoint'
+"""In the work dir: the checkpoint of a failed last save, which is in the folder for temporary files."""
 OTHER_WORK_DIR = 'give another by --work-dir'
 
 
@@ -66,19 +68,23 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
-def last_checkpoint(work_dir: str | Path) -> Path | None:
-    """Return the last checkpoint of ``work_dir``, also after the folder was moved; None if there is none."""
+def last_checkpoint(work_dir: str | Path, *, record: str = LAST) -> Path | None:
+    """Return the last checkpoint of ``work_dir``, also after the folder was moved; None if there is none.
+
+    With ``record=RESCUED``, return the checkpoint of a failed last save.
+    """
     folder = Path(work_dir)
     try:
-        recorded = Path((folder / LAST).read_text(encoding='utf-8').strip())
+        recorded = Path((folder / record).read_text(encoding='utf-8').strip())
     except (OSError, UnicodeDecodeError):
         return None
-    return next((path for path in (folder / recorded.name, recorded) if recorded.name and path.is_file()), None)
+    places = (folder / recorded.name, recorded) if record == LAST else (recorded, folder / recorded.name)
+    return next((path for path in places if recorded.name and path.is_file()), None)
 
 
 def remove_parts(folder: Path) -> None:
     """Remove the temporary files that a killed process left in ``folder``."""
-    for name in ('iter_*.pth', 'epoch_*.pth', 'best_*.pth', LAST, 'run.json'):
+    for name in ('iter_*.pth', 'epoch_*.pth', 'best_*.pth', LAST, RESCUED, 'run.json'):
         for part in folder.glob(f'.{name}*{PART}'):
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -159,6 +165,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.failed, self.saved_step = None, step
         if is_main_process():
             atomic_write(Path(runner.work_dir, LAST), str(self.last_ckpt).encode())
+            Path(runner.work_dir, RESCUED).unlink(missing_ok=True)
             for old in dropped:
                 self._delete(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
 
@@ -231,6 +238,8 @@ class AtomicCheckpointHook(CheckpointHook):
             self._save(runner, folder[0], filename, meta)
         except SaveError as error:
             raise SaveError(f'{self.failed}, and {error}; {left}') from error
-        raise SaveError(
-            f'{self.failed}; it is saved as {os.path.join(folder[0], filename)!r}; move it to a folder with free space'
-        )
+        path = os.path.join(folder[0], filename)
+        if is_main_process():
+            with suppress(WriteError):  # the disk may not even have room for this
+                atomic_write(Path(runner.work_dir, RESCUED), os.fsencode(path))
+        raise SaveError(f'{self.failed}; it is saved as {path!r}; move it to a folder with free space')
