@@ -91,7 +91,8 @@ def test_names_subfolders_and_broken_files(networks, tmp_path, capsys):
     ):
         assert word in err
     stems = {'one', 'other', 'a/two'}
-    assert set(content(tmp_path / 'out')) == {f'labels/{s}.png' for s in stems} | {f'overlays/{s}.jpg' for s in stems}
+    files = {f'labels/{s}.png' for s in stems} | {f'overlays/{s}.jpg' for s in stems}
+    assert set(content(tmp_path / 'out')) == files | {'infer.json'}
     labels = cv2.imread(str(tmp_path / 'out/labels/other.png'), -1)
     assert (labels == np.minimum(cv2.imread(str(images / 'other.png')).mean(axis=2) // 86, 2)).all()
 
@@ -147,6 +148,100 @@ def test_rows_of_a_killed_process_are_kept(networks, tmp_path):
     assert networks[-1].seen == 1, 'the row of b was not complete'
     assert not list(out.glob('.*')), 'a part is left'
     assert content(out) == content(tmp_path / 'whole')
+
+
+@pytest.fixture
+def results(networks, tmp_path, monkeypatch):
+    """Three images and a folder of their results of a.pth, with all kinds; the arguments of the run."""
+    monkeypatch.chdir(tmp_path)
+    for name in 'ab':
+        (tmp_path / f'{name}.pth').write_bytes(name.encode())
+    words = (pictures(tmp_path / 'images', '0.png', '1.png', '2.png'), '--kinds', *OUTPUT_FORMATS, '--out-dir', 'out')
+    assert call('a.pth', *words) == 0
+    return words
+
+
+def test_resume_refuses_results_of_another_checkpoint(results, networks, tmp_path, capsys):
+    before = content(tmp_path / 'out')
+    for name in ('2.png', '0.png'):  # also where nothing is left to do
+        assert call('b.pth', *results, '--resume') == 2
+        message = "'out' has results of another checkpoint ('a.pth', not 'b.pth'); name another --out-dir or add --over"
+        assert message in capsys.readouterr().err
+        assert content(tmp_path / 'out') == before
+        before.pop(f'labels/{name}')
+        (tmp_path / 'out/labels' / name).unlink()
+    (tmp_path / 'same.pth').write_bytes(b'a')
+    assert call('same.pth', *results, '--resume') == 0
+    assert networks[-1].seen == 2
+    (tmp_path / 'a.pth').write_bytes(b'c')
+    assert call('a.pth', *results, '--resume') == 2
+    assert "another checkpoint ('a.pth' has changed); name" in capsys.readouterr().err
+    assert call('b.pth', pictures(tmp_path / 'more', '3.png'), '--out-dir', 'out') == 2
+    assert "another checkpoint ('a.pth', not 'b.pth')" in capsys.readouterr().err
+    assert len(networks) == 2
+
+
+def test_resume_refuses_results_of_other_options(results, networks, tmp_path, capsys, monkeypatch):
+    assert call('a.pth', *results, '--resume', '--opacity', '0.7') == 2
+    assert "results of another opacity ('0.5', not '0.7')" in capsys.readouterr().err
+    assert call('a.pth', *results[:1], '--out-dir', 'out', '--kinds', 'labels', '--resume', '--opacity', '0.7') == 0
+    (tmp_path / 'out/labels/1.png').unlink()
+    monkeypatch.setattr('volo_seg.inference.batch.folder_key.__version__', '99.0')
+    assert call('b.pth', *results, '--resume') == 2
+    assert 'results of another version (' in (err := capsys.readouterr().err)
+    assert ", not '99.0') and checkpoint ('a.pth', not 'b.pth'); name" in err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+
+
+def test_resume_refuses_results_of_another_config(results, networks, tmp_path, capsys):
+    words = (NANO, 'a.pth', *results[:1], '--out-dir', 'other', '--kinds', 'labels')
+    assert call(*words) == 0
+    assert call(*words, '--resume', '--cfg-options', 'train_cfg.max_iters=7', 'work_dir=x') == 0, 'training only'
+    (tmp_path / 'other/labels/1.png').unlink()
+    for option in ('model.test_cfg.mode=slide', 'test_dataloader.dataset.pipeline.0.type=X'):
+        assert call(*words, '--resume', '--cfg-options', option) == 2
+        message = f"'other' has results of another config ('{NANO}', not '{NANO} {option}'); name"
+        assert message in capsys.readouterr().err
+    assert len(networks) == 2
+
+
+def test_an_interrupted_replacement_is_resumed(results, networks, tmp_path, monkeypatch):
+    """What was not yet replaced is not taken for finished: neither files nor rows of the table."""
+    table = (tmp_path / 'out/shares.csv').read_bytes()
+    for path in (tmp_path / 'out').rglob('*.*'):
+        os.utime(path, ns=(1, path.stat().st_mtime_ns - 10**9))
+    segment = Brightness._segment
+
+    def interrupted(self, batch, **options):
+        if self.seen:
+            raise KeyboardInterrupt
+        return [p._replace(labels=np.full_like(p.labels, 2)) for p in segment(self, batch, **options)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Brightness, '_segment', interrupted)
+        assert call('b.pth', *results, '--overwrite') == 130
+    assert (tmp_path / 'out/shares.previous.csv').read_bytes() == table
+    replaced = (tmp_path / 'out/labels/0.png').read_bytes()
+    time.sleep(0.02)
+    assert call('b.pth', *results, '--resume') == 0
+    assert networks[-1].seen == 2
+    assert (tmp_path / 'out/labels/0.png').read_bytes() == replaced
+    assert [row['bright'] for row in rows(tmp_path / 'out')][0] == '1.000000'
+    assert call('b.pth', *results, '--resume') == 0
+    assert len(networks) == 3
+
+
+def test_a_folder_without_a_key_is_resumed_and_a_damaged_key_refused(results, networks, tmp_path, capsys):
+    key = tmp_path / 'out/infer.json'
+    key.unlink()
+    (tmp_path / 'out/labels/1.png').unlink()
+    assert call('a.pth', *results, '--resume') == 0
+    assert networks[-1].seen == 1
+    for content_ in ('hello', '[]', '{"key": {"checkpoint": 1}, "since": 0}'):
+        key.write_text(content_)
+        assert call('a.pth', *results, '--resume') == 2
+        assert "infer.json' is not a record of volo-seg infer (" in capsys.readouterr().err
 
 
 def test_processes_add_to_one_table(tmp_path):
@@ -252,7 +347,7 @@ def test_processes_share_a_folder(tmp_path):
     assert sorted(process.returncode for process in running) == [0, 1]
     assert b''.join(errors) == one.stderr
     expected = content(tmp_path / 'one')
-    assert len(expected) == 2 * 7 + 1 + 6 + 1
+    assert len(expected) == 2 * 7 + 1 + 6 + 1 + 1
     assert content(tmp_path / 'two') == expected
 
 
@@ -573,7 +668,7 @@ def test_real_network(tmp_path, capsys):
         words = (NANO, checkpoint, images, '--kinds', *OUTPUT_FORMATS, '--out-dir', tmp_path / name, *options)
         assert call(*words) == 0, capsys.readouterr().err
     one = content(tmp_path / 'one')
-    assert len(one) == 2 * (len(OUTPUT_FORMATS) - 1) + 1
+    assert len(one) == 2 * (len(OUTPUT_FORMATS) - 1) + 2
     assert one == content(tmp_path / 'two')
     labels = cv2.imread(str(tmp_path / 'one/labels/a/grey.png'), -1)
     assert labels.shape == (40, 70) and labels.max() < 19

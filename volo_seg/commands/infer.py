@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--out-dir', required=True, help='output folder; nothing is written outside it')
     parser.add_argument('--kinds', nargs='+', metavar='KIND', default=DEFAULT, help='default: labels overlay')
-    parser.add_argument('--resume', action='store_true', help='skip finished files')
+    parser.add_argument('--resume', action='store_true', help='skip finished files of the same model and options')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
     parser.add_argument('--batch-size', type=int, help='images in a forward pass (default: 8 on a GPU, else 1)')
@@ -68,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, checkpoint, inputs = split_words(args.words)
     check_flags(args, config)
     from volo_seg.inference.batch.distributed import Report, gather_reports, process_group, wait_for_all
+    from volo_seg.inference.batch.folder_key import model_key
     from volo_seg.inference.batch.job import plan_job
 
+    key = model_key(checkpoint, config=config, cfg_options=args.cfg_options or ())
     options = {'kinds': args.kinds, 'opacity': args.opacity, 'resume': args.resume, 'overwrite': args.overwrite}
-    job = plan_job(inputs, args.out_dir, **options)
+    job = plan_job(inputs, args.out_dir, **options, key=key)
     with exit_on_signal('interrupted; all files are complete, and --resume continues'), process_group():
         predictor = None if job.is_empty else load_model(args, config, checkpoint)
         start = time.perf_counter()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from volo_seg.errors import UserError
 from volo_seg.inference.batch.distributed import is_torchrun, rank_and_world_size
+from volo_seg.inference.batch.folder_key import Key, claim_folder
 from volo_seg.inference.batch.sources import Task, find_tasks
 from volo_seg.inference.batch.video import VideoReader, count_frames
 from volo_seg.inference.class_shares import SharePart, finished_names
@@ -25,12 +26,14 @@ class OutputFolder:
         kinds: What is written for each image. For a video, the overlay is a video, and the rest one file per frame.
         opacity: Opacity of the colours of overlays, in [0, 1].
         rows: Names of the images with a row in the table of shares.
+        since: Results up to this time (ns) are of another key; see :func:`.claim_folder`.
     """
 
     folder: Path
     kinds: tuple[str, ...]
     opacity: float = 0.5
     rows: set[str] = field(default_factory=set)
+    since: int = 0
 
     @property
     def frame_kinds(self) -> tuple[str, ...]:
@@ -43,15 +46,15 @@ class OutputFolder:
 
     def has(self, name: str, kinds: Sequence[str]) -> bool:
         """Whether all ``kinds`` of an image or frame exist."""
-        return all(path.is_file() for path in self._files(name, kinds)) and ('shares' not in kinds or name in self.rows)
+        return all(map(self._has, self._files(name, kinds))) and ('shares' not in kinds or name in self.rows)
 
     def is_finished(self, task: Task) -> bool:
         """Whether all results of ``task`` exist; False for a video without overlay, whose frames are not counted."""
         if not task.is_video:
             return self.has(task.name, self.kinds)
-        if 'overlay' not in self.kinds:
+        if 'overlay' not in self.kinds or not self._has(overlay := self.folder / self.video(task.name)):
             return False
-        frames = count_frames(self.folder / self.video(task.name))
+        frames = count_frames(overlay)
         return frames > 0 and all(self.has(frame_name(task.name, i), self.frame_kinds) for i in range(frames))
 
     def existing(self, task: Task) -> Path | None:
@@ -63,6 +66,9 @@ class OutputFolder:
         if task.is_video and 'overlay' in self.kinds:
             files.append(self.folder / self.video(task.name))
         return next((path for path in files if path.exists()), None)
+
+    def _has(self, path: Path) -> bool:
+        return path.is_file() and (not self.since or path.stat().st_mtime_ns > self.since)
 
     def _files(self, name: str, kinds: Sequence[str]) -> list[Path]:
         places = [OUTPUT_FORMATS[kind] for kind in kinds if kind != 'shares']
@@ -121,6 +127,7 @@ def plan_job(
     opacity: float = 0.5,
     resume: bool = False,
     overwrite: bool = False,
+    key: Key | None = None,
 ) -> Job:
     """Find the files and choose those of this process; ``out_dir`` is created.
 
@@ -131,10 +138,11 @@ def plan_job(
         opacity: Opacity of the colours of overlays, in [0, 1].
         resume: Skip finished files.
         overwrite: Replace existing results.
+        key: The model; see :func:`.model_key`. It is stored in ``out_dir``, and results of another are not continued.
 
     Raises:
         UserError: An input names no file, two files have the same results, a kind is unknown, ``out_dir`` cannot be
-            written, or results exist without ``resume`` and ``overwrite``.
+            written, or without ``overwrite``, results exist (nor with ``resume``) or are of another model or opacity.
     """
     folder, kinds = Path(out_dir), check_kinds(kinds)
     check_writable(folder, what='output folder', fix='name another')
@@ -157,6 +165,10 @@ def plan_job(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(folder, error.strerror) from error
+    if key is not None:
+        if 'overlay' in kinds:
+            key = {**key, 'opacity': (opacity, str(opacity))}
+        output = replace(output, since=claim_folder(folder, key, replace=overwrite))
     todo = [task for task in tasks if not output.is_finished(task)] if resume else tasks
     shares = SharePart(folder, rank=rank, world_size=world_size) if 'shares' in kinds else None
     return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank)

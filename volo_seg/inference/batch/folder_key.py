@@ -1,0 +1,100 @@
+"""``infer.json``: the checkpoint and the options that the results of an output folder are of."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from volo_seg import __version__
+from volo_seg.errors import UserError
+from volo_seg.inference.pretrained import CONFIG, WEIGHTS
+from volo_seg.io import atomic_path, file_lock, read_regular, safe_join
+
+Key = Mapping[str, tuple[object, str]]
+"""What results depend on, by name: a JSON value to compare, and how messages show it."""
+KEY_FILE = 'infer.json'
+
+
+def model_key(checkpoint: str, *, config: str | None = None, cfg_options: Sequence[str] = ()) -> Key:
+    """The key of a model, which is not loaded: version of volo-seg, digest of its files, digest of its config.
+
+    A checkpoint that is not on this machine counts by its name.
+    """
+    path = Path(checkpoint).expanduser()
+    files = [path] if path.is_file() else [path / CONFIG, path / WEIGHTS]
+    weights = [_file_digest(file) for file in files] if all(file.is_file() for file in files) else checkpoint
+    key: dict[str, tuple[object, str]] = {'version': (__version__, __version__), 'checkpoint': (weights, checkpoint)}
+    if config is not None:
+        from volo_seg.config.load import load_config
+
+        loaded = load_config(config, cfg_options)
+        dataset = loaded.get('test_dataloader', {}).get('dataset', {})
+        used = loaded.get('model'), [dataset.get(name) for name in ('type', 'metainfo', 'pipeline')]
+        digest = hashlib.sha256(repr(used).encode()).hexdigest()
+        key['config'] = digest, ' '.join([config, *cfg_options])
+    return key
+
+
+def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
+    """Write ``key`` into ``folder``; return the time (ns) up to which the results in it are of another key, or 0.
+
+    Names that only one of the stored and the new key has are not compared. If ``replace`` changes the key, the table of
+    shares is renamed to ``shares.previous.csv``, because the times of its rows are not known.
+
+    Raises:
+        UserError: The results are of another key, and ``replace`` is false; or the file is damaged.
+        WriteError: The file cannot be written.
+    """
+    path = safe_join(folder, KEY_FILE)
+    with file_lock(path.with_name(f'.{KEY_FILE}.lock')):
+        stored, since = _read(path)
+        given = json.loads(json.dumps(key))
+        different = [name for name in given if name in stored and stored[name][0] != given[name][0]]
+        if different and not replace:
+            found = ' and '.join(f'{name} ({_difference(stored[name][1], given[name][1])})' for name in different)
+            raise UserError(
+                f'{str(folder)!r} has results of another {found}; name another --out-dir or add --overwrite'
+            )
+        unknown = replace and not stored and any(not path.name.startswith('.') for path in folder.iterdir())
+        merged = {**stored, **given} if different else {**given, **stored}
+        if merged == stored:
+            return since
+        with atomic_path(path) as part:
+            part.touch()
+            if different or unknown:
+                since = part.stat().st_mtime_ns  # the clock of the file system
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(folder / 'shares.csv', folder / 'shares.previous.csv')
+                for rows in folder.glob('.shares.*.csv'):
+                    rows.unlink(missing_ok=True)
+            part.write_text(json.dumps({'key': merged, 'since': since}, indent=1), encoding='utf-8')
+    return since
+
+
+def _read(path: Path) -> tuple[dict[str, list], int]:
+    if not path.exists():
+        return {}, 0
+    try:
+        content = json.loads(read_regular(path))
+        key = {str(name): [value, str(shown)] for name, (value, shown) in content['key'].items()}
+        return key, int(content['since'])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f'{str(path)!r} is not a record of volo-seg infer ({error}); name another --out-dir, or move it away'
+        ) from error
+
+
+def _difference(before: str, now: str) -> str:
+    return f'{before!r}, not {now!r}' if before != now else f'{now!r} has changed'
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
