@@ -1,5 +1,6 @@
 # make demo: install, generate data, train, evaluate, predict.   make test: install what the tests need, run them all.
 # make docs: build the site into site/; a broken link or an unknown reference is an error.
+# make test-versions: try Python 3.10 to 3.13 with the newest dependencies, in environments of their own (slow).
 # make gpu-check: on a machine with a GPU, run its tests, the check of the kernels and the benchmarks into gpu-check.txt.
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # one BLAS thread for each of the test processes
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test lint types unit browser docs gpu-check clean
+.PHONY: demo test lint types unit browser docs gpu-check test-versions clean
 
 demo: $(VENV)/.installed
 	$(BIN)/volo-seg demo
@@ -27,6 +28,9 @@ unit: $(VENV)/.installed-test browser
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/zensical build --clean --strict
+
+test-versions:
+	$(PYTHON) tests/versions.py $(ARGS)
 
 gpu-check: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/gpu_check.py

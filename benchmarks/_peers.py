@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 warnings.filterwarnings('ignore')
-if torch.version.cuda is None:
-    # torchvision, which timm imports, cannot load its library beside a torch without CUDA, and needs these two of it
+if torch.version.cuda is None and not torch.cuda.is_available():
+    # a torchvision built for CUDA, which timm imports, lacks these two beside a torch without CUDA
     _torchvision = torch.library.Library('torchvision', 'DEF')
     for _name in ('nms', 'qnms'):
         _torchvision.define(f'{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')

@@ -19,9 +19,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
-# torchvision, which timm imports, cannot load its library beside a torch without CUDA, and needs these two of it
+# a torchvision built for CUDA, which timm imports, lacks the declarations of these two beside a torch without CUDA
 _torchvision = None
-if torch.version.cuda is None:
+if torch.version.cuda is None and not torch.cuda.is_available():
     _torchvision = torch.library.Library('torchvision', 'DEF')
     for _name in ('nms', 'qnms'):
         _torchvision.define(f'{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
