@@ -203,6 +203,8 @@ def test_resume_refuses_results_of_another_config(results, networks, tmp_path, c
         assert call(*words, '--resume', '--cfg-options', option) == 2
         message = f"'other' has results of another config ('{NANO}', not '{NANO} {option}'); name"
         assert message in capsys.readouterr().err
+    assert call('a.pth', *words[2:], '--resume') == 2
+    assert f"another config ('{NANO}', not 'that of the checkpoint')" in capsys.readouterr().err
     assert len(networks) == 2
 
 

@@ -172,7 +172,7 @@ def test_place_on_earth_palette_and_names_are_kept(tmp_path):
     with rasterio.open(tmp_path / 'out.tif') as file:
         assert file.crs.to_epsg() == 32633 and file.transform == transform
         assert (file.nodata, file.dtypes, file.shape) == (255, ('uint8',), (70, 300))
-        assert file.is_tiled and file.block_shapes == [(256, 256)] and file.compression.name == 'deflate'
+        assert file.profile['tiled'] and file.block_shapes == [(256, 256)] and file.compression.name == 'deflate'
         assert json.loads(file.tags()['CLASSES']) == list(network.classes)
         colours = file.colormap(1)
     assert [colours[i][:3] for i in range(5)] == [tuple(colour) for colour in network.palette.tolist()]

@@ -22,21 +22,22 @@ KEY_FILE = 'infer.json'
 def model_key(checkpoint: str, *, config: str | None = None, cfg_options: Sequence[str] = ()) -> Key:
     """The key of a model, which is not loaded: version of volo-seg, digest of its files, digest of its config.
 
-    A checkpoint that is not on this machine counts by its name.
+    A checkpoint that is not on this machine counts by its name, and the config inside one as part of it.
     """
     path = Path(checkpoint).expanduser()
     files = [path] if path.is_file() else [path / CONFIG, path / WEIGHTS]
-    weights = [_file_digest(file) for file in files] if all(file.is_file() for file in files) else checkpoint
-    key: dict[str, tuple[object, str]] = {'version': (__version__, __version__), 'checkpoint': (weights, checkpoint)}
+    weights: object = checkpoint
+    with contextlib.suppress(OSError):  # loading the model will tell
+        weights = [_file_digest(file) for file in files]
+    digest, shown = '', 'that of the checkpoint'
     if config is not None:
         from volo_seg.config.load import load_config
 
         loaded = load_config(config, cfg_options)
-        dataset = loaded.get('test_dataloader', {}).get('dataset', {})
+        dataset = (loaded.get('test_dataloader') or {}).get('dataset') or {}
         used = loaded.get('model'), [dataset.get(name) for name in ('type', 'metainfo', 'pipeline')]
-        digest = hashlib.sha256(repr(used).encode()).hexdigest()
-        key['config'] = digest, ' '.join([config, *cfg_options])
-    return key
+        digest, shown = hashlib.sha256(repr(used).encode()).hexdigest(), ' '.join([config, *cfg_options])
+    return {'version': (__version__, __version__), 'checkpoint': (weights, checkpoint), 'config': (digest, shown)}
 
 
 def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
