@@ -2,8 +2,8 @@
 
     python tests/versions.py [--keep] [3.12 ...] [-- PYTEST ARGUMENTS]
 
-Prints a table: outcome of the tests and versions per Python, then the dependencies of which a release newer than the
-installed one exists, and for which no environment could be made the reason. Exit status 1 if one was tried and failed.
+Prints a table: outcome of the tests and versions per Python, or the reason why there is none, then the packages of
+which a release newer than the installed one exists. Exit status 1 if none passed, an installation or a test failed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def try_version(version: str, tests: list[str], *, keep: bool) -> dict[str, str]
         steps = [[python, '-m', 'venv', '--clear', str(folder)], [*pip, 'pip', 'torch'], [*pip, '-e', f'{ROOT}[test]']]
         for step in steps:
             if run(step, log):
-                return {'outcome': f'not tried: {" ".join(step[1:5])} … fails, see {log.relative_to(ROOT)}'}
+                errors = [line for line in log.read_text(errors='replace').splitlines() if line.startswith('ERROR')]
+                reason = errors[-1][:200] if errors else ' '.join(step)
+                return {'outcome': f'not installed: {reason} (see {log.relative_to(ROOT)})'}
         row = installed(own)
         failed = run([own, '-m', 'pytest', '-p', 'no:cacheprovider', *tests], log)
         summary = log.read_text(errors='replace').rstrip().rpartition('\n')[2].strip('= ')
