@@ -22,9 +22,10 @@ NEUTRAL = {
     'progress': {'errors'},
     'compat': set(),
     'seeding': set(),
-    'imageio': {'errors', 'io'},
-    'label_png': {'errors', 'io', 'imageio'},
-    'visualization': {'errors', 'io', 'imageio', 'label_png'},
+    'image_files': {'errors'},
+    'imageio': {'errors', 'image_files', 'io'},
+    'label_png': {'errors', 'image_files', 'io', 'imageio'},
+    'visualization': {'errors', 'image_files', 'io', 'imageio', 'label_png'},
 }
 MIDDLE = {*NEUTRAL, 'ops', 'layers', 'checkpoints', 'config'}
 UPPER = {*MIDDLE, 'models', 'datasets', 'evaluation', 'engine', 'register'}

@@ -19,7 +19,8 @@ from volo_seg.datasets.inspection.observation import InspectionOptions, inspect_
 from volo_seg.datasets.masks import decode_mask
 from volo_seg.datasets.transforms.loading import LoadImageFromFile, reading_of
 from volo_seg.errors import UserError
-from volo_seg.imageio import ImageError, Reading, check_range, decode_image, read_image, to_8_bits
+from volo_seg.image_files import ImageError
+from volo_seg.imageio import Reading, check_range, decode_image, read_image, to_8_bits
 from volo_seg.inference.base import BasePredictor, Prediction
 from volo_seg.inference.onnx_metadata import OnnxMetadata
 from volo_seg.inference.pipeline import image_pipeline

@@ -21,16 +21,15 @@ from volo_seg import imageio as images
 from volo_seg.datasets.inspection.observation import InspectionOptions, inspect_pair
 from volo_seg.datasets.masks import decode_mask
 from volo_seg.errors import UserError
-from volo_seg.imageio import (
+from volo_seg.image_files import (
     MAX_PIXELS,
     ImageError,
     check_raster,
     check_size,
-    decode_image,
     has_several_images,
     open_image,
-    read_image,
 )
+from volo_seg.imageio import decode_image, read_image
 from volo_seg.label_png import encode_labels, labels_of, load_label_image, read_labels
 
 pytestmark = pytest.mark.filterwarnings(r'ignore::UserWarning:PIL\..*')

@@ -13,6 +13,11 @@ class UserError(ValueError):
     """
 
 
+def message_of(error: BaseException) -> str:
+    """The message of ``error``, without the traceback that a process that loads data puts before it."""
+    return str(error).strip().rsplit(f'{type(error).__name__}: ', 1)[-1]
+
+
 @contextlib.contextmanager
 def prefixed(place: str) -> Iterator[None]:
     """Prefix the message of a UserError raised in the block with ``place``, a key of a config."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import ImageError, has_several_images, load_image, open_image, pillow_errors
+from volo_seg.image_files import ImageError, has_several_images, load_image, open_image, pillow_errors
 from volo_seg.io import atomic_write, check_regular, read_regular
 
 MARK = 'volo-seg'

@@ -290,7 +290,7 @@ def test_broken_image_is_named_during_training(toyscapes, tmp_path, capfd, worke
     err = capfd.readouterr().err
     last = err.strip().splitlines()[-1]
     assert last.startswith('error: image') and f'{victim.name!r}'[1:] + ' is damaged or cut off' in last
-    assert last.endswith('copy the file again, or remove it from the data') and 'Traceback' not in err
+    assert last.endswith('replace the file, or remove it from the data') and 'Traceback' not in err
 
 
 def test_wrong_class_count_of_a_checkpoint(toyscapes, checkpoint, tmp_path, capsys, monkeypatch):

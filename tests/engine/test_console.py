@@ -390,7 +390,7 @@ def test_trackers_get_steps_and_classes(data, tmp_path, monkeypatch, capsys):
         names = {key for key in logs[-1][2] if key.startswith('val/IoU/')}
         assert names == {'val/IoU/a', f'val/IoU/{name}', 'val/IoU/c'}
     assert ('config', 3) in sys.modules['wandb'].calls
-    assert ('uri', f'sqlite:///{tmp_path}/work/mlflow.db') in sys.modules['mlflow'].calls
+    assert ('uri', f'sqlite:///{tmp_path / "work" / "mlflow.db"}') in sys.modules['mlflow'].calls
     assert next(call[1] for call in sys.modules['mlflow'].calls if call[0] == 'params')['train_cfg.max_iters'] == 3
 
 

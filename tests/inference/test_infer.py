@@ -315,6 +315,7 @@ def test_full_disk_ends_the_run_with_one_sentence(networks, tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and 'cannot be written (' in err
     assert networks[0].seen < 30, 'it went on for nothing'
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith('volo-seg')]
     assert call('x.pth', images, '--out-dir', tmp_path / 'out/labels') == 2
     assert "labels' cannot be written (Not a directory); name another" in capsys.readouterr().err
 
@@ -464,6 +465,7 @@ def test_frame_that_cannot_be_segmented(networks, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(Brightness, '_segment', refuse)
     assert call('x.pth', film(tmp_path / 'clip.mp4'), '--out-dir', tmp_path / 'out') == 1
     assert "too large (frame 2 of '" in capsys.readouterr().err
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith('volo-seg')]
     assert not list((tmp_path / 'out/overlays').iterdir())
 
 

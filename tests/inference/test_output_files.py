@@ -194,8 +194,11 @@ HOLDER = """
 import os, sys, time
 from volo_seg.io import folder_lock
 with folder_lock(sys.argv[1], what='work dir', fix='go elsewhere'):
+    forked = os.pipe()
     if not os.fork():  # as a data-loading process, which notices only after seconds that its parent is gone
+        os.write(forked[1], b'.')
         time.sleep(60)
+    os.read(forked[0], 1)
     print('held', flush=True)
     time.sleep(60)
 """

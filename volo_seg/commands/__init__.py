@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from volo_seg.commands.signals import Signals
-from volo_seg.errors import PeerLost, UserError
+from volo_seg.errors import PeerLost, UserError, message_of
 from volo_seg.io import check_utf8
 
 
@@ -119,11 +119,6 @@ def print_error(error: UserError) -> None:
     told = {'sentence': message_of(error), 'peer_lost': isinstance(error, PeerLost)}
     with open(place, 'w', encoding='utf-8') as file:
         json.dump({'message': message_of(error), 'timestamp': int(time.time()), **told}, file)
-
-
-def message_of(error: UserError) -> str:
-    """The message of ``error``, without the traceback that a data-loading process puts before it."""
-    return str(error).strip().rsplit('UserError: ', 1)[-1]
 
 
 def refused(error: pickle.UnpicklingError) -> str:

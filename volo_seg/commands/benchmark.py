@@ -101,7 +101,7 @@ def find_images(args: argparse.Namespace, config: Config, folder: Path) -> list[
     Raises:
         UserError: A folder has no images.
     """
-    from volo_seg.imageio import SUFFIXES
+    from volo_seg.image_files import SUFFIXES
     from volo_seg.inference.stage_timing import generated_image
 
     if not args.images:

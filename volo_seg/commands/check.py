@@ -106,17 +106,13 @@ def config_findings(config: Config) -> list[Finding]:
     from volo_seg.config.checks import check_run
     from volo_seg.datasets.inspection.findings import Finding
 
-    def refusal(splits: Sequence[str]) -> dict[str, Finding]:
-        try:
-            check_run(config, splits)
-        except UserError as error:
-            return {str(error): Finding(splits[-1], 'config', str(error))}
-        return {}
-
     findings: dict[str, Finding] = {}
     names = [name for name in ('train', 'val') if config.get(f'{name}_dataloader') is not None]
     for splits in [*([name] for name in names), names]:
-        findings |= {key: found for key, found in refusal(splits).items() if key not in findings}
+        try:
+            check_run(config, splits)
+        except UserError as error:  # noqa: PERF203
+            findings.setdefault(str(error), Finding(splits[-1], 'config', str(error)))
     return list(findings.values())
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import sys
+import time
 from collections.abc import Sequence
 
 from volo_seg.commands.flags import make_parser
@@ -19,12 +20,10 @@ OPTIONAL = {
     'triton': 'the fused kernel, on a GPU only (comes with CUDA builds of torch)',
     'tensorboard': 'the TensorBoard backend',
 }
-# both packages of a pair install the same files, so that the later installation overwrites the other
 MODULES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'cv2', 'numpy', 'safetensors')
 OPTIONAL_MODULES = ('torchvision', 'timm')
 """MMEngine and MMSegmentation import them if they are installed; the commands hide them if they are broken."""
-HEADS = {'d1': (6, 32), 'd5': (12, 32), 'nano': (2, 32)}
-"""Heads of the outlookers of some variants, and channels of each."""
+# both packages of a pair install the same files, so that the later installation overwrites the other
 RIVALS = {'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'onedl-mmsegmentation': 'mmsegmentation'}
 
 
@@ -97,6 +96,7 @@ def describe_attention() -> list[tuple[str, str]]:
     """Rows with the largest error and the time of each implementation of outlook attention on this machine."""
     import torch
 
+    from volo_seg.checkpoints import VARIANTS
     from volo_seg.ops.triton.fused import HAS_TRITON
     from volo_seg.ops.triton.self_check import TOLERANCES, Case, check
 
@@ -104,9 +104,10 @@ def describe_attention() -> list[tuple[str, str]]:
     if not (torch.cuda.is_available() and HAS_TRITON):
         return [*rows, ('outlook fused', 'not checked: it needs a GPU and triton')]
     device = torch.device('cuda', torch.cuda.current_device())
-    for variant, heads in HEADS.items():
+    for variant, arch in VARIANTS.items():
+        heads = arch.num_heads[0]
         for dtype in TOLERANCES:
-            verdict = check(Case(device, dtype, 3, 2, *heads))
+            verdict = check(Case(device, dtype, 3, 2, heads, arch.embed_dims[0] // heads))
             error = '' if verdict.error is None else f'error {verdict.error:.1e}, '
             outcome = f'not used: {verdict.problem}; ' if verdict.problem else f'passed, {error}'
             kind = str(dtype).removeprefix('torch.')
@@ -116,8 +117,6 @@ def describe_attention() -> list[tuple[str, str]]:
 
 def check_on_cpu(implementation: str) -> str:
     """Compare ``implementation`` with the reference in float64, gradients too, on a map of odd sides."""
-    import time
-
     import torch
 
     from volo_seg.ops import outlook_attention

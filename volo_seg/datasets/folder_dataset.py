@@ -16,7 +16,7 @@ from volo_seg.datasets.masks import Colour, ColourTable
 from volo_seg.datasets.pairs import Pairing, pair_folders, suffix_hint
 from volo_seg.datasets.transforms.loading import LoadLabels
 from volo_seg.errors import UserError
-from volo_seg.imageio import SUFFIXES
+from volo_seg.image_files import SUFFIXES
 from volo_seg.io import read_lines
 from volo_seg.visualization import default_palette
 

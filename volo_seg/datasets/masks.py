@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from volo_seg.imageio import ImageError
+from volo_seg.image_files import ImageError
 from volo_seg.label_png import labels_of, load_label_image
 
 Labels = npt.NDArray[np.uint8]

@@ -9,8 +9,8 @@ from typing import Any
 
 import cv2
 
-from volo_seg.errors import UserError
-from volo_seg.imageio import ImageError
+from volo_seg.errors import UserError, message_of
+from volo_seg.image_files import ImageError
 from volo_seg.io import check_regular
 
 READING_ERRORS = (AssertionError, OSError, cv2.error)
@@ -33,15 +33,10 @@ def data_files(dataset: Any) -> Iterator[tuple[str, str]]:
 def unreadable_file(error: BaseException, datasets: Iterable[Any]) -> UserError | None:
     """Return the error to raise instead of ``error`` if an image or label file of ``datasets`` could not be read.
 
-    The file is the one that ``error`` names, else the first that is missing or empty. None if there is no such file. A
-    UserError that a worker process raised loses the worker's traceback.
+    The file is the one that ``error`` names, else the first that is missing or empty. None if there is no such file.
     """
-    if isinstance(error, UserError):
-        name, _, sentence = str(error).splitlines()[-1].partition(': ')
-        from_worker = str(error).startswith('Caught ')
-        if isinstance(error, ImageError) or (from_worker and name.endswith('ImageError')):
-            return UserError(f'{sentence if from_worker else error}; copy the file again, or remove it from the data')
-        return UserError(sentence) if from_worker else None
+    if isinstance(error, ImageError):
+        return UserError(f'{message_of(error)}; replace the file, or remove it from the data')
     if not isinstance(error, READING_ERRORS):
         return None
     message = str(error)

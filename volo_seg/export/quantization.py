@@ -13,7 +13,8 @@ import numpy as np
 from volo_seg.errors import UserError
 from volo_seg.export.onnx_export import foreign_operators, quiet, require_onnx
 from volo_seg.export.parity import open_session
-from volo_seg.imageio import SUFFIXES, read_image
+from volo_seg.image_files import SUFFIXES
+from volo_seg.imageio import read_image
 from volo_seg.inference.onnx_metadata import OnnxMetadata
 from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resize_image
 from volo_seg.io import atomic_write, find_files

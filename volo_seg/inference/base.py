@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -108,8 +109,10 @@ class BasePredictor(ABC):
         confidence: bool | None = None,
         probabilities: bool | None = None,
         on_error: str = 'raise',
-    ) -> Iterator[Result | Failure]:
+    ) -> Generator[Result | Failure, None, None]:
         """Segment ``items`` lazily and in order, with a bounded number of them in memory.
+
+        Close the generator if you leave it before its end and ``readers`` is not 0: that ends its threads.
 
         Images whose network input has the same size share a forward pass.
 
@@ -140,9 +143,9 @@ class BasePredictor(ABC):
         if readers:
             # the caller may fill the next image into the same array
             copies = (item.copy() if isinstance(item, np.ndarray) else item for item in items)
-            entries: Iterator[_Entry] = prefetch(self._read, copies, threads=readers, depth=2 * readers)
+            entries: Generator[_Entry, None, None] = prefetch(self._read, copies, threads=readers, depth=2 * readers)
         else:
-            entries = map(self._read, items)
+            entries = (self._read(item) for item in items)
         return self._in_order(entries, size=size, waiting=waiting, outputs=outputs, on_error=on_error)
 
     def _prepare(self, image: np.ndarray) -> tuple[Hashable, Any]:
@@ -170,18 +173,25 @@ class BasePredictor(ABC):
         return entry
 
     def _in_order(
-        self, entries: Iterator[_Entry], *, size: int, waiting: int, outputs: dict[str, bool], on_error: str
-    ) -> Iterator[Result | Failure]:
+        self,
+        entries: Generator[_Entry, None, None],
+        *,
+        size: int,
+        waiting: int,
+        outputs: dict[str, bool],
+        on_error: str,
+    ) -> Generator[Result | Failure, None, None]:
         window: deque[_Entry] = deque()
-        for entry in entries:
-            window.append(entry)
-            batch = _unfinished(window, entry.key)
-            if len(batch) >= size:
-                self._finish(batch, outputs)
-            yield from _take_finished(window, on_error)
-            if len(window) >= waiting:
-                self._finish(_unfinished(window), outputs)
+        with contextlib.closing(entries):  # ends the threads that read, also after an error
+            for entry in entries:
+                window.append(entry)
+                batch = _unfinished(window, entry.key)
+                if len(batch) >= size:
+                    self._finish(batch, outputs)
                 yield from _take_finished(window, on_error)
+                if len(window) >= waiting:
+                    self._finish(_unfinished(window), outputs)
+                    yield from _take_finished(window, on_error)
         while window:
             self._finish(_unfinished(window), outputs)
             yield from _take_finished(window, on_error)

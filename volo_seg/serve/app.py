@@ -21,7 +21,8 @@ from starlette.requests import ClientDisconnect
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
-from volo_seg.imageio import ImageError, decode_image
+from volo_seg.image_files import ImageError
+from volo_seg.imageio import decode_image
 
 from .access import LOCAL_HOSTS, Access
 from .batching import Batcher

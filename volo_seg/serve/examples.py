@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import DEFAULT_READING, SUFFIXES, Reading, open_image, read_image
+from volo_seg.image_files import SUFFIXES, open_image
+from volo_seg.imageio import DEFAULT_READING, Reading, read_image
 from volo_seg.io import find_files
 
 from .limits import Limits

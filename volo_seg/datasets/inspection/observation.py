@@ -11,18 +11,20 @@ import cv2
 import numpy as np
 
 from volo_seg.datasets.masks import ColourTable, decode_mask
-from volo_seg.imageio import (
-    RANGE_MODES,
+from volo_seg.image_files import (
     ImageError,
-    Reading,
     check_data,
-    check_image,
-    decode_image,
-    decode_values,
     load_image,
     open_image,
     stored_bits,
     stored_orientation,
+)
+from volo_seg.imageio import (
+    RANGE_MODES,
+    Reading,
+    check_image,
+    decode_image,
+    decode_values,
     to_8_bits,
 )
 from volo_seg.io import read_regular

@@ -183,7 +183,8 @@ def largest_outputs(runner: Any, data_batch: Any) -> dict[str, float]:
         if name and not any(True for _ in module.children())
     ]
     wrapper = next(iter(_wrappers(runner)))
-    with suppress(NotImplementedError, RuntimeError), torch.no_grad(), wrapper.optim_context(runner.model):
+    # the outputs up to an operation that fails are reported too
+    with suppress(RuntimeError), torch.no_grad(), wrapper.optim_context(runner.model):
         data = model.data_preprocessor(data_batch, True)
         model(**data, mode='loss')
     for handle in handles:

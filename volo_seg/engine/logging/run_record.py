@@ -17,7 +17,7 @@ import torch
 
 from volo_seg import __version__
 from volo_seg.engine.data_files import unreadable_file
-from volo_seg.errors import PeerLost
+from volo_seg.errors import PeerLost, message_of
 from volo_seg.io import WriteError, atomic_write
 
 NAME = 'run.json'
@@ -109,7 +109,7 @@ def run_recorded(runner: Any, kind: str, work: Callable[[], Result]) -> Result:
         if explained is None and runner.world_size > 1 and lost_peer(error):
             explained = PeerLost('another process of this job ended; see its message')
         reported = explained or error
-        runner.record.finish('failed', reason=f'{type(reported).__name__}: {reported}'.strip()[:2000])
+        runner.record.finish('failed', reason=f'{type(reported).__name__}: {message_of(reported)}'.strip()[:2000])
         if explained is not None:
             raise explained from error
         raise

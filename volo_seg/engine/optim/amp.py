@@ -113,7 +113,7 @@ def why_not(dtype: str) -> str | None:
         return None
     try:
         _try_float16_on_cpu()
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         reason = str(error).splitlines()[0][:100]
         return f'torch {torch.__version__} does not train in float16 on a CPU ({reason}); use --amp bf16'
     return None

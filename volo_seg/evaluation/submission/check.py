@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from volo_seg.evaluation.submission.archive import ServerRule, frame_of
-from volo_seg.imageio import ImageError, open_image
+from volo_seg.image_files import ImageError, open_image
 from volo_seg.io import check_regular
 from volo_seg.label_png import Labels, labels_of, load_label_image, ranges
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -76,9 +76,12 @@ class BatchRun:
             self.job.shares.flush(table, order=[task.name for task in self.job.plan])
 
     def _segment_images(self, tasks: Sequence[Task]) -> None:
-        results = self._stream((task.source for task in tasks), readers=self.threads)
-        # each waiting result holds its image, and possibly the probabilities of all classes
-        with WriterPool(threads=self.threads, depth=self.threads) as writers:
+        sources = (task.source for task in tasks)
+        with (
+            contextlib.closing(self._stream(sources, readers=self.threads)) as results,
+            # each waiting result holds its image, and possibly the probabilities of all classes
+            WriterPool(threads=self.threads, depth=self.threads) as writers,
+        ):
             for task, result in zip(tasks, results, strict=True):
                 if isinstance(result, Failure):
                     self.failures[task.source] = result.reason
@@ -108,27 +111,29 @@ class BatchRun:
         names: list[str] = []
         errors: list[UserError] = []
 
-        def missing_frames() -> Iterator[np.ndarray]:
+        def missing_frames() -> Generator[np.ndarray, None, None]:
+            frames = prefetch(lambda _: reader.read(), itertools.count(), threads=1, depth=2 * self.threads)
             try:
-                for index, frame in enumerate(
-                    prefetch(lambda _: reader.read(), itertools.count(), threads=1, depth=2 * self.threads)
-                ):
-                    if frame is None:
-                        return
-                    name = frame_name(task.name, index)
-                    if video is None and self.job.resume and self.output.has(name, self.output.frame_kinds):
-                        self.on_done()
-                        continue
-                    names.append(name)
-                    yield frame
+                with contextlib.closing(frames):
+                    for index, frame in enumerate(frames):
+                        if frame is None:
+                            return
+                        name = frame_name(task.name, index)
+                        if video is None and self.job.resume and self.output.has(name, self.output.frame_kinds):
+                            self.on_done()
+                            continue
+                        names.append(name)
+                        yield frame
             except UserError as error:  # raised after the frames before it
                 errors.append(error)
 
         with (
+            contextlib.closing(missing_frames()) as frames,
+            contextlib.closing(self._stream(frames, readers=0)) as results,
             WriterPool(threads=self.threads, depth=self.threads) as writers,
             WriterPool(threads=1, depth=self.threads) as video_writer,
         ):
-            for count, result in enumerate(self._stream(missing_frames(), readers=0)):
+            for count, result in enumerate(results):
                 if isinstance(result, Failure):
                     raise UserError(f'{result.reason} (frame {count} of {str(task.source)!r})')
                 if video is not None:
@@ -138,7 +143,9 @@ class BatchRun:
         if errors:
             raise errors[0]
 
-    def _stream(self, items: Iterator[Path] | Iterator[np.ndarray], *, readers: int) -> Iterator[Result | Failure]:
+    def _stream(
+        self, items: Iterator[Path] | Iterator[np.ndarray], *, readers: int
+    ) -> Generator[Result | Failure, None, None]:
         needs = {OUTPUT_FORMATS[kind].needs for kind in self.output.kinds}
         return self.predictor.stream(
             items,

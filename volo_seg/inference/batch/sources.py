@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import SUFFIXES
+from volo_seg.image_files import SUFFIXES
 from volo_seg.inference.output_formats import OUTPUT_FORMATS
 from volo_seg.io import check_utf8, find_files, read_lines
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import check_size
+from volo_seg.image_files import check_size
 from volo_seg.io import WriteError, check_regular, part_path, safe_join
 
 # ffmpeg prints lines about a damaged file; VideoReader raises one sentence

@@ -16,7 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import check_raster
+from volo_seg.image_files import check_raster
 from volo_seg.inference.concurrency import WriterPool, prefetch
 from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.raster.blending import Area, Blend

@@ -147,20 +147,13 @@ def _chunks(
 
 
 @_pixel_losses.register_fake
-def _(logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool) -> Tensor:
+def _(logits: Tensor, labels: Tensor, *_: Any) -> Tensor:
     return logits.new_empty(labels.shape, dtype=_exact(logits))
 
 
 @_loss.register_fake
-def _(
-    logits: Tensor,
-    labels: Tensor,
-    class_weight: Tensor | None,
-    pixel_weight: Tensor | None,
-    ignore_index: int,
-    align_corners: bool,
-    record: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(logits: Tensor, labels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    record = arguments[-1]
     dtype = _exact(logits)
     scalar, gradient = logits.new_empty((), dtype=dtype), torch.empty_like(logits, dtype=dtype)
     counts = labels.new_empty(2, dtype=torch.int64)
