@@ -3,26 +3,23 @@
 The model is a linear layer and the data are numbers, so that nothing of segmentation is needed for a result.
 """
 
-import inspect
 import itertools
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio import BaseStorageBackend, FileClient, LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, ParamSchedulerHook
-from mmengine.fileio import LocalBackend, register_backend
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from volo_seg.checkpoints import load_file
 from volo_seg.engine.hooks import AtomicCheckpointHook, AveragedWeightsHook, ResumableEarlyStoppingHook
@@ -65,13 +62,6 @@ class Numbers(Dataset):
         return dict(x=torch.rand(2, generator=generator), y=torch.rand(1, generator=generator))
 
 
-class Stream(IterableDataset):
-    """Data without a length."""
-
-    def __iter__(self):
-        return (Numbers()[index % 12] for index in itertools.count())
-
-
 class Scores(BaseMetric):
     """``acc`` of the nth evaluation is the nth of ``values``; ``loss`` and ``other`` follow it."""
 
@@ -92,13 +82,11 @@ def build(kind, work_dir, *, checkpoint=None, loop=ITERATIONS, values=VALUES, da
     """A runner of class ``kind``; ``checkpoint`` is its checkpoint hook."""
     data = data or Numbers()
     batches = dict(batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'))
-    sampled = dict(batches, dataset=data)
-    if not isinstance(data, IterableDataset):
-        sampled['sampler'] = SAMPLER
+    sampled = dict(batches, dataset=data, sampler=SAMPLER)
     name = f'contract{next(numbers)}'
     arguments = dict(
         model=Model(),
-        work_dir=str(work_dir),
+        work_dir=work_dir,
         train_dataloader=sampled,
         val_dataloader={**batches, 'dataset': Numbers(), 'sampler': SAMPLER},
         test_dataloader={**batches, 'dataset': Numbers(), 'sampler': SAMPLER},
@@ -440,7 +428,7 @@ def test_weights_of_another_model(tmp_path):
         weights.append(dict(started.model.state_dict()))
     assert not tiny.differences(*weights)
     assert weights[1]['layer.weight'].tolist() == [[1, 1]]
-    with pytest.raises(UserError, match='it lacks .* and it contains .head.weight'):
+    with pytest.raises(UserError, match='it lacks .* and it contains head.weight'):
         build(SafeRunner, tmp_path / 'strict', load_from=str(tmp_path / 'part.pth')).train()
 
 
@@ -496,8 +484,6 @@ def test_hooks_are_called_in_the_order_of_their_priority(loop, tmp_path):
         started.register_hook(Named('d', calls), priority='HIGHEST')
         started.register_hook(Named('e', calls), priority=35)
         started.register_hook(Named('f', calls))
-        with pytest.raises(ValueError, match='priority'):
-            started.register_hook(dict(type='IterTimerHook', priority=1), priority='LOW')
         hooks = started.get_hooks_info().replace(hook.__name__.ljust(35), 'CheckpointHook'.ljust(35))
         started.train()
         build(
@@ -618,30 +604,6 @@ def test_validation_and_test_alone(tmp_path):
         assert started.test()['acc'] == 0.9
 
 
-def test_data_without_a_length(tmp_path):
-    """Iterable data, and hooks of ours with it."""
-    hooks = [dict(type=name) for name in ('DataRecordHook', 'ContactSheetHook', 'IterationSeedHook', 'NonFiniteHook')]
-    results = []
-    for index, (kind, hook) in enumerate(BOTH):
-        root = tmp_path / str(index)
-        custom = hooks if kind is SafeRunner else []
-        checkpoint = hook(by_epoch=False, interval=3)
-        build(kind, root, checkpoint=checkpoint, data=Stream(), custom_hooks=custom, default_scope='mmseg').train()
-        started = build(
-            kind,
-            root,
-            checkpoint=checkpoint,
-            data=Stream(),
-            resume=True,
-            custom_hooks=custom,
-            loop=dict(ITERATIONS, max_iters=8),
-            default_scope='mmseg',
-        )
-        started.train()
-        results.append(outcome(started, root))
-    agree(results)
-
-
 def test_data_loaders_of_torch(tmp_path):
     """Loaders that are built already: with a sampler of batches, and without worker processes."""
     results = []
@@ -701,33 +663,21 @@ class Pair(Model):
 
 
 def test_several_optimizers(tmp_path):
+    schedulers = dict(
+        one=dict(type='PolyLR', by_epoch=False, end=6), two=[dict(type='ConstantLR', by_epoch=False, end=2)]
+    )
     results = []
     for index, (kind, hook) in enumerate(BOTH):
         root = tmp_path / str(index)
-
-        def pair(loop, **settings):
+        for settings in (dict(loop=dict(ITERATIONS, max_iters=4)), dict(resume=True)):
             model = Pair()
             wrappers = OptimWrapperDict(
                 one=OptimWrapper(torch.optim.SGD(model.layer.parameters(), lr=0.1)),
                 two=OptimWrapper(torch.optim.Adam(model.second.parameters(), lr=0.2)),
             )
-            schedulers = dict(
-                one=dict(type='PolyLR', by_epoch=False, end=6), two=[dict(type='ConstantLR', by_epoch=False, end=2)]
-            )
-            return build(
-                kind,
-                root,
-                checkpoint=hook(by_epoch=False, interval=2),
-                model=model,
-                optim_wrapper=wrappers,
-                param_scheduler=schedulers,
-                loop=loop,
-                **settings,
-            )
-
-        pair(dict(ITERATIONS, max_iters=4)).train()
-        started = pair(ITERATIONS, resume=True)
-        started.train()
+            settings.update(model=model, optim_wrapper=wrappers, param_scheduler=schedulers)
+            started = build(kind, root, checkpoint=hook(by_epoch=False, interval=2), **settings)
+            started.train()
         results.append(outcome(started, root))
     agree(results)
 
@@ -735,6 +685,7 @@ def test_several_optimizers(tmp_path):
 def test_checkpoints_behind_a_prefix(tmp_path):
     """``out_dir`` and ``load_from`` of a registered storage backend."""
     register_backend('contract', Prefixed, prefixes='contract', force=True)
+    FileClient.register_backend('contract', Prefixed, prefixes='contract', force=True)
     results = []
     for index, (kind, hook) in enumerate(BOTH):
         root = tmp_path / str(index)
@@ -743,38 +694,47 @@ def test_checkpoints_behind_a_prefix(tmp_path):
         )
         build(kind, root / 'work', checkpoint=checkpoint, loop=dict(ITERATIONS, max_iters=4)).train()
         results.append(sorted(path.name for path in (root / 'store' / 'work').iterdir()))
-        assert (root / 'work' / 'last_checkpoint').read_text() == f'contract://{root}/store/work/iter_4.pth'
+        last = f'contract://{root}/store/work/iter_4.pth'
+        assert (root / 'work' / 'last_checkpoint').read_text() == last
+        started = build(kind, root / 'work', resume=True)
+        started.train()
+        assert started.message_hub.get_info('last_ckpt') == last
     assert results[0] == results[1] == ['best_acc_iter_4.pth', 'iter_4.pth']
 
 
-class Prefixed(LocalBackend):
+class Prefixed(BaseStorageBackend):
     """Local files with a prefix."""
 
-    def put(self, content, filepath):
-        super().put(content, str(filepath).removeprefix('contract://'))
+    def __getattr__(self, name):
+        return lambda *given: getattr(LocalBackend(), name)(
+            *[value.removeprefix('contract://') if isinstance(value, str) else value for value in given]
+        )
 
-    def isfile(self, filepath):
-        return super().isfile(str(filepath).removeprefix('contract://'))
+    def get(self, filepath):
+        return LocalBackend().get(filepath.removeprefix('contract://'))
 
-    def remove(self, filepath):
-        super().remove(str(filepath).removeprefix('contract://'))
+    def get_text(self, filepath):
+        return LocalBackend().get_text(filepath.removeprefix('contract://'))
 
     def join_path(self, filepath, *filepaths):
-        return '/'.join([str(filepath), *filepaths])
+        return '/'.join([filepath, *filepaths])
 
 
-def test_constructor():
-    """All arguments, by name or position; what is missing is named."""
-    theirs, ours = (inspect.signature(kind.__init__).parameters for kind, _ in BOTH)
-    assert list(ours) == list(theirs)
-    for kind, _ in BOTH:
+def test_constructor(tmp_path):
+    """Arguments by position, and an error that names what is missing."""
+    for index, (kind, _) in enumerate(BOTH):
+        folder = str(tmp_path / str(index))
+        loader = dict(dataset=Numbers(), batch_size=2, sampler=SAMPLER)
+        given = (loader, None, None, ITERATIONS, None, None, None, dict(optimizer=dict(type='SGD', lr=1)))
+        started = kind(Model(), folder, *given, experiment_name=f'contract{next(numbers)}')
+        assert (started.work_dir, started.train_loop.max_iters) == (folder, 6)
         with pytest.raises(TypeError, match='work_dir'):
             kind(Model())
 
 
 def test_a_work_dir_that_is_a_path(tmp_path):
     for index, (kind, hook) in enumerate(BOTH):
-        started = build(kind, tmp_path, checkpoint=hook(by_epoch=False), work_dir=tmp_path / str(index))
+        started = build(kind, tmp_path / str(index), checkpoint=hook(by_epoch=False))
         started.train()
         assert (tmp_path / str(index) / 'iter_6.pth').is_file()
 

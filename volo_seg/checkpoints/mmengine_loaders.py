@@ -7,6 +7,7 @@ functions. The commands, ``SafeRunner`` and ``Predictor`` call it; importing vol
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +38,27 @@ def forbid_unpickling() -> None:
 
 
 def load_from_config(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read the weights that a config names: a source for :func:`.load_file`, or a name in MMEngine's model zoos.
+    """Read the weights that a config names.
+
+    Args:
+        filename: A source for :func:`.load_file`, a name in MMEngine's model zoos, or a file of a storage backend that
+            is registered in MMEngine.
+        map_location: A device; a function counts as the CPU.
 
     Raises:
         UserError: See :func:`.load_file` and :func:`address`.
     """
+    from mmengine.fileio import get_file_backend
+    from mmengine.fileio.backends import prefix_to_backends
+
+    scheme, marked, _ = os.fspath(filename).partition('://')
+    if marked and scheme in prefix_to_backends.keys() - {'http', 'https'}:
+        with contextlib.ExitStack() as stack:
+            try:
+                path = stack.enter_context(get_file_backend(filename).get_local_path(filename))
+            except (ImportError, AssertionError, OSError) as error:
+                raise UserError(f'{filename} cannot be read ({error or type(error).__name__}): {_FIX}') from error
+            return load_file(path)
     source = address(os.fspath(filename))
     content = load_file(source, map_location='cpu' if callable(map_location) else map_location or 'cpu')
     if filename.startswith('mmcls://'):  # a classifier, of which the backbone is used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from volo_seg.layers import resize_pos_embed
 
 _CLASS_WEIGHTS = 'conv_seg.weight'
 _POSITIONS = 'backbone.pos_embed'
+_EXTRA = '_extra_state'
+"""The end of the names of values that modules add to their state dict; they are loaded unchecked."""
 _TRAINED_WITH = 'use the config with which it was trained'
 
 
@@ -50,8 +53,11 @@ def fit_segmentor_weights(
     Raises:
         UserError: The weights belong to another model or, without ``other_classes``, another number of classes.
     """
-    found, _ = unwrap(content, name=name)
+    found, container = unwrap(content, name=name)
+    state = content[container] if container else content
     target = model.state_dict()
+    extra = {key: state[key] for key in target if key.endswith(_EXTRA) and key in state}
+    found, target = ({k: v for k, v in part.items() if not k.endswith(_EXTRA)} for part in (found, target))
     _check_backbone(found, target, name=name)
     _check_names(found, target, name=name, strict=strict)
     left_out = []
@@ -67,8 +73,17 @@ def fit_segmentor_weights(
         found[_POSITIONS] = resize_pos_embed(positions, (h, w))
         logging.getLogger(__name__).info('%s: position grid %dx%d -> %dx%d', name, old_h, old_w, h, w)
     check_shapes(found, target, name=name, model_name='this model')
-    model.load_state_dict(found, strict=False)
+    loaded = OrderedDict({**found, **extra})
+    loaded._metadata = _versions(getattr(state, '_metadata', None))  # type: ignore[attr-defined]
+    model.load_state_dict(loaded, strict=False)
     return left_out
+
+
+def _versions(metadata: Any) -> dict[str, dict[str, int]]:
+    """Return the versions of the modules in the ``metadata`` of a state dict, which can be anything in a file."""
+    items = metadata.items() if isinstance(metadata, Mapping) else ()
+    found = {key: value.get('version') for key, value in items if isinstance(value, Mapping)}
+    return {key: {'version': version} for key, version in found.items() if isinstance(version, int)}
 
 
 def _check_backbone(found: Mapping[str, Tensor], target: Mapping[str, Tensor], *, name: str) -> None:

@@ -6,8 +6,9 @@ import contextlib
 import copy
 import errno
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 from mmengine.runner import BaseLoop, Runner, save_checkpoint, set_random_seed
 from mmseg.registry import RUNNERS
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from volo_seg.checkpoints import fit_segmentor_weights, load_file
-from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling
+from volo_seg.checkpoints import fit_segmentor_weights
+from volo_seg.checkpoints.mmengine_loaders import forbid_unpickling, load_from_config
 from volo_seg.config.agreement import check_same_classes
 from volo_seg.config.validation import walk
 from volo_seg.engine.hooks.checkpoint_hook import (
@@ -65,7 +67,7 @@ class SafeRunner(Runner):
 
     _timestamp: str
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(self, model: nn.Module | dict, work_dir: str, *args: Any, **settings: Any) -> None:
         """Pass the arguments to MMEngine's ``Runner``; ``work_dir`` must be writable.
 
         Raises:
@@ -77,9 +79,8 @@ class SafeRunner(Runner):
         self._warned: set[str] = set()
         self._loaded: dict[str, Any] = {}
         forbid_unpickling()
-        folder = settings.get('work_dir') or args[1]
-        check_writable(folder, what='work dir', fix=OTHER_WORK_DIR)
-        super().__init__(*args, **settings)
+        check_writable(work_dir, what='work dir', fix=OTHER_WORK_DIR)
+        super().__init__(model, work_dir, *args, **settings)
 
     def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
         """Build MMEngine's logger; with a ``ConsoleHook`` in the config, long messages go to the log file only."""
@@ -271,13 +272,18 @@ class SafeRunner(Runner):
         filename: str,
         map_location: str | Callable = 'cpu',
         strict: bool = True,
-        revise_keys: list | None = None,
+        revise_keys: Sequence[tuple[str, str]] = (),
     ) -> dict[str, Any]:
-        """Load ``filename`` into the model and return the checkpoint; ``revise_keys`` is ignored.
+        """Load ``filename`` into the model and return the checkpoint, which is on the CPU whatever ``map_location``.
 
-        For training that is not resumed, the classification layers may have another number of classes.
+        For training that is not resumed, the classification layers may have another number of classes. ``revise_keys``
+        has pairs of a regular expression and its replacement in the names of the weights.
         """
-        checkpoint = load_file(filename, map_location='cpu')
+        checkpoint = load_from_config(filename)
+        for pattern, replacement in revise_keys:
+            state = checkpoint.get('state_dict', checkpoint)
+            revised = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+            checkpoint = {**checkpoint, 'state_dict': revised} if 'state_dict' in checkpoint else revised
         if self._resume:
             check_resumable(checkpoint, name=str(filename))
         # MMEngine would execute the text of the saved config
@@ -316,7 +322,8 @@ class SafeRunner(Runner):
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """Scale the learning rate to the images of an optimizer step, including accumulated batches."""
         base = (auto_scale_lr or {}).get('base_batch_size')
-        if not base or not isinstance(optim_wrapper, OptimWrapper):
+        built = any(isinstance(item, _ParamScheduler) for item in tree_leaves(self.param_schedulers))
+        if not base or built or not isinstance(optim_wrapper, OptimWrapper):
             super().scale_lr(optim_wrapper, auto_scale_lr)
             return
         loader = self._train_dataloader

@@ -7,6 +7,7 @@ of processes, sharded or not.
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,7 +103,11 @@ def full_tensors(value: Any) -> Any:
     if isinstance(value, Tensor):
         return full_tensor(value.detach()).cpu()
     if isinstance(value, Mapping):
-        return {key: full_tensors(item) for key, item in value.items()}
+        copied = OrderedDict((key, full_tensors(item)) for key, item in value.items())
+        if hasattr(value, '_metadata'):  # of a state dict: the versions of the modules
+            copied._metadata = value._metadata  # type: ignore[attr-defined]
+            return copied
+        return dict(copied)
     if isinstance(value, (list, tuple)):
         return type(value)(full_tensors(item) for item in value)
     return value

@@ -41,7 +41,8 @@ def check_finite(content: Mapping[str, Any], path: Path) -> None:
         NonFiniteError: They are not.
     """
     states = [content[key] for key in ('state_dict', 'ema_state_dict') if key in content]
-    bad = [name for state in states for name, value in state.items() if not torch.isfinite(value).all()]
+    tensors = [pair for state in states for pair in state.items() if isinstance(pair[1], torch.Tensor)]
+    bad = [name for name, value in tensors if not torch.isfinite(value).all()]
     losses = content['message_hub']['log_scalars'].get('train/loss')
     if not bad and (losses is None or math.isfinite(losses.current())):
         return

@@ -76,7 +76,7 @@ class NonFiniteHook(Hook):
         if _any_process(self._scale_fell(runner) or bad):
             self.count += 1
             state = unwrap_model(runner.model).state_dict()
-            weights = [name for name, value in state.items() if not _all_finite([value])]
+            weights = [name for name, value in state.items() if not _all_finite(_tensors(value))]
             stops = _any_process(bool(weights)) or self.count >= self.patience
             report = self._report(runner, data_batch, losses)
             self.sentence = _sentence(report)
