@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from volo_seg.checkpoints import load_file
+from volo_seg.commands.flags import set_resume
 from volo_seg.engine.hooks import AtomicCheckpointHook, AveragedWeightsHook, ResumableEarlyStoppingHook
 from volo_seg.engine.optim.batch_size import OptimizerStepSchedulerHook
 from volo_seg.engine.runner import SafeRunner
@@ -696,9 +697,14 @@ def test_checkpoints_behind_a_prefix(tmp_path):
         results.append(sorted(path.name for path in (root / 'store' / 'work').iterdir()))
         last = f'contract://{root}/store/work/iter_4.pth'
         assert (root / 'work' / 'last_checkpoint').read_text() == last
+        config = Config({'work_dir': str(root / 'work')})
+        set_resume(config, 'auto')
+        assert config.load_from == last
         started = build(kind, root / 'work', resume=True)
         started.train()
         assert started.message_hub.get_info('last_ckpt') == last
+        with pytest.raises(UserError, match='contract://none.pth does not exist'):
+            build(SafeRunner, root / 'none', load_from='contract://none.pth').train()
     assert results[0] == results[1] == ['best_acc_iter_4.pth', 'iter_4.pth']
 
 

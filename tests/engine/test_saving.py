@@ -262,7 +262,8 @@ def test_a_disk_that_takes_no_checkpoint_ends_in_one_sentence(data, tmp_path):
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert 'iter_1.pth' in log and 'File too large); training continues and saves again at the next interval' in log
     assert not [path for path in tmp_path.rglob('*') if path.suffix in ('.pth', '.part')]
-    assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'failed'
+    record = json.loads((tmp_path / 'run.json').read_text())
+    assert (record['status'], record['last_checkpoint']) == ('failed', None)
 
 
 @pytest.mark.parametrize('folder', ['/proc/volo-seg', '{tmp}/file/work'])

@@ -53,12 +53,12 @@ def load_from_config(filename: str, map_location: Any = None) -> dict[str, Any]:
 
     scheme, marked, _ = os.fspath(filename).partition('://')
     if marked and scheme in prefix_to_backends.keys() - {'http', 'https'}:
-        with contextlib.ExitStack() as stack:
-            try:
-                path = stack.enter_context(get_file_backend(filename).get_local_path(filename))
-            except (ImportError, AssertionError, OSError) as error:
-                raise UserError(f'{filename} cannot be read ({error or type(error).__name__}): {_FIX}') from error
-            return load_file(path)
+        with contextlib.suppress(ImportError):  # the package of MMEngine's own s3:// is not public
+            backend = get_file_backend(filename)
+            if not backend.isfile(filename):
+                raise UserError(f'{filename} does not exist: correct the address')
+            with backend.get_local_path(filename) as path:
+                return load_file(path)
     source = address(os.fspath(filename))
     content = load_file(source, map_location='cpu' if callable(map_location) else map_location or 'cpu')
     if filename.startswith('mmcls://'):  # a classifier, of which the backbone is used

@@ -231,14 +231,17 @@ def set_resume(config: Config, resume: str | None) -> None:
     Raises:
         UserError: The named checkpoint does not exist, or the work dir holds none.
     """
-    from volo_seg.engine.hooks.checkpoint_hook import RESCUED, last_checkpoint
+    from volo_seg.engine.hooks.checkpoint_hook import RESCUED, last_checkpoint, recorded_checkpoint
     from volo_seg.engine.launch import is_first_process
 
     if resume is None:
         return
     config.resume = True
+    remote = recorded_checkpoint(config.work_dir)
+    if resume == 'auto' and '://' in remote:  # of checkpoint.out_dir with a storage backend
+        resume = remote
     if resume != 'auto':
-        if not Path(resume).is_file():
+        if '://' not in resume and not Path(resume).is_file():
             raise UserError(f'--resume {resume!r} is not a file')
         config.load_from = resume
         return

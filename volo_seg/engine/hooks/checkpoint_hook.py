@@ -69,16 +69,20 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
+def recorded_checkpoint(work_dir: str | Path, *, record: str = LAST) -> str:
+    """Return the path or address in the file ``record`` of ``work_dir``; empty if there is none."""
+    try:
+        return Path(work_dir, record).read_text(encoding='utf-8').strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
+
+
 def last_checkpoint(work_dir: str | Path, *, record: str = LAST) -> Path | None:
     """Return the last checkpoint of ``work_dir``, also after the folder was moved; None if there is none.
 
     With ``record=RESCUED``, return the checkpoint of a failed last save.
     """
-    folder = Path(work_dir)
-    try:
-        recorded = Path((folder / record).read_text(encoding='utf-8').strip())
-    except (OSError, UnicodeDecodeError):
-        return None
+    folder, recorded = Path(work_dir), Path(recorded_checkpoint(work_dir, record=record))
     places = (folder / recorded.name, recorded) if record == LAST else (recorded, folder / recorded.name)
     return next((path for path in places if recorded.name and path.is_file()), None)
 
@@ -187,6 +191,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _set_saved(self, runner: Any, last: str | None, kept: list[int]) -> None:
         """Store the last and the kept checkpoints in the message hub, which each checkpoint contains."""
         self.last_ckpt = last
+        runner.message_hub.runtime_info.pop('last_ckpt', None)
         if last is not None:
             runner.message_hub.update_info('last_ckpt', last)
         if self.max_keep_ckpts > 0:
