@@ -30,6 +30,9 @@ COMMANDS = {
     'demo': Command('generate data, train, evaluate, predict and report, in minutes', ''),
     'toyscapes': Command('generate the Toyscapes data set', 'data/toyscapes --train 240 --val 40'),
     'cityscapes': Command('write the labelTrainIds images of Cityscapes', 'data/cityscapes --nproc 8'),
+    'import': Command(
+        'make a data set from COCO, YOLO, VOC, CVAT, labelme and other annotations', 'annotated/ data/mine'
+    ),
     'check': Command('check the data of a config', 'config.py --fast'),
     'browse': Command('draw augmented samples with their labels', 'config.py samples --count 4'),
     'print_config': Command('print the config that training runs with', 'config.py --ema'),

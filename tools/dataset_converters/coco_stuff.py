@@ -1,0 +1,8 @@
+"""Run ``volo-seg import --format coco-stuff``, with the same arguments."""
+
+import sys
+
+from volo_seg.commands import run_tool
+
+if __name__ == '__main__':
+    run_tool('import', ['--format', 'coco-stuff', *sys.argv[1:]])
