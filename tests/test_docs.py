@@ -5,6 +5,7 @@ The comment before a block, ``<!-- test: HOW -->``, says how it is run; CONTRIBU
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -124,6 +125,7 @@ def sandbox(tmp_path_factory):
     for name in ('predictions', 'truth'):
         shutil.copytree(data / 'annotations' / 'val', root / name)
     (root / 'data' / 'camvid').mkdir()
+    write_annotations(root)
     (root / 'tools').symlink_to(ROOT / 'tools')
     (root / 'configs').mkdir()
     (root / 'configs' / 'volo').symlink_to(ROOT / 'configs' / 'volo')
@@ -133,6 +135,18 @@ def sandbox(tmp_path_factory):
     with rasterio.open(root / 'scene.tif', 'w', driver='GTiff', width=96, height=80, count=3, dtype='uint8') as file:
         file.write(bands)
     return root
+
+
+def write_annotations(root):
+    """A COCO file with a polygon in each of the photos."""
+    shutil.copytree(root / 'photos', root / 'annotated' / 'images')
+    names = sorted(path.name for path in (root / 'photos').iterdir())
+    height, width = cv2.imread(str(root / 'photos' / names[0])).shape[:2]
+    images = [dict(id=number, file_name=name, width=width, height=height) for number, name in enumerate(names)]
+    outline = [[2, 2, width - 2, 2, width - 2, height - 2]]
+    notes = [dict(id=n, image_id=n, category_id=5, segmentation=outline) for n in range(len(names))]
+    content = dict(images=images, annotations=notes, categories=[dict(id=5, name='scratch')])
+    (root / 'annotated' / 'annotations.json').write_text(json.dumps(content))
 
 
 def write_onnx(path):

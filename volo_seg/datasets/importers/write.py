@@ -107,9 +107,10 @@ class Painter:
 
     def __call__(self, item: Item) -> npt.NDArray[np.int64]:
         """Write the image and the label PNG of ``item`` unless they exist; return the pixels of each label (256,)."""
-        image = safe_join(self.out / 'images' / item.split, item.name)
+        # the image itself may be a link that leads out of the folder
         mask = safe_join(self.out / 'annotations' / item.split, str(PurePosixPath(item.name).with_suffix('.png')))
-        if mask.exists() and os.path.lexists(self.out / 'images' / item.split / item.name):
+        image = self.out / 'images' / item.split / item.name
+        if mask.exists() and os.path.lexists(image):
             return np.bincount(read_labels(mask).ravel(), minlength=256)
         content = read_regular(item.image) if isinstance(item.image, Path) else item.image()
         labels = self.paint(item, content)
@@ -368,7 +369,7 @@ def _fingerprint(tree: Tree, items: list[Item], names: list[str]) -> str:
 
 
 def _start(out: Path, record: dict[str, Any]) -> None:
-    """Write the record, unless ``out`` holds the same import.
+    """Write the record, unless ``out`` holds the same import. An unfinished import of other input is removed.
 
     Raises:
         UserError: ``out`` holds something else.
@@ -379,12 +380,15 @@ def _start(out: Path, record: dict[str, Any]) -> None:
         try:
             before = json.loads(read_regular(path))
             same = all(before.get(key) == json.loads(json.dumps(record))[key] for key in ('options', 'fingerprint'))
-        except (ValueError, AttributeError, OSError) as error:
+            finished = before['finished']
+        except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
             raise UserError(f'{str(path)!r} cannot be read ({error}); {fix}') from error
-        if not same:
+        if same:
+            return
+        if finished:
             raise UserError(f'{str(out)!r} holds an import of other files or with other options; {fix}')
-        return
-    others = [name for name in os.listdir(out) if not name.startswith('.')]
-    if others:
+        for name in ('images', 'annotations'):
+            shutil.rmtree(out / name, ignore_errors=True)
+    elif others := [name for name in os.listdir(out) if not name.startswith('.')]:
         raise UserError(f'{str(out)!r} is not empty ({min(others)!r}); {fix}')
     atomic_write(path, (json.dumps(record, indent=1) + '\n').encode())
