@@ -1,0 +1,18 @@
+# PASCAL Context, 59 classes (label 0 = other, ignored).
+_base_ = './volo-d1_upernet_8xb2-160k_ade20k-512x512.py'
+num_classes = 59
+data = dict(type='PascalContextDataset59', data_root='data/VOCdevkit/VOC2010')
+train = dict(
+    **data,
+    data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClassContext'),
+    ann_file='ImageSets/SegmentationContext/train.txt',
+)
+val = dict(
+    **data,
+    data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClassContext'),
+    ann_file='ImageSets/SegmentationContext/val.txt',
+)
+train_dataloader = dict(dataset=dict(dataset=train))
+val_dataloader = dict(dataset=val)
+test_dataloader = val_dataloader
+model = dict(decode_head=dict(num_classes=num_classes), auxiliary_head=dict(num_classes=num_classes))
