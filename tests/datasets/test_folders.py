@@ -1,5 +1,6 @@
 """One's own images and masks as a data set."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -265,3 +266,127 @@ def test_a_transform_may_not_contradict_the_data_set(root):
     data = FolderDataset(data_root=str(root), data_prefix=PREFIX, pipeline=pipeline)
     with pytest.raises(UserError, match='LoadLabels has reduce_zero_label=True and the data set False'):
         data[0]
+
+
+def template_data(tmp_path, template, **options):
+    init_default_scope('mmseg')
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadLabels')]
+    prefix = dict(img_path='photos', seg_map_path='not/there')
+    return FolderDataset(
+        data_root=str(tmp_path),
+        data_prefix=prefix,
+        mask_template=template,
+        classes=['a', 'b'],
+        pipeline=steps,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ('template', 'place'),
+    [
+        ('{folder}/../labels/{stem}_mask.png', 'photos/labels/{}_mask.png'),
+        ('{folder}/{stem}_mask.png', 'photos/day/{}_mask.png'),
+        ('truth/{stem}.png', 'truth/{}.png'),
+    ],
+)
+def test_mask_template(tmp_path, template, place):
+    for number, name in enumerate(('x.y', 'z', 'w')):
+        image, mask = tmp_path / 'photos' / 'day' / f'{name}.png', tmp_path / place.format(name)
+        for path in (image, mask):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), np.full((4, 6, 3), 90, np.uint8))
+        cv2.imwrite(str(mask), np.full((4, 6), number % 2, np.uint8))
+    data = template_data(tmp_path, template)
+    assert [Path(data[i]['img_path']).name for i in range(len(data))] == ['w.png', 'x.y.png', 'z.png']
+    assert [int(data[i]['gt_seg_map'].max()) for i in range(3)] == [0, 0, 1]
+    for name in ('w', 'z'):
+        (tmp_path / place.format(name)).unlink()
+    with pytest.raises(UserError, match=r"w\.png' has no mask '.*w.*' \(2 masks are missing, also '.*z"):
+        template_data(tmp_path, template)
+    for wrong in ('{folder}/a.png', '{stem', '{stem.__class__}', '{stem}{suffix}'):
+        with pytest.raises(UserError, match='is not a path with {stem}'):
+            template_data(tmp_path, wrong)
+
+
+@pytest.mark.parametrize('suffix', ['.csv', '.jsonl'])
+def test_list_of_pairs(root, suffix):
+    pairs = [('images/sub/c.JPG', 'annotations/b.png'), ('images/a.jpg', 'annotations/sub/c.png')]
+    path = root / f'pairs{suffix}'
+
+    def write(pairs):
+        lines = ['image,mask', *(','.join(pair) for pair in pairs)]
+        if suffix == '.jsonl':
+            lines = [json.dumps(dict(image=image, mask=mask)) for image, mask in pairs]
+        path.write_text('\n'.join(lines))
+
+    write(pairs)
+    data = build(root, ann_file=path.name)
+    assert [data[i]['img_path'] for i in range(2)] == [str(root / image) for image, _ in pairs]
+    assert [data[i]['seg_map_path'] for i in range(2)] == [str(root / mask) for _, mask in pairs]
+    for pair, said in (
+        (('images/no.jpg', 'annotations/b.png'), r"no\.jpg' of pair 3 does not exist"),
+        (('images/b.png', 'annotations/no.png'), r"b\.png' has no mask '.*no\.png'; add it, or remove the image$"),
+        (('images/b.png', ''), 'pair 3 has no image or no mask'),
+        (pairs[0], 'of pair 3 is listed twice'),
+    ):
+        write([*pairs, pair])
+        with pytest.raises(UserError, match=said):
+            build(root, ann_file=path.name)
+    path.write_text('{"image": ' if suffix == '.jsonl' else 'a,b\n1,2\n')
+    with pytest.raises(UserError, match='write'):
+        build(root, ann_file=path.name)
+
+
+def test_classes_by_value_or_colour(root):
+    """The order of the dict is that of the classes; other values are refused by the check of label values."""
+    data = build(root, classes={'sky': 2, 'ground': [0, 1]}, ignore_labels=[3])
+    assert data.metainfo['classes'] == ['sky', 'ground'] and len(data) == 3
+    assert data[0]['gt_seg_map'][0].tolist() == [1, 1, 0, 255, 255, 1]
+    assert build(root, classes={'sky': 2, 'ground': [0, 1]})[0]['gt_seg_map'][0].tolist() == [1, 1, 0, 254, 255, 1]
+    for path in (root / 'annotations').rglob('*.png'):
+        cv2.imwrite(str(path), np.array([[[0, 0, 255], [255, 0, 0]]] * 4, np.uint8))  # BGR
+    found = build(root, classes={'blue': '#0000ff', 'red': '#FF0000'})
+    assert found[0]['gt_seg_map'].tolist() == [[1, 0]] * 4 and found.metainfo['palette'] == [[0, 0, 255], [255, 0, 0]]
+    for wrong, said in (
+        ({'a': 300}, "'a' the value 300"),
+        ({'a': 1, 'b': 1}, "'a' and 'b' the label value 1"),
+        ({'a': '#0000ff', 'b': 2}, "'a' the value '#0000ff'"),
+        ({'a': []}, 'the value'),
+    ):
+        with pytest.raises(UserError, match=said):
+            build(root, classes=wrong)
+    with pytest.raises(UserError, match='leave out label_map'):
+        build(root, classes={'a': 1}, reduce_zero_label=True)
+
+
+def test_template_and_list_pass_the_checks_before_training(tmp_path, capsys):
+    """``--mask-template`` needs no folder of annotations, and names the first misses before anything is built."""
+    from volo_seg.commands import run
+    from volo_seg.config.checks import check_run
+    from volo_seg.config.load import load_config, set_data_root, set_mask_template
+
+    for split in ('train', 'val'):
+        for name in 'ab':
+            for folder, suffix in (('images', '.png'), ('labels', '_mask.png')):
+                path = tmp_path / folder / split / f'{name}{suffix}'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), np.full((32, 32, 3)[: 3 if folder == 'images' else 2], name == 'b', np.uint8))
+    (tmp_path / 'classes.txt').write_text('a\nb\n')
+    template = '{folder}/../../labels/train/{stem}_mask.png'
+    name = 'volo-nano_upernet_1xb4-20k_folders-256x256'
+    config = load_config(name)
+    set_data_root(config, str(tmp_path))
+    set_mask_template(config, template)
+    check_run(config, ('train', 'val'))
+    words = [name, '--data-root', str(tmp_path), '--mask-template', template]
+    assert run('check', [*words, '--fast', '--nproc', '1']) == 0
+    (tmp_path / 'labels' / 'train' / 'b_mask.png').unlink()
+    capsys.readouterr()
+    assert run('check', [*words, '--fast', '--nproc', '1']) == 1
+    assert 'b_mask.png' in capsys.readouterr().out
+    assert run('train', [*words, '--work-dir', str(tmp_path / 'run')]) == 2
+    said = capsys.readouterr().err
+    assert "b.png' has no" in said and 'b_mask.png' in said and 'Traceback' not in said
+    words[0] = 'volo-d1_upernet_8xb2-160k_ade20k-512x512'
+    assert run('check', words) == 2 and '--mask-template needs FolderDataset' in capsys.readouterr().err

@@ -155,8 +155,7 @@ def test_run_lengths_equal_pycocotools(height, width, seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((height, width)) < rng.random()
     packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))['counts'].decode()
-    counts = drawing.coco_counts(packed, size=(width, height), where='here')
-    maps_equal(drawing.from_runs(counts, height, width), mask)
+    maps_equal(drawing.coco_rle(packed, 'here', height, width), mask)
 
 
 def test_splits_subsets_of_classes_and_outside(source, tmp_path):
@@ -595,6 +594,8 @@ WRONG_COCO = [
     (edited(images=[dict(id=1, file_name='a.png', width=0, height=H)]), 'which no image has'),
     (edited(categories=[dict(id=1, name='car'), dict(id=1, name='bus')]), 'two categories with one id'),
     (edited(categories=[dict(id=1)]), "no 'name'"),
+    ({'images': [], 'annotations': []}, "annotations.json has no 'categories'"),
+    ([1], "annotations.json has no 'categories'"),
     (edited(annotations=[]), "image 'a.png' has no annotation, as have 0 others; give --empty"),
 ]
 
@@ -702,3 +703,99 @@ def test_drawing_by_pillow_is_that_of_the_installed_version():
     image = Image.new('L', (W, H))
     ImageDraw.Draw(image).polygon([tuple(point) for point in LABELME['polygon'][0]], outline=1, fill=1)
     maps_equal(np.array(image, bool), unpacked(LABELME['polygon'][1]))
+
+
+# ------------------------------------------------------------------------------------------------- damaged input
+
+
+def nodes(value, place=()):
+    """The places of values in a JSON document; of lists, the first two."""
+    yield place
+    children = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from nodes(child, (*place, key))
+
+
+def changed(document, place, new):
+    """A copy of ``document`` with ``new`` at ``place``; the key is removed for ``...``."""
+    if not place:
+        return new
+    copy = json.loads(json.dumps(document))
+    spot = copy
+    for key in place[:-1]:
+        spot = spot[key]
+    if new is ...:
+        del spot[place[-1]]
+    else:
+        spot[place[-1]] = new
+    return copy
+
+
+def documents():
+    """Format -> the file that is damaged, and its content."""
+    shares = [[100 * x / W, 100 * y / H] for x, y in zip(SMALL[::2], SMALL[1::2], strict=True)]
+    mask = base64.b64encode(zlib.compress(b'\x89PNG')).decode()
+    objects = [
+        dict(classTitle='car', geometryType='polygon', points=dict(exterior=[[1, 1], [9, 2], [5, 9]], interior=[])),
+        dict(classTitle='car', geometryType='bitmap', bitmap=dict(data=mask, origin=[0, 9])),
+    ]
+    shape = dict(label='car', points=[[1, 1], [9, 2], [5, 9]], shape_type='polygon')
+    rle = dict(size=[H, W], counts=[W * H - 5, 5])
+    panoptic = coco([('a.png', W, H)], [])
+    panoptic['annotations'] = [dict(image_id=1, file_name='a.png', segments_info=[dict(id=7, category_id=18)])]
+    results = [
+        ('polygonlabels', dict(points=shares, polygonlabels=['car'])),
+        ('brushlabels', dict(format='rle', rle=BRUSH[:20], brushlabels=['car'])),
+    ]
+    return {
+        'coco': ('x.json', coco([('a.png', W, H)], [note([SMALL]), note(rle, 18, iscrowd=1)])),
+        'coco-panoptic': ('x.json', panoptic),
+        'labelme': ('x.json', dict(shapes=[shape], imagePath='a.png', imageHeight=H, imageWidth=W, imageData=None)),
+        'label-studio': ('x.json', label_studio(results)),
+        'supervisely': ('ann/a.png.json', dict(size=dict(height=H, width=W), objects=objects)),
+        'hf': ('id2label.json', {'0': 'car', '3': 'person'}),
+    }
+
+
+@pytest.mark.parametrize('form', documents())
+def test_damaged_documents_give_one_sentence(source, tmp_path, capsys, form):
+    """Any value replaced by one of another kind: an import, or one sentence."""
+    file, document = documents()[form]
+    dump(source / 'meta.json', dict(classes=[dict(title='car')]))
+    (source / 'metadata.csv').write_text('file_name,mask_file_name\na.png,a.png\n')
+    count, refused = 0, 0
+    for place in nodes(document):
+        for new in (..., None, -1, 2.5, 'x', '', [], {}, [[]], 10**30, True, {'a': [None]}):
+            if place or new is not ...:
+                dump(source / file, changed(document, place, new))
+                out = tmp_path / f'out{count}'
+                status = run('import', [str(source), str(out), '--format', form, '--empty', 'background'])
+                said = capsys.readouterr().err
+                lines = [line for line in said.splitlines() if line.startswith('error: ')]
+                assert (status, len(lines)) in ((0, 0), (2, 1)), f'{place} {new!r}: {said}'
+                count, refused = count + 1, refused + (status == 2)
+    assert count > 20 and refused > count // 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_text_gives_one_sentence(tmp_path_factory, data):
+    """CVAT and YOLO with some characters changed."""
+    root = tmp_path_factory.mktemp('text')
+    photo(root / 'source' / 'a.png')
+    xml = CVAT.format(
+        '<polygon label="car" points="1,1;9,2;5,9" z_order="1"/>'
+        '<mask label="person" rle="1, 3, 2" left="13" top="0" width="3" height="2" z_order="2"/>'
+        '<ellipse label="car" cx="3.5" cy="9.9" rx="2.2" ry="1.1" z_order="3" rotation="90"/>'
+    )
+    form, name, text = data.draw(
+        st.sampled_from([('cvat', 'a.xml', xml), ('yolo', 'a.txt', '0 .1 .1 .2 .2 .3 .4\n' * 2)])
+    )
+    letters = list(text)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(letters) - 1))
+        letters[place] = data.draw(st.sampled_from(['', '-', '9', 'e9', 'x', ' ', '"', '<', '.', '\n', '1e400', 'nan']))
+    (root / 'source' / 'classes.txt').write_text('car\n')
+    (root / 'source' / name).write_text(''.join(letters))
+    status = run('import', [str(root / 'source'), str(root / 'out'), '--format', form, '--empty', 'skip'])
+    assert status in (0, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, make_parser, progress_bar
+from volo_seg.commands.flags import add_config_flags, add_data_flags, make_parser, progress_bar, set_data
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser('browse', __doc__)
     add_config_flags(parser)
     parser.add_argument('out_dir', type=Path, metavar='OUT_DIR', help='folder for the images')
-    parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
+    add_data_flags(parser)
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='default train')
     parser.add_argument('--count', type=int, default=12, metavar='N', help='samples, evenly spread (default 12)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the augmentation (default 0)')
@@ -41,11 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(args.out_dir)
     load_stack()
     from volo_seg.config.checks import check_run
-    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.config.load import load_config
 
     config = load_config(args.config, args.cfg_options)
-    if args.data_root:
-        set_data_root(config, args.data_root)
+    set_data(config, args)
     check_run(config, (args.split,))
     for target, draw in zip(targets, (draw_samples, draw_frequencies), strict=True):
         atomic_write(target, draw(config, args))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, make_parser
+from volo_seg.commands.flags import add_config_flags, add_data_flags, make_parser, set_data
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     notes = 'Exit status: 0 if training can start, 1 if not, 2 if the command itself is wrong.'
     parser = make_parser('check', __doc__, notes=notes)
     add_config_flags(parser)
-    parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
+    add_data_flags(parser)
     parser.add_argument('--nproc', type=int, metavar='N', help='processes (default: as many as cores)')
     parser.add_argument('--fast', action='store_true', help='do not decode images (truncated ones stay unnoticed)')
     parser.add_argument('--all-files', action='store_true', help='list all files of a finding')
@@ -49,11 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     processes = process_count(args.nproc)
     target = weights_file(args)
     load_stack()
-    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.config.load import load_config
 
     config = load_config(args.config, args.cfg_options)
-    if args.data_root:
-        set_data_root(config, args.data_root)
+    set_data(config, args)
     from volo_seg.datasets.inspection.check import check_splits
 
     findings = config_findings(config)

@@ -42,10 +42,34 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where the data is; :func:`set_data` applies them."""
+    parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
+    parser.add_argument(
+        '--mask-template',
+        metavar='PATH',
+        help="masks of one's own images, e.g. '{folder}/../labels/{stem}_mask.png'",
+    )
+
+
+def set_data(config: Config, args: argparse.Namespace) -> None:
+    """Apply the flags of :func:`add_data_flags`.
+
+    Raises:
+        UserError: A template is given for another data set than ``FolderDataset``.
+    """
+    from volo_seg.config.load import set_data_root, set_mask_template
+
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    if args.mask_template:
+        set_mask_template(config, args.mask_template)
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add what training and evaluation share: where the data is, where results go, which launcher."""
     parser.add_argument('--work-dir', help='folder for logs, metrics, checkpoints (default work_dirs/<config name>)')
-    parser.add_argument('--data-root', help='folder of the data set, instead of the one in the config')
+    add_data_flags(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='job launcher')
     # old launchers pass the rank as a flag
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -153,15 +177,14 @@ def training_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The config or a flag is wrong.
     """
-    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.config.load import load_config
     from volo_seg.engine.logging.vis_backends import log_to
     from volo_seg.engine.recipe import apply_recipe, set_randomness
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
-    if args.data_root:
-        set_data_root(config, args.data_root)
+    set_data(config, args)
     apply_recipe(
         config,
         amp=args.amp,

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser, set_console
+from volo_seg.commands.flags import (
+    add_config_flags,
+    add_console_flags,
+    add_run_flags,
+    make_parser,
+    set_console,
+    set_data,
+)
 from volo_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,15 +63,14 @@ def prepare(args: argparse.Namespace) -> Config:
         UserError: The config, a flag or the data is invalid.
     """
     from volo_seg.config.checks import check_run
-    from volo_seg.config.load import load_config, set_data_root
+    from volo_seg.config.load import load_config
     from volo_seg.engine.launch import prepare_launch
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     config.load_from, config.resume = args.checkpoint, False
-    if args.data_root:
-        set_data_root(config, args.data_root)
+    set_data(config, args)
     set_console(config, how=args.console, tables=True)
     if args.show or args.show_dir:
         draw_predictions(config, args)

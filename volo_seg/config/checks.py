@@ -77,7 +77,7 @@ def _check_folders(place: str, dataset: dict[str, Any]) -> None:
     fix = f'give the right folder by --data-root or --cfg-options {place}.data_root=…'
     if not root.is_dir():
         raise UserError(f'data root {str(root)!r} ({place}) does not exist; {fix}')
-    for key, prefix in (dataset.get('data_prefix') or {}).items():
+    for key, prefix in _prefixes(dataset).items():
         folder = root / prefix
         if not folder.is_dir():
             raise UserError(f'folder {str(folder)!r} ({place}.data_prefix.{key}) does not exist; {fix}')
@@ -88,9 +88,17 @@ def _check_folders(place: str, dataset: dict[str, Any]) -> None:
         raise UserError(f'list {str(root / ann_file)!r} ({place}.ann_file) does not exist; write it, or leave it out')
 
 
+def _prefixes(dataset: dict[str, Any]) -> dict[str, str]:
+    """The folders in which a data set looks for files, without those that a list or a template replaces."""
+    if str(dataset.get('ann_file') or '').endswith(('.csv', '.jsonl')):
+        return {}
+    unused = 'seg_map_path' if dataset.get('mask_template') else None
+    return {key: prefix for key, prefix in (dataset.get('data_prefix') or {}).items() if key != unused}
+
+
 def _check_files(place: str, dataset: dict[str, Any], root: Path) -> None:
     built = _describe(place, dataset)
-    prefix = dataset.get('data_prefix') or {}
+    prefix = _prefixes(dataset)
     for key, suffix in (('img_path', built.img_suffix), ('seg_map_path', built.seg_map_suffix)):
         if key not in prefix:
             continue

@@ -122,3 +122,19 @@ def set_data_root(config: Config, data_root: str) -> None:
         loader = config.get(f'{split}_dataloader') or {}
         for _, dataset in datasets(loader.get('dataset') or {}, split):
             dataset['data_root'] = data_root
+
+
+def set_mask_template(config: Config, template: str) -> None:
+    """Let every ``FolderDataset`` of ``config`` find masks by ``template``; see its ``mask_template``.
+
+    Raises:
+        UserError: ``config`` has another data set.
+    """
+    for split in ('train', 'val', 'test'):
+        loader = config.get(f'{split}_dataloader') or {}
+        for place, dataset in datasets(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
+            if dataset.get('type') != 'FolderDataset':
+                raise UserError(
+                    f'--mask-template needs FolderDataset, and {place} is {dataset.get("type")}; leave it out'
+                )
+            dataset['mask_template'] = template

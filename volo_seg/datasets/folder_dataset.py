@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
-from volo_seg.datasets.class_lists import read_classes
+from volo_seg.datasets.class_lists import check_class_names, read_classes
 from volo_seg.datasets.masks import Colour, ColourTable
-from volo_seg.datasets.pairs import Pairing, pair_folders, suffix_hint
+from volo_seg.datasets.pairs import Pairing, pair_by_template, pair_folders, read_pairs, suffix_hint
 from volo_seg.datasets.transforms.loading import LoadLabels
 from volo_seg.errors import UserError
 from volo_seg.image_files import SUFFIXES
@@ -23,17 +24,21 @@ from volo_seg.visualization import default_palette
 
 @DATASETS.register_module()
 class FolderDataset(BaseSegDataset):
-    """Pairs of images and label masks with equal relative names, in two folders.
+    """Pairs of images and label masks: with equal relative names in two folders, by a template, or from a list.
 
     Args:
         data_root: Folder that the other paths start from.
         data_prefix: ``img_path`` and ``seg_map_path``, folders below ``data_root``.
         ann_file: Text file below ``data_root`` with the images to use, one a line: the path below ``img_path`` without
-            its suffix. Empty means all images of the folder, as does the name of a folder.
+            its suffix. Empty means all images of the folder, as does the name of a folder. A ``.csv`` file with the
+            columns ``image`` and ``mask``, or a ``.jsonl`` file with these keys, lists pairs by their paths below
+            ``data_root``, and ``data_prefix`` is not used.
         metainfo: Further entries of the meta information, and ``classes`` and ``palette`` if those are not given.
         filter_cfg: For a subclass with a ``filter_data``.
         classes: Class names in the order of their label values, or a file of them (see :func:`.read_class_list`); by
-            default ``<data_root>/classes.txt``. A file with colours also gives ``colours``.
+            default ``<data_root>/classes.txt``. A file with colours also gives ``colours``. A dict gives each class its
+            label value in the masks, a list of values, or its colour as ``'#rrggbb'``; masks may have no other values
+            but ``ignore_index`` and ``ignore_labels``.
         palette: An RGB colour (0..255) per class for drawing; by default ``colours``, or fixed distinct colours.
         colours: The RGB colour (0..255) of each class in colour-coded masks. With it, all masks are read by colour.
         ignore_colours: Colours of such masks that are neither trained nor evaluated.
@@ -41,6 +46,8 @@ class FolderDataset(BaseSegDataset):
         label_map: Label value of the masks -> class, for values that differ, e.g. ``{255: 1}`` for binary masks.
         img_suffix: Suffixes of images, in any case.
         seg_map_suffix: Suffix of masks.
+        mask_template: Path of the mask of an image, such as ``'{folder}/../labels/{stem}_mask.png'``: ``{stem}`` is the
+            image's name without suffix, ``{folder}`` its folder. Instead of ``seg_map_path`` and ``seg_map_suffix``.
         ignore_index: Label value that is ignored.
         reduce_zero_label: Whether label 0 is ignored and all others count from 1.
         pipeline, test_mode, lazy_init, indices, serialize_data, max_refetch, backend_args: As in MMSegmentation.
@@ -62,7 +69,7 @@ class FolderDataset(BaseSegDataset):
         ann_file: str = '',
         metainfo: Mapping[str, Any] | None = None,
         filter_cfg: Mapping[str, Any] | None = None,
-        classes: Sequence[str] | str | None = None,
+        classes: Sequence[str] | Mapping[str, Any] | str | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         colours: Sequence[Sequence[int]] | None = None,
         ignore_colours: Sequence[Sequence[int]] = (),
@@ -70,6 +77,7 @@ class FolderDataset(BaseSegDataset):
         label_map: Mapping[int, int] | None = None,
         img_suffix: str | Sequence[str] = SUFFIXES,
         seg_map_suffix: str = '.png',
+        mask_template: str = '',
         ignore_index: int = 255,
         reduce_zero_label: bool = False,
         pipeline: Sequence[Any] = (),
@@ -81,7 +89,15 @@ class FolderDataset(BaseSegDataset):
         backend_args: dict[str, Any] | None = None,
     ) -> None:
         metainfo = dict(metainfo or {})
-        names, listed_colours = read_classes(_given_once('classes', classes, metainfo), data_root)
+        given = _given_once('classes', classes, metainfo)
+        values: dict[int, int] = {}
+        if isinstance(given, Mapping):
+            names, listed_colours, values = class_values(given)
+        else:
+            names, listed_colours = read_classes(given, data_root)
+        if values and (label_map or reduce_zero_label or colours):
+            raise UserError('classes gives label values; leave out label_map, reduce_zero_label and colours')
+        self.mask_template = mask_template
         palette, colours = _given_once('palette', palette, metainfo), colours or listed_colours
         self.table = colour_table(names, colours, ignore_colours, ignore_index) if colours else None
         if self.table and reduce_zero_label:
@@ -114,7 +130,9 @@ class FolderDataset(BaseSegDataset):
                 "dict(type='LoadLabels')"
             )
         ignored = dict.fromkeys(ignore_labels, ignore_index)
-        self.label_map = {int(old): int(new) for old, new in {**(label_map or {}), **ignored}.items()} or None
+        if values:  # a value that no class has is out of range, wherever it stands
+            values = {**dict.fromkeys(range(255), 254), ignore_index: ignore_index, **values}
+        self.label_map = {int(old): int(new) for old, new in {**(label_map or values), **ignored}.items()} or None
         if not lazy_init:
             self.full_init()
 
@@ -126,13 +144,19 @@ class FolderDataset(BaseSegDataset):
         """
         image_dir, mask_dir = Path(self.data_prefix['img_path']), self.data_prefix.get('seg_map_path')
         suffixes = (self.img_suffix,) if isinstance(self.img_suffix, str) else tuple(self.img_suffix)
-        found = pair_folders(
-            image_dir,
-            Path(mask_dir) if mask_dir else None,
-            image_suffixes=suffixes,
-            mask_suffix=self.seg_map_suffix,
-            any_case=True,
-        )
+        root = Path(self.data_root or '.')
+        if self.ann_file.endswith(('.csv', '.jsonl')):
+            return read_pairs(Path(self.ann_file), root=root)
+        if self.mask_template:
+            found = pair_by_template(image_dir, self.mask_template, root=root, image_suffixes=suffixes)
+        else:
+            found = pair_folders(
+                image_dir,
+                Path(mask_dir) if mask_dir else None,
+                image_suffixes=suffixes,
+                mask_suffix=self.seg_map_suffix,
+                any_case=True,
+            )
         if not self.ann_file or Path(self.ann_file).is_dir():
             return found
 
@@ -156,8 +180,8 @@ class FolderDataset(BaseSegDataset):
         )
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The input of the pipeline for sample ``idx``: its files, how its labels are read, and the colour table."""
-        return {**super().get_data_info(idx), 'colour_table': self.table}
+        """The input of the pipeline for sample ``idx``: its files and how its labels are read."""
+        return {**super().get_data_info(idx), 'colour_table': self.table, 'label_map': self.label_map}
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """The classes in the mask of sample ``idx``, by which ``ClassBalancedDataset`` repeats samples."""
@@ -172,9 +196,11 @@ class FolderDataset(BaseSegDataset):
             raise UserError(f'{other!r} and {one!r} share a name and would share a mask; rename one')
         if found.unlabelled:
             image, mask = found.unlabelled[0]
-            hint = suffix_hint(found.unlabelled, suffix=self.seg_map_suffix)
-            raise UserError(f'image {image!r} has no mask {mask!r}; add it, or remove the image{hint}')
-        common = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
+            hint = suffix_hint(found, suffix=self.seg_map_suffix)
+            others = ', '.join(repr(mask) for _, mask in found.unlabelled[1:3])
+            more = f' ({len(found.unlabelled)} masks are missing, also {others})' if others else ''
+            raise UserError(f'image {image!r} has no mask {mask!r}{more}; add it, or remove the image{hint}')
+        common = dict(reduce_zero_label=self.reduce_zero_label)
         return [
             dict(img_path=image, **({'seg_map_path': mask} if mask else {}), **common, seg_fields=[])
             for image, mask in found.pairs
@@ -191,6 +217,30 @@ def _given_once(key: str, value: Any, metainfo: Mapping[str, Any]) -> Any:
     if value is not None and other is not None and value != other:
         raise UserError(f'{key}={value!r} and metainfo.{key}={other!r} differ; give one of them')
     return other if value is None else value
+
+
+def class_values(classes: Mapping[str, Any]) -> tuple[list[str], list[Colour] | None, dict[int, int]]:
+    """Names, colours and label value -> class of a dict of class names and their values or colours in masks.
+
+    Raises:
+        UserError: A value is neither a label value, a list of them nor ``'#rrggbb'``; or two classes have one value.
+    """
+    names = check_class_names(list(classes))
+    if all(isinstance(value, str) and re.fullmatch('#[0-9a-fA-F]{6}', value) for value in classes.values()):
+        return names, [(*bytes.fromhex(value[1:]),) for value in classes.values()], {}
+    values: dict[int, int] = {}
+    for index, (name, value) in enumerate(classes.items()):
+        for one in value if isinstance(value, (list, tuple)) and value else [value]:
+            if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one <= 255:
+                raise UserError(
+                    f"classes gives {name!r} the value {one!r}; give each class a label value 0..255, or each '#rrggbb'"
+                )
+            if one in values:
+                raise UserError(
+                    f'classes gives {names[values[one]]!r} and {name!r} the label value {one}; give each its own'
+                )
+            values[one] = index
+    return names, None, values
 
 
 def _listed_images(ann_file: str) -> list[str]:

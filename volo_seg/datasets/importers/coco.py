@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from volo_seg.datasets.importers.drawing import coco_counts, coco_polygons, from_runs
+from volo_seg.datasets.importers.drawing import coco_polygons, coco_rle
 from volo_seg.datasets.importers.records import (
     UNLABELLED,
     Collection,
@@ -33,12 +33,12 @@ _NEVER_USED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 
 def recognise(tree: Tree) -> str:
     """Why ``tree`` is of the format, or an empty string; so for each format."""
-    found = [name for name in tree.of_kind('coco') if not name.endswith(ROBOFLOW)]
+    found = [name for name in tree.looks_like('coco') if not name.endswith(ROBOFLOW)]
     return f'{found[0]} has images, annotations and categories' if found else ''
 
 
 def recognise_panoptic(tree: Tree) -> str:
-    found = tree.of_kind('coco-panoptic')
+    found = tree.looks_like('coco-panoptic')
     return f'{found[0]} has segments_info' if found else ''
 
 
@@ -93,7 +93,7 @@ def _mask(entry: dict[str, Any], size: tuple[int, int], where: str, found: Colle
                 f'{where} has a mask of size {outline.get("size")} (height, width) for an image of {size[0]} x '
                 f'{size[1]}; export it again'
             )
-        return functools.partial(from_runs, coco_counts(outline.get('counts'), size=size, where=where))
+        return functools.partial(coco_rle, outline.get('counts'), where)
     if not isinstance(outline, list):
         raise UserError(f'{where} has a segmentation that is neither polygons nor RLE; export it again')
     parts = [polygon(part, where=where, size=size) for part in outline]

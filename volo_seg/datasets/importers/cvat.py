@@ -69,7 +69,8 @@ def _shape(entry: Element, size: tuple[int, int], where: str, found: Collection)
             counts = [int(run) for run in _text(entry, 'rle', where).split(',')]
         except ValueError:
             counts = []
-        if sum(counts) != width * height or min(counts, default=-1) < 0 or max(width, height) > 2**20:
+        too_large = width > size[0] or height > size[1]
+        if sum(counts) != width * height or min(counts, default=-1) < 0 or too_large:
             raise UserError(f'{where} has an rle that does not fill its {width} x {height} pixels; export it again')
         draw = functools.partial(boxed_runs, counts, left, top, (height, width))
     elif entry.tag == 'ellipse':

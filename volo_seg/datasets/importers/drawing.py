@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from volo_seg.datasets.importers.records import Mask, is_number
 from volo_seg.errors import UserError
+from volo_seg.image_files import load_image, open_image
 
 
 def coco_polygons(parts: Sequence[Sequence[float]], height: int, width: int) -> Mask:
@@ -34,11 +38,11 @@ def coco_mask() -> Any:
     return mask
 
 
-def coco_counts(counts: Any, *, size: tuple[int, int], where: str) -> list[int]:
-    """The run lengths of a COCO RLE, compressed (a string) or not, which add up to ``size`` = (width, height).
+def coco_rle(counts: Any, where: str, height: int, width: int) -> Mask:
+    """The mask of a COCO RLE, compressed (a string) or not (a list): runs of 0 and 1, column by column.
 
     Raises:
-        UserError: They are not such run lengths.
+        UserError: The runs do not add up to ``height`` x ``width``.
     """
     runs: list[int] = []
     value = shift = 0
@@ -54,16 +58,9 @@ def coco_counts(counts: Any, *, size: tuple[int, int], where: str) -> list[int]:
             value = shift = 0
     elif isinstance(counts, list) and all(isinstance(run, int) for run in counts):
         runs = counts
-    if shift or sum(runs) != size[0] * size[1] or min(runs, default=-1) < 0:
-        raise UserError(
-            f'{where} has a run-length code that does not fit {size[0]} x {size[1]} pixels; export it again'
-        )
-    return runs
-
-
-def from_runs(counts: Sequence[int], height: int, width: int) -> Mask:
-    """The mask of alternating run lengths of 0 and 1, column by column (COCO)."""
-    return runs_to_mask(counts, width, height).T
+    if shift or sum(runs) != height * width or min(runs, default=-1) < 0:
+        raise UserError(f'{where} has a run-length code that does not fit {width} x {height} pixels; export it again')
+    return runs_to_mask(runs, width, height).T
 
 
 def runs_to_mask(counts: Sequence[int], height: int, width: int) -> Mask:
@@ -80,6 +77,26 @@ def fill(
     if len(holes):
         cv2.fillPoly(mask, list(holes), 0)
     return mask.astype(bool)
+
+
+def png_mask(text: str, where: str) -> Mask:
+    """The mask in the base64 ``text`` of a PNG file, deflated once more or not: alpha if it has one, else what is not 0.
+
+    Raises:
+        UserError: It is not such a text.
+    """
+    name = f'the mask of {where}'
+    try:
+        content = base64.b64decode(text)
+        if not content.startswith(b'\x89PNG'):
+            content = zlib.decompressobj().decompress(content, 2**28)
+    except (ValueError, zlib.error) as error:
+        raise UserError(f'{name} is not a PNG in base64 ({error}); export it again') from error
+    image = open_image(io.BytesIO(content), name=name)
+    load_image(image, name=name)
+    alpha = image.mode in ('RGBA', 'LA') or 'transparency' in image.info
+    values = np.asarray(image.convert('RGBA' if alpha else 'RGB'))
+    return (values[..., 3:] if alpha else values).max(axis=2) > 0
 
 
 def paste(mask: Mask, left: int, top: int, height: int, width: int) -> Mask:
@@ -118,16 +135,15 @@ def labelme_shape(kind: str, points: Sequence[tuple[float, float]], height: int,
     return np.array(image, bool)
 
 
-def brush(code: Any, *, size: tuple[int, int], where: str) -> Mask:
+def brush(code: Any, where: str, height: int, width: int) -> Mask:
     """The mask of Label Studio's brush code: bytes of RGBA values, of which alpha is the mask.
 
     A head gives the number of values (32 bits), bits a value - 1 (5), and four bit widths - 1 (4 each). Each block is
     a bit (a repeated value, or values), which of the widths its count has (2), the count - 1, and the value or values.
 
     Raises:
-        UserError: It is damaged, or not of ``size`` = (width, height).
+        UserError: It is damaged, or not of ``height`` x ``width`` pixels.
     """
-    width, height = size
     wrong = UserError(f'{where} has a brush code that does not fit {width} x {height} pixels; export it again')
     if not isinstance(code, list) or not all(is_number(byte) and 0 <= byte <= 255 for byte in code):
         raise wrong

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from volo_seg.datasets.importers.drawing import brush, coco_polygons, paste
+from volo_seg.datasets.importers.drawing import brush, coco_polygons
 from volo_seg.datasets.importers.records import Collection, Item, Shape, Tree, get, get_size, polygon, split_of
 from volo_seg.errors import UserError
 
@@ -19,7 +19,7 @@ _UPLOADED = re.compile(r'^[0-9a-f]{8}-(?=.)')
 
 
 def recognise(tree: Tree) -> str:
-    found = tree.of_kind('label-studio')
+    found = tree.looks_like('label-studio')
     return f'{found[0]} has tasks with annotations and results' if found else ''
 
 
@@ -83,8 +83,7 @@ def _shape(entry: Any, where: str, found: Collection) -> tuple[Shape | None, tup
         raise UserError(f'{where} has no label; give it one in Label Studio, or delete it')
     size = get_size(entry, ('original_width', 'original_height'), where)
     if kind == 'brushlabels':
-        mask = brush(get(value, 'rle', list, where), size=size, where=where)
-        return Shape(names[0], functools.partial(paste, mask, 0, 0)), size
+        return Shape(names[0], functools.partial(brush, get(value, 'rle', list, where), where)), size
     share = np.array(size) / 100
     points = polygon(get(value, 'points', list, where), where=where)
     points = points if isinstance(points, str) else polygon(points * share, where=where, size=size)

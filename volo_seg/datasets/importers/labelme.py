@@ -5,23 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import io
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from volo_seg.datasets.importers.drawing import labelme_shape, paste
+from volo_seg.datasets.importers.drawing import labelme_shape, paste, png_mask
 from volo_seg.datasets.importers.records import Collection, Item, Mask, Shape, Tree, get, get_size, polygon, split_of
 from volo_seg.errors import UserError
-from volo_seg.image_files import load_image, open_image
 
 _POINTS = {'circle': 2, 'rectangle': 2, 'mask': 2, 'line': 2, 'point': 1, 'oriented_rectangle': 4}
 
 
 def recognise(tree: Tree) -> str:
-    found = tree.of_kind('labelme')
+    found = tree.looks_like('labelme')
     return f'{found[0]} has shapes and imagePath' if found else ''
 
 
@@ -100,16 +98,19 @@ def _draw(entry: dict[str, Any], size: tuple[int, int] | None, where: str, found
         raise UserError(f'{where} is a {kind} of {len(points)} points; draw it again')
     pairs = np.array(points, np.float64).reshape(-1, 2)
     if kind == 'mask':
-        mask = _mask(get(entry, 'mask', str, where), where)
-        left, top, right, bottom = pairs.astype(int).ravel().tolist()
-        if mask.shape != (bottom - top + 1, right - left + 1):
-            raise UserError(f'{where} has a mask of {mask.shape[1]} x {mask.shape[0]} pixels, which its box has not')
-        return functools.partial(paste, mask, left, top)
+        box = pairs.astype(int).ravel().tolist()
+        return functools.partial(boxed_mask, get(entry, 'mask', str, where), where, box)
     return functools.partial(labelme_shape, kind, [(x, y) for x, y in pairs.tolist()])
 
 
-def _mask(text: str, where: str) -> Mask:
-    content = _decoded(text, where)
-    image = open_image(io.BytesIO(content), name=f'the mask of {where}')
-    load_image(image, name=f'the mask of {where}')
-    return np.asarray(image.convert('L')) > 0
+def boxed_mask(text: str, where: str, box: list[int], height: int, width: int) -> Mask:
+    """A mask that fills ``box``: left, top, right, bottom, the last two included.
+
+    Raises:
+        UserError: It has another size.
+    """
+    mask = png_mask(text, where)
+    left, top, right, bottom = box
+    if mask.shape != (bottom - top + 1, right - left + 1):
+        raise UserError(f'{where} has a mask of {mask.shape[1]} x {mask.shape[0]} pixels, unlike its box; draw it')
+    return paste(mask, left, top, height, width)

@@ -147,9 +147,14 @@ class Tree:
                 found[name] = kind
         return found
 
-    def of_kind(self, kind: str) -> list[str]:
-        """The JSON files of a format, by :attr:`sniffed`."""
+    def looks_like(self, kind: str) -> list[str]:
+        """The JSON files that are surely of a format."""
         return [name for name, found in self.sniffed.items() if found == kind]
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The JSON files of a format, by :attr:`sniffed`; a JSON file that is the only one may lack keys."""
+        files = self.ending('.json')
+        return self.looks_like(kind) or (files if len(files) == 1 else [])
 
     @functools.cached_property
     def _by_name(self) -> dict[str, list[str]]:

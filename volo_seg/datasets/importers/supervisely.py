@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
-import io
-import zlib
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from volo_seg.datasets.importers.drawing import fill, paste
+from volo_seg.datasets.importers.drawing import fill, paste, png_mask
 from volo_seg.datasets.importers.records import Collection, Item, Mask, Shape, Tree, get, get_size, polygon, split_of
 from volo_seg.errors import UserError
-from volo_seg.image_files import load_image, open_image
 
 
 def recognise(tree: Tree) -> str:
@@ -73,7 +68,10 @@ def _draw(entry: dict[str, Any], size: tuple[int, int], where: str, found: Colle
         if isinstance(outline, str):
             found.ignored[outline] += 1
             return None
-        holes = [polygon(hole, where=where) for hole in points.get('interior') or []]
+        holes = [
+            polygon(hole, where=where)
+            for hole in (get(points, 'interior', list, where) if 'interior' in points else [])
+        ]
         whole = [hole.astype(np.int32) for hole in holes if not isinstance(hole, str)]
         found.ignored.update('holes with fewer than three points' for hole in holes if isinstance(hole, str))
         return functools.partial(fill, [outline.astype(np.int32)], whole)
@@ -82,26 +80,14 @@ def _draw(entry: dict[str, Any], size: tuple[int, int], where: str, found: Colle
         origin = get(bitmap, 'origin', list, where)
         if len(origin) != 2 or not all(isinstance(place, int) for place in origin):
             raise UserError(f'{where} has the origin {str(origin)[:40]}, which is not [x, y]; export it again')
-        return functools.partial(paste, _bitmap(get(bitmap, 'data', str, where), where), *origin)
+        return functools.partial(bitmap_mask, get(bitmap, 'data', str, where), where, *origin)
     found.ignored[f'objects of type {kind[:30]}'] += 1
     return None
 
 
-def _bitmap(text: str, where: str) -> Mask:
-    """The mask of a PNG file, deflated or not, in base64: its alpha if it has one."""
-    name = f'the bitmap of {where}'
-    try:
-        content = base64.b64decode(text)
-        if not content.startswith(b'\x89PNG'):
-            inflate = zlib.decompressobj()
-            content = inflate.decompress(content, 2**28)
-    except (binascii.Error, ValueError, zlib.error) as error:
-        raise UserError(f'{name} is not a PNG in base64 ({error}); export it again') from error
-    image = open_image(io.BytesIO(content), name=name)
-    load_image(image, name=name)
-    if image.mode in ('RGBA', 'LA') or 'transparency' in image.info:
-        return np.asarray(image.convert('RGBA'))[..., 3] > 0
-    return np.asarray(np.asarray(image.convert('RGB')).any(axis=-1))
+def bitmap_mask(text: str, where: str, left: int, top: int, height: int, width: int) -> Mask:
+    """The mask of a bitmap with its upper left corner at ``left``, ``top``."""
+    return paste(png_mask(text, where), left, top, height, width)
 
 
 def _annotations(tree: Tree) -> list[str]:

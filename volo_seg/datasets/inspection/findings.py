@@ -119,7 +119,7 @@ def _pairing(split: Split) -> Iterator[Finding]:
         )
     if pairing.unlabelled:
         image, mask = pairing.unlabelled[0]
-        hint = suffix_hint(pairing.unlabelled, suffix=split.mask_suffix)
+        hint = suffix_hint(pairing, suffix=split.mask_suffix)
         images = len(pairing.pairs) + len(pairing.unlabelled)
         yield Finding(
             split.name,
