@@ -765,7 +765,7 @@ def test_damaged_documents_give_one_sentence(source, tmp_path, capsys, form):
     (source / 'metadata.csv').write_text('file_name,mask_file_name\na.png,a.png\n')
     count, refused = 0, 0
     for place in nodes(document):
-        for new in (..., None, -1, 2.5, 'x', '', [], {}, [[]], 10**30, True, {'a': [None]}):
+        for new in (..., None, -1, 2.5, 'x', [], {}, 10**30):
             if place or new is not ...:
                 dump(source / file, changed(document, place, new))
                 out = tmp_path / f'out{count}'

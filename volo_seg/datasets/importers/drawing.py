@@ -80,7 +80,7 @@ def fill(
 
 
 def png_mask(text: str, where: str) -> Mask:
-    """The mask in the base64 ``text`` of a PNG file, deflated once more or not: alpha if it has one, else what is not 0.
+    """The mask in a PNG file in base64, deflated once more or not: its alpha if it has one, else what is not 0.
 
     Raises:
         UserError: It is not such a text.
