@@ -10,7 +10,7 @@ import_mmseg()
 
 import volo_seg.datasets.folder_dataset  # noqa: E402
 import volo_seg.datasets.samplers  # noqa: E402
-import volo_seg.datasets.transforms.loading  # noqa: E402
+import volo_seg.datasets.transforms  # noqa: E402
 import volo_seg.engine.hooks  # noqa: E402
 import volo_seg.engine.optim  # noqa: E402
 import volo_seg.engine.runner  # noqa: E402

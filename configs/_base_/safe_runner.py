@@ -6,6 +6,7 @@ custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='ValidationSyncHook'),
     dict(type='MissedValidationHook'),
+    dict(type='TrainingScoreHook'),
     dict(type='NonFiniteHook', patience=10),
     dict(type='DataRecordHook'),
     dict(type='InterruptionHook'),

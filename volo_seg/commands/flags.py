@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,6 +90,28 @@ def add_reproduction_flags(parser: argparse.ArgumentParser) -> None:
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     """Add what changes the recipe of a training run; ``--amp`` as in MMSegmentation's tools/train.py."""
     recipe = parser.add_argument_group('recipe')
+    recipe.add_argument(
+        '--load-from',
+        metavar='CHECKPOINT',
+        help="start from these weights, or from none of a whole model ('none'); default: as the config says",
+    )
+    recipe.add_argument('--from-scratch', action='store_true', help='start from random weights, in the backbone too')
+    recipe.add_argument(
+        '--iters',
+        type=int,
+        metavar='N',
+        help='N optimizer steps; warm-up, schedule, validations, checkpoints and averaging keep their share of the run',
+    )
+    recipe.add_argument('--batch-size', type=int, metavar='N', help='images in a batch of one process')
+    recipe.add_argument('--lr', type=float, metavar='LR', help='highest learning rate')
+    recipe.add_argument('--crop', type=int, nargs=2, metavar=('H', 'W'), help='size of training crops in pixels')
+    recipe.add_argument(
+        '--scale',
+        type=int,
+        nargs=2,
+        metavar=('W', 'H'),
+        help='resize images to fit into W x H pixels, in training before the random factor (default: see the config)',
+    )
     recipe.add_argument(
         '--amp',
         nargs='?',
@@ -178,15 +201,26 @@ def training_config(args: argparse.Namespace) -> Config:
         UserError: The config or a flag is wrong.
     """
     from volo_seg.config.load import load_config
+    from volo_seg.engine.launch import is_first_process
     from volo_seg.engine.logging.vis_backends import log_to
     from volo_seg.engine.recipe import apply_recipe, set_randomness
+    from volo_seg.engine.schedule import check_schedule
 
     config = load_config(args.config, args.cfg_options)
     config.setdefault('runner_type', 'SafeRunner')
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     set_data(config, args)
+    set_start(config, args.load_from, from_scratch=args.from_scratch)
+    mismatch = None if args.iters else check_schedule(config)
+    if mismatch and is_first_process():
+        print(f'warning: {mismatch}', file=sys.stderr)
     apply_recipe(
         config,
+        iterations=args.iters,
+        batch_size=args.batch_size,
+        rate=args.lr,
+        crop=args.crop and tuple(args.crop),
+        scale=args.scale and tuple(args.scale),
         amp=args.amp,
         accumulated=args.accumulate,
         scale_lr=args.auto_scale_lr,
@@ -202,6 +236,22 @@ def training_config(args: argparse.Namespace) -> Config:
     config.fsdp = args.fsdp or config.get('fsdp', False)
     set_resume(config, args.resume)
     return config
+
+
+def set_start(config: Config, source: str | None, *, from_scratch: bool) -> None:
+    """Apply ``--load-from`` and ``--from-scratch`` to ``config``.
+
+    Raises:
+        UserError: Both flags are given.
+    """
+    from volo_seg.config.checks import named_weights
+
+    if source and from_scratch:
+        raise UserError(f'--load-from {source!r} and --from-scratch both say what training starts from; give one')
+    if source or from_scratch:
+        config.load_from = None if from_scratch or source == 'none' else source
+    if from_scratch:
+        config.merge_from_dict({place.removesuffix('.checkpoint'): None for place, _ in named_weights(config)})
 
 
 def set_console(config: Config, *, how: str | None, tables: bool = False) -> None:

@@ -29,12 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = prepare(args)
     from mmseg.registry import RUNNERS
 
+    from volo_seg.datasets.inspection.sizes import fit_crop
     from volo_seg.engine.hooks.checkpoint_hook import OTHER_WORK_DIR
     from volo_seg.engine.hooks.console_hook import console_of
     from volo_seg.engine.launch import is_first_process, lock_for_all
 
     with lock_for_all(config.work_dir, what='work dir', fix=OTHER_WORK_DIR):
+        sizes = fit_crop(config)
         runner = RUNNERS.build(config)
+        if sizes:
+            runner.logger.info(sizes)
         with console_of(runner):
             runner.train()
     if is_first_process():

@@ -7,19 +7,27 @@ import os
 from mmengine.config import Config
 
 from volo_seg.config.losses import use_hard_pixels
+from volo_seg.config.sizes import set_crop, set_scale
 from volo_seg.engine.hooks.compile_hook import check_compilation, use_compiled_backbone
 from volo_seg.engine.hooks.early_stopping_hook import stop_early
 from volo_seg.engine.hooks.ema_hook import use_ema
 from volo_seg.engine.optim.amp import enable_amp
 from volo_seg.engine.optim.batch_size import accumulate, auto_scale_lr
 from volo_seg.engine.optim.layer_decay_constructor import check_constructor, decay_layers
+from volo_seg.engine.schedule import set_batch_size, set_iterations, set_rate
 from volo_seg.errors import UserError
 from volo_seg.seeding import LARGEST_SEED
+from volo_seg.windows import Size
 
 
 def apply_recipe(
     config: Config,
     *,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    rate: float | None = None,
+    crop: Size | None = None,
+    scale: Size | None = None,
     amp: str | None = None,
     accumulated: int | None = None,
     scale_lr: bool = False,
@@ -33,6 +41,11 @@ def apply_recipe(
 
     Args:
         config: Changed in place.
+        iterations: Optimizer steps of the run; see :func:`.set_iterations`.
+        batch_size: Images in a batch of one process.
+        rate: Highest learning rate.
+        crop: (height, width) of training crops in pixels.
+        scale: (width, height) in pixels that images are resized to fit into.
         amp: ``'auto'``, ``'bf16'`` or ``'fp16'``.
         accumulated: Batches per optimizer step.
         scale_lr: Scale the learning rate to the images of an optimizer step.
@@ -45,13 +58,25 @@ def apply_recipe(
     Raises:
         UserError: A value is invalid, or this config or machine does not support it.
     """
-    asked = amp, accumulated, layer_decay, ema, patience
+    if crop is not None:
+        set_crop(config, crop)
+    if scale is not None:
+        set_scale(config, scale)
+    asked = iterations, batch_size, rate, amp, accumulated, layer_decay, ema, patience
     if config.get('optim_wrapper') is None:
         if scale_lr or hard_pixels or compiled or any(value is not None for value in asked):
             raise UserError(
                 'optim_wrapper is missing in the config, and the flags change it; add it, or use a config that has it'
             )
         return
+    if ema is True:
+        use_ema(config, ema)  # its momentum is for the length that the config has
+    if iterations is not None:
+        set_iterations(config, iterations)
+    if batch_size is not None:
+        set_batch_size(config, batch_size)
+    if rate is not None:
+        set_rate(config, rate)
     if amp is not None:
         enable_amp(config, amp)
     if accumulated is not None:
@@ -60,7 +85,7 @@ def apply_recipe(
         auto_scale_lr(config)
     if layer_decay is not None:
         decay_layers(config, layer_decay)
-    if ema is not None:
+    if ema is not None and ema is not True:
         use_ema(config, ema)
     if patience is not None:
         stop_early(config, patience)

@@ -67,6 +67,7 @@ class ExactIoUMetric(BaseMetric):
             into ``<out_dir>/worst``.
         img_dir: Folder above all images; its subfolders are kept below ``output_dir``. None writes all predictions into
             one folder, as ``IoUMetric``.
+        tables: Log the tables of classes and the summary.
         keep_results: Accepted for MMSegmentation's tools, without effect: predictions are always kept.
 
     Raises:
@@ -93,6 +94,7 @@ class ExactIoUMetric(BaseMetric):
         out_dir: str | None = None,
         worst_images: int = 8,
         img_dir: str | None = None,
+        tables: bool = True,
         keep_results: bool = True,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
@@ -111,7 +113,7 @@ class ExactIoUMetric(BaseMetric):
         self.nan_to_num, self.beta = nan_to_num, beta
         self.boundary = boundary
         self.calibration = calibration
-        self.per_class = per_class
+        self.per_class, self.tables = per_class, tables
         self.out_dir = None if out_dir is None else Path(out_dir)
         if self.out_dir is not None:
             check_report_folder(self.out_dir)
@@ -151,9 +153,10 @@ class ExactIoUMetric(BaseMetric):
         scores = compute_scores(total, unique_names(self._classes()), beta=self.beta, undefined=self.nan_to_num)
         if is_main_process():
             worst_first = sorted_worst_first(scores.classes)
-            for title, rows in (('by class', scores.classes), ('by class, worst first', worst_first)):
-                print_log(f'{title}:\n{class_table(rows)}', logger='current')
-            print_log(summary(scores, definition=self.definition), logger='current')
+            if self.tables:
+                for title, rows in (('by class', scores.classes), ('by class, worst first', worst_first)):
+                    print_log(f'{title}:\n{class_table(rows)}', logger='current')
+                print_log(summary(scores, definition=self.definition), logger='current')
             if self.out_dir is not None:
                 write_report(
                     self.out_dir,

@@ -16,7 +16,7 @@ from volo_seg.reports.work_dir import WorkDir, text, tree
 GENERATOR = 'volo-seg report'
 _MAX_SHEETS = 8
 _MAX_VALIDATIONS = 100
-_VALIDATION_KEYS = ('mIoU', 'mAcc', 'aAcc', 'mFscore')
+_VALIDATION_KEYS = ('mIoU', 'train_mIoU', 'mAcc', 'aAcc', 'mFscore')
 _CURVES = {'loss': 'loss', 'lr': 'learning rate', 'mIoU': 'validation mIoU'}
 _SCORES = {
     'mIoU': 'mIoU',
@@ -105,7 +105,9 @@ def _run_tiles(run: Run) -> list[tuple[str, str, str]]:
     tiles = []
     best = run.best()
     if best is not None and len(run.curve('mIoU')[0]) > 1:
-        tiles.append(('best validation mIoU', f'{best[0]:.2f}', f'at iteration {best[1]:.0f}'))
+        trained = run.training_score(best[1])
+        beside = '' if trained is None else f', {trained:.2f} on training images'
+        tiles.append(('best validation mIoU', f'{best[0]:.2f}', f'at iteration {best[1]:.0f}{beside}'))
     steps, losses = run.curve('loss')
     if steps:
         sessions = f'in {run.sessions} sessions' if run.sessions > 1 else ''
@@ -126,5 +128,8 @@ def _curves(run: Run) -> list[dict[str, str]]:
         finite = [value for value in values if math.isfinite(value)]
         if finite:
             note = f'last {values[-1]:.4g}' if key == 'loss' else f'highest {max(finite):.4g}'
+            trained = run.curve(f'train_{key}')[1]
+            if trained:
+                note += f'; dashed: training images, last {trained[-1]:.4g}'
             curves.append({'title': title, 'note': note, 'svg': curve_svg(run, key)})
     return curves

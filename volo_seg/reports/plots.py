@@ -109,7 +109,10 @@ def histogram_svg(values: Sequence[float], *, name: str) -> str:
 
 
 def plot_curves(axes: Axes, runs: Sequence[Run], key: str) -> None:
-    """Plot ``key`` of each run over the iterations. Few points of a score are marked, many points are smoothed."""
+    """Plot ``key`` of each run over the iterations. Few points of a score are marked, many points are smoothed.
+
+    A dashed line is the same score of training images.
+    """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     finite: list[float] = []
@@ -129,6 +132,10 @@ def plot_curves(axes: Axes, runs: Sequence[Run], key: str) -> None:
         if len(steps) <= 30 and key not in ('lr', 'base_lr', 'loss'):
             line |= dict(marker='o', markersize=6, markeredgewidth=1.6, markerfacecolor=axes.get_facecolor())
         axes.plot([steps[i] for i in shown], [smoothed[i] for i in shown], **line)
+        steps, values = run.curve(f'train_{key}')
+        if any(map(math.isfinite, values)):
+            finite += filter(math.isfinite, values)
+            axes.plot(steps, values, color=f'C{index}', clip_on=False, linestyle='--')
     axes.set_xlim(0, last)
     _set_y_ticks(axes, min([0.0, *finite]), max([0.0, *finite]))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -59,6 +59,10 @@ class Run:
         known = [(value, step) for value, step in zip(values, steps, strict=True) if math.isfinite(value)]
         return max(known, key=lambda pair: (pair[0], -pair[1]), default=None)
 
+    def training_score(self, step: float, key: str = 'mIoU') -> float | None:
+        """``key`` on training images at the validation after ``step`` iterations; None if it was not logged."""
+        return dict(zip(*self.curve(f'train_{key}'), strict=True)).get(step)
+
     def step_time(self) -> float | None:
         """Mean seconds per iteration."""
         values = [value for value in self.curve('time')[1] if math.isfinite(value)] if self.train else []
@@ -135,12 +139,16 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 
 def run_table(runs: Sequence[Run]) -> str:
-    """One line per run: iterations, seconds per iteration, smallest and mean loss, best mIoU and its iteration."""
-    rows = [('run', 'iterations', 's/iteration', 'min loss', 'mean loss', 'best mIoU', 'at')]
+    """One line per run: iterations, seconds per iteration, least and mean loss, best mIoU, at which iteration.
+
+    ``train`` is the mIoU of training images at that iteration.
+    """
+    rows = [('run', 'iterations', 's/iteration', 'min loss', 'mean loss', 'best mIoU', 'at', 'train')]
     for run, label in zip(runs, run_labels(runs), strict=True):
         steps, losses = run.curve('loss')
         finite = [value for value in losses if math.isfinite(value)]
         best, seconds = run.best(), run.step_time()
+        trained = None if best is None else run.training_score(best[1])
         rows.append(
             (
                 label,
@@ -150,6 +158,7 @@ def run_table(runs: Sequence[Run]) -> str:
                 f'{sum(finite) / len(finite):.4f}' if finite else '-',
                 '-' if best is None else f'{best[0]:.2f}',
                 '-' if best is None else f'{best[1]:.0f}',
+                '-' if trained is None else f'{trained:.2f}',
             )
         )
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

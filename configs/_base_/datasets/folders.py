@@ -1,8 +1,14 @@
 # One's own data: <data_root>/images/{train,val}, <data_root>/annotations/{train,val}, <data_root>/classes.txt.
 _base_ = './segmentation.py'
 crop_size = (512, 512)
-scale = (1024, 512)
-sizes = dict(RandomResize=dict(scale=scale), RandomCrop=dict(crop_size=crop_size), Resize=dict(scale=scale))
+# `volo-seg train` measures the images and shrinks the crop to them
+crop_from_data = True
+sizes = dict(
+    # factors of each image's own size; tests run at that size
+    RandomResize=dict(scale=None, _scope_='volo_seg'),
+    RandomCrop=dict(crop_size=crop_size),
+    Resize=dict(scale=None, scale_factor=1.0),
+)
 train_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.train_pipeline]
 test_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.test_pipeline]
 dataset_type = 'FolderDataset'

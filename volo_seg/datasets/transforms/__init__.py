@@ -5,5 +5,6 @@ from volo_seg.compat import import_mmseg
 import_mmseg()
 
 from .loading import LoadImageFromFile, LoadLabels  # noqa: E402
+from .resizing import RandomResize  # noqa: E402
 
-__all__ = ['LoadImageFromFile', 'LoadLabels']
+__all__ = ['LoadImageFromFile', 'LoadLabels', 'RandomResize']

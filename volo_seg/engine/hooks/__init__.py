@@ -10,6 +10,7 @@ from .ema_hook import AveragedWeightsHook
 from .interruption_hook import InterruptionHook, ignore_signals_in_worker
 from .non_finite_hook import NonFiniteHook
 from .reproducibility_hooks import IterationSeedHook, MissedValidationHook, ValidationSyncHook
+from .training_score_hook import TrainingScoreHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -23,6 +24,7 @@ __all__ = [
     'MissedValidationHook',
     'NonFiniteHook',
     'ResumableEarlyStoppingHook',
+    'TrainingScoreHook',
     'ValidationSyncHook',
     'ignore_signals_in_worker',
 ]

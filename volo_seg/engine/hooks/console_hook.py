@@ -127,6 +127,7 @@ class ConsoleHook(Hook):
         self.train, self.evaluation, self.stage = Pace(0), Pace(0), 'train'
         self.values: dict[str, float] = {}
         self.last: tuple[str, float] | None = None
+        self.training_score: float | None = None  # of the training images that TrainingScoreHook scores
         self.best: tuple[str, float, str] | None = None  # name, value, ' at <iteration>' if known
         self.memory = ''
         self.validation_seconds, self.validations_left = 0.0, 0  # seconds of one validation
@@ -194,6 +195,8 @@ class ConsoleHook(Hook):
         name = self.metric if self.metric in metrics else next(iter(metrics), None)
         if name is not None:
             self.last = name, float(metrics[name])
+            trained = runner.message_hub.log_scalars.get(f'val/train_{name}')
+            self.training_score = None if trained is None else float(trained.current())
             if self.best is None or self.best[0] != name or self.last[1] > self.best[1]:
                 self.best = *self.last, '' if iteration is None else f' at {iteration}'
         if self.screen is None:
@@ -266,9 +269,12 @@ class ConsoleHook(Hook):
         return words
 
     def score_text(self) -> str:
-        """Return the last score, and the best one in brackets."""
+        """Return the last score, and in brackets the best one and that of training images."""
         last, best = self.last, self.best
-        return '' if last is None or best is None else f'{last[0]} {last[1]:.2f} (best {best[1]:.2f}{best[2]})'
+        if last is None or best is None:
+            return ''
+        trained = '' if self.training_score is None else f', {self.training_score:.2f} on training images'
+        return f'{last[0]} {last[1]:.2f} (best {best[1]:.2f}{best[2]}{trained})'
 
 
 def number(value: float) -> str:
