@@ -40,7 +40,7 @@ def load_segmentor_weights(model: nn.Module, source: str | os.PathLike[str], *, 
 
 def fit_segmentor_weights(
     model: nn.Module, content: Mapping[str, Any], *, name: str, strict: bool = True, other_classes: bool = False
-) -> list[str]:
+) -> dict[str, str]:
     """Load the weights in ``content``, which :func:`.load_file` read from the file ``name``, into ``model``.
 
     A position grid of another size (from training on other crops) is resized. If ``strict`` is false, missing and
@@ -48,7 +48,7 @@ def fit_segmentor_weights(
     another number of classes keep the values that they have in ``model``.
 
     Returns:
-        One line for each classification layer that was left out.
+        A line for each classification layer that was left out, by the name of the layer.
 
     Raises:
         UserError: The weights belong to another model or, without ``other_classes``, another number of classes.
@@ -60,11 +60,11 @@ def fit_segmentor_weights(
     found, target = ({k: v for k, v in part.items() if not k.endswith(_EXTRA)} for part in (found, target))
     _check_backbone(found, target, name=name)
     _check_names(found, target, name=name, strict=strict)
-    left_out = []
+    left_out: dict[str, str] = {}
     for layer, told in _other_classes(found, target):
         if not other_classes:
             raise UserError(f'{name} has {told}: {_TRAINED_WITH}')
-        left_out.append(f'{told}; the layer starts with new weights')
+        left_out[layer] = f'{told}; the layer starts with new weights'
         for key in [key for key in found if key.startswith(f'{layer}.')]:
             found[key] = target[key]
     positions, goal = found.get(_POSITIONS), target.get(_POSITIONS)

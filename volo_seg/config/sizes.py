@@ -59,10 +59,15 @@ def set_scale(config: Config, scale: Size) -> None:
     width, height = scale
     if min(scale) < 1:
         raise UserError(f'--scale {width} {height}: a side is below 1 pixel; give the width and height to fit into')
-    found = [step for split in ('train', 'val', 'test') for step in steps(config, split) if step['type'] in ('Resize', 'RandomResize')]
+    found = [
+        step
+        for split in ('train', 'val', 'test')
+        for step in steps(config, split)
+        if step['type'] in ('Resize', 'RandomResize')
+    ]
     if not found:
         raise UserError(
-            f'--scale {width} {height}: no pipeline of the config has Resize or RandomResize; add it, or remove the flag'
+            f'--scale {width} {height}: no pipeline of the config has Resize or RandomResize; add one of them'
         )
     for step in found:
         step['scale'] = scale

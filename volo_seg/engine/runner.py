@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -292,14 +293,25 @@ class SafeRunner(Runner):
         model = unwrap_model(self.model)
         model = model.module if isinstance(model, BaseTTAModel) else model
         tunes = isinstance(self._train_loop, BaseLoop) and not self._resume
-        for layer in fit_segmentor_weights(model, checkpoint, name=str(filename), strict=strict, other_classes=tunes):
-            self.logger.warning(f'{filename}: {layer}')
+        new = fit_segmentor_weights(model, checkpoint, name=str(filename), strict=strict, other_classes=tunes)
+        for line in new.values():
+            self.logger.warning(f'{filename}: {line}')
+        if tunes:
+            names = list(model.state_dict())
+            anew = [name for name in names if name.rpartition('.')[0] in new]
+            parts = Counter(name.partition('.')[0] for name in names if name not in anew)
+            loaded = ', '.join(f'{part} {count}' for part, count in parts.items())
+            self.logger.info(
+                f'{filename}: {parts.total()} of {len(names)} tensors were loaded ({loaded})'
+                + (f'; these start anew: {", ".join(anew)}' if anew else '')
+            )
         try:
             self._check_classes(checkpoint, str(filename))
         except UserError as error:
             if not tunes:
                 raise
-            self.logger.warning(str(error))
+            if not new:
+                self.logger.warning(str(error))
         self._has_loaded = True
         self._loaded = checkpoint
         self.logger.info(f'Load checkpoint from {filename}')

@@ -78,8 +78,8 @@ def _sentence(config: Config, sizes: Sequence[Size], median: Size, crop: Size) -
     elif test.get('scale_factor', 1.0) != 1.0:
         tested = f'{test["scale_factor"]} times their size'
     text = (
-        f'image size (width x height): {_text(median)}{range_}, {len(sizes)} training images measured; training resizes to '
-        f'{low:g}-{high:g} times {fit} and crops {_text(crop)}; validation and test run at {tested}'
+        f'image size (width x height): {_text(median)}{range_}, {len(sizes)} training images measured; training '
+        f'resizes to {low:g}-{high:g} times {fit} and crops {_text(crop)}; validation and test run at {tested}'
     )
     share = crop[0] * crop[1] / (median[0] * median[1])
     if share < SMALL_SHARE and not resize.get('scale'):
