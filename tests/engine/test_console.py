@@ -22,6 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -271,10 +272,12 @@ def test_plain_run_prints_one_line_an_interval_and_no_escape_codes(plain_run):
     validations = [line for line in lines if 'validation: 3 images in' in line]
     assert [line.split()[0] for line in validations] == ['3/6', '6/6']
     scores = [json.loads(line) for line in (log_dir / 'vis_data' / 'scalars.json').read_text().splitlines()]
+    train_scores = [entry['train_mIoU'] for entry in scores if 'mIoU' in entry]
     scores = [entry['mIoU'] for entry in scores if 'mIoU' in entry]
-    for line, score, at in zip(validations, scores, (3, 6), strict=True):
+    for line, score, trained, at in zip(validations, scores, train_scores, (3, 6), strict=True):
         assert f'mIoU {score:.2f} (best ' in line
-        assert at == 3 or f'(best {max(scores):.2f} at {3 + 3 * (scores[1] > scores[0])})' in line
+        assert at == 3 or f'(best {max(scores):.2f} at {3 + 3 * (scores[1] > scores[0])}, ' in line
+        assert f', {trained:.2f} on training images)' in line
     assert lines.count('warning: a warning of somebody') == 1
     assert any(line.startswith('Saving checkpoint') for line in lines)
     for chatter in ('Config:', 'System environment', 'Hooks will be', 'Iter(train)', 'paramwise'):
@@ -305,7 +308,7 @@ def test_other_ranks_stay_silent(monkeypatch, capsys):
     hook.after_train_iter(None, 0)
     hook.before_val_epoch(types.SimpleNamespace(val_dataloader=types.SimpleNamespace(dataset=range(4))))
     hook.after_val_iter(None, 0, None, [1, 2])
-    hook.after_val_epoch(types.SimpleNamespace(_train_loop=None), {'mIoU': 3.0})
+    hook.after_val_epoch(types.SimpleNamespace(_train_loop=None, message_hub=MessageHub('quiet')), {'mIoU': 3.0})
     hook.after_run(None)
     assert hook.train.done == 1 and hook.best == ('mIoU', 3.0, '')
     assert capsys.readouterr().out == ''

@@ -213,7 +213,9 @@ def test_resuming_elsewhere_deletes_nothing_of_the_first_run(data, whole, tmp_pa
     case = 'plain, data loaded here'
     (whole(case) / 'best_mIoU_iter_3.pth').touch()  # which iter_4.pth knows as the best
     before = sorted(path.name for path in whole(case).glob('*.pth'))
-    monkeypatch.setattr('volo_seg.evaluation.metric.ExactIoUMetric.evaluate', lambda self, size: {'mIoU': 99.0})
+    monkeypatch.setattr(
+        'volo_seg.evaluation.metric.ExactIoUMetric.evaluate', lambda self, size: {'mIoU': 99.0, 'aAcc': 99.0}
+    )
     tiny.runner(
         data, tmp_path, '--resume', whole(case) / 'iter_4.pth', default_hooks__checkpoint__max_keep_ckpts=1
     ).train()

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import tiny
@@ -96,6 +97,11 @@ def test_fine_tuning_starts_layers_of_another_class_count_anew(data, trained, tm
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
     for head in ('decode_head', 'auxiliary_head'):
         assert f'3 classes at {head}.conv_seg, this model has 4; the layer starts with new weights' in log
+    parts = Counter(name.partition('.')[0] for name in before if name not in anew)
+    told = f'{len(before) - 4} of {len(before)} tensors were loaded ({", ".join(f"{p} {n}" for p, n in parts.items())})'
+    assert f'{told}; these start anew: ' in log
+    assert set(log.partition('these start anew: ')[2].splitlines()[0].split(', ')) == set(anew)
+    assert 'has the classes' not in log  # the class lists, which differ for sure
     with pytest.raises(UserError, match='3 classes at decode_head.conv_seg, this model has 4'):
         tiny.runner(data, tmp_path / 'resumed', '--resume', trained.work_dir / 'iter_6.pth', **SHORT, **classes).train()
 

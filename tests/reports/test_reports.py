@@ -57,7 +57,7 @@ def work(tmp_path):
     """Two sessions: the first got to 50 after its checkpoint of 30, the second went on from there."""
     first = [train_line(s) for s in (10, 20, 30)] + [val_line(30, 20.0)] + [train_line(40, loss=99.0)]
     session(tmp_path / 'work', '20260101_000000', first, tail='{"loss": 1, "st')
-    second = [train_line(s) for s in (40, 50, 60)] + [val_line(60, 30.0)]
+    second = [train_line(s) for s in (40, 50, 60)] + [{**val_line(60, 30.0), 'train_mIoU': 44.0}]
     session(tmp_path / 'work', '20260102_000000', second)
     return tmp_path / 'work'
 
@@ -144,8 +144,8 @@ def test_analyze_logs_prints_and_plots(work, tmp_path, capsys):
     text = capsys.readouterr().out
     assert '1 damaged line(s) of the logs are left out' in text
     rows = [line.split() for line in text.splitlines()]
-    assert ['work', '60', '0.5000', '0.1667', '0.4083', '30.00', '60'] in rows
-    assert ['other', '20', '0.5000', '0.5000', '0.7500', '-', '-'] in rows
+    assert ['work', '60', '0.5000', '0.1667', '0.4083', '30.00', '60', '44.00'] in rows
+    assert ['other', '20', '0.5000', '0.5000', '0.7500', '-', '-', '-'] in rows
     picture = cv2.imread(str(out))
     assert picture.shape[1] > 1200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     for suffix, magic in (('svg', b'<?xml'), ('pdf', b'%PDF')):
@@ -362,6 +362,7 @@ def test_page_shows_the_confusion_of_each_class(work):
 def test_page_of_a_test_alone_and_of_a_training_alone(tmp_path, work):
     text = ' '.join(Reader(build_page(work)).words)
     assert 'Curves' in text and 'Confusion' not in text
+    assert 'at iteration 60, 44.00 on training images' in text and 'dashed: training images, last 44' in text
     evaluated([sample(1)], out_dir=str(tmp_path / 'test' / 'metrics'))
     text = ' '.join(Reader(build_page(tmp_path / 'test')).words)
     assert 'Curves' not in text and 'Confusion' in text

@@ -7,10 +7,10 @@ sizes = dict(
     # factors of each image's own size; tests run at that size
     RandomResize=dict(scale=None, _scope_='volo_seg'),
     RandomCrop=dict(crop_size=crop_size),
-    Resize=dict(scale=None, scale_factor=1.0),
 )
 train_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.train_pipeline]
-test_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.test_pipeline]
+own_size = dict(type='Resize', scale_factor=1.0, keep_ratio=True)
+test_pipeline = [own_size if t.type == 'Resize' else t for t in _base_.test_pipeline]
 dataset_type = 'FolderDataset'
 data_root = 'data/folders'
 train_dataloader = dict(
