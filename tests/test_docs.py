@@ -168,11 +168,14 @@ def place(sandbox, monkeypatch):
 
 
 def small(name, arguments):
-    """``arguments`` with the tests' config for a shipped one, and few images."""
+    """``arguments`` with the tests' config for a shipped one, few images, and a single iteration for ``--iters``."""
     from volo_seg.config.load import shipped_configs
 
     shipped = shipped_configs()
     arguments = ['config.py' if word in shipped else word for word in arguments]
+    arguments = [
+        '1' if before == '--iters' else word for before, word in zip(['', *arguments], arguments, strict=False)
+    ]
     return [*arguments, '--train', '2', '--val', '1', '--size', '32', '64'] if name == 'toyscapes' else arguments
 
 
