@@ -165,7 +165,10 @@ def test_splits_subsets_of_classes_and_outside(source, tmp_path):
     dump(source / 'annotations' / 'instances_val2017.json', coco([('b.png', W, H)], [note([TRIANGLE], 18)]))
     dump(source / 'annotations' / 'person_keypoints_val2017.json', coco([('b.png', W, H)], [note([SMALL])]))
     record = do(source, tmp_path / 'out', '--classes', 'person')
-    assert record['images'] == dict(train=1, val=1) and record['ignored'] == {'polygons outside the image': 1}
+    assert record['images'] == dict(train=1, val=1) and record['ignored'] == {
+        'polygons outside the image': 1,
+        'JSON files beside instances_*': 1,
+    }
     assert record['other_classes'] == {'car': 'background'}
     assert (labels(tmp_path / 'out') == 0).all()
     maps_equal(labels(tmp_path / 'out', 'b', 'val'), coco_area(TRIANGLE).astype(np.uint8))
@@ -304,7 +307,7 @@ def test_cvat(source, tmp_path):
     want[coco_area(TRIANGLE)], want[coco_area(SMALL)] = 2, 1
     want[:2, 13:][np.array([[0, 1, 1], [1, 0, 0]], bool)] = 2
     round_one = np.zeros((H, W), np.uint8)
-    cv2.ellipse(round_one, (3, 9), (2, 1), 90.0, 0, 360, 255, thickness=-1)
+    cv2.ellipse(round_one, (4, 10), (2, 1), 90.0, 0, 360, 255, thickness=-1)
     want[round_one > 0] = 1
     maps_equal(labels(tmp_path / 'out'), want)
     assert record['format'] == 'cvat' and record['ignored'] == {'polylines': 1, 'points': 1}
@@ -584,7 +587,7 @@ WRONG_COCO = [
     (edited(annotations=[note([[1, 2, 3]])]), 'not pairs of numbers'),
     (edited(annotations=[note([[1, 2, 'x', 3, 5, 6]])]), 'not pairs of numbers'),
     (edited(annotations=[note([[0, 0, 1e12, 0, 5, 5]])]), 'in no image'),
-    (edited(annotations=[note([])]), 'is a bounding box, as are 0 others'),
+    (edited(annotations=[note([])]), 'is a bounding box (1 in all)'),
     (edited(annotations=[note(dict(size=[W, H], counts=[W * H]))]), 'mask of size'),
     (edited(annotations=[note(dict(size=[H, W], counts=[5, 7]))]), 'run-length code that does not fit'),
     (edited(annotations=[note(dict(size=[H, W], counts='zzz~é'))]), 'run-length code that does not fit'),
@@ -596,7 +599,7 @@ WRONG_COCO = [
     (edited(categories=[dict(id=1)]), "no 'name'"),
     ({'images': [], 'annotations': []}, "annotations.json has no 'categories'"),
     ([1], "annotations.json has no 'categories'"),
-    (edited(annotations=[]), "image 'a.png' has no annotation, as have 0 others; give --empty"),
+    (edited(annotations=[]), "image 'a.png' has no annotation (1 in all); give --empty"),
 ]
 
 

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser('import', __doc__)
     parser.add_argument('source', type=Path, help='folder or annotation file; it is only read')
     parser.add_argument('out', type=Path, help='new folder, or that of an interrupted import')
-    parser.add_argument('--format', choices=FORMATS, default='auto', help='format of the source (default: recognised)')
+    parser.add_argument('--format', choices=FORMATS, default='auto', metavar='FORMAT', help=', '.join(FORMATS))
     parser.add_argument(
         '--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, in this order (default: all)'
     )

@@ -50,7 +50,10 @@ def recognise_stuff(tree: Tree) -> str:
 def read(tree: Tree) -> Collection:
     """Read instances: polygons, and RLE of both kinds. Crowds come first, then smaller areas over larger ones."""
     files = [name for name in tree.of_kind('coco') if not name.endswith(ROBOFLOW)]
-    return read_instances(tree, [name for name in files if PurePosixPath(name).name.startswith('instances_')] or files)
+    chosen = [name for name in files if PurePosixPath(name).name.startswith('instances_')] or files
+    found = read_instances(tree, chosen)
+    found.ignored['JSON files beside instances_*'] = len(files) - len(chosen)
+    return found
 
 
 def read_instances(tree: Tree, files: list[str]) -> Collection:

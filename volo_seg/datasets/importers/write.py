@@ -213,8 +213,8 @@ def import_annotations(
     found.ignored['bounding boxes'] = len(found.boxes)
     if found.boxes and options.boxes == 'refuse':
         raise UserError(
-            f'{found.boxes[0]} is a bounding box, as are {len(found.boxes) - 1} others, and boxes have no outline to '
-            'train on; annotate polygons or masks, or leave boxes out by --boxes ignore'
+            f'{found.boxes[0]} is a bounding box ({len(found.boxes)} in all), and boxes have no outline to train on; '
+            'annotate polygons or masks, or leave boxes out by --boxes ignore'
         )
     names, painter = _painter(found, options, out)
     items = _split(_annotated(found, options), options, source)
@@ -315,8 +315,8 @@ def _annotated(found: Collection, options: Options) -> list[Item]:
     found.ignored['images without annotation (skipped)'] = len(empty) if options.empty == 'skip' else 0
     if empty and not options.empty:
         raise UserError(
-            f'image {empty[0].name!r} has no annotation, as have {len(empty) - 1} others; give --empty background '
-            'to train them as background, or --empty skip to leave them out'
+            f'image {empty[0].name!r} has no annotation ({len(empty)} in all); give --empty background to train such '
+            'images as background, or --empty skip to leave them out'
         )
     items = [item for item in found.items if options.empty == 'background' or item.shapes or item.label_map]
     if not items:
