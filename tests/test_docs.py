@@ -94,7 +94,7 @@ def command_of(words):
 
 def parse(name, arguments):
     """Let the argument parser of the command ``name`` take ``arguments``."""
-    parser = importlib.import_module(f'volo_seg.commands.{name}').build_parser()
+    parser = importlib.import_module(f'volo_seg.commands.{name.replace("-", "_")}').build_parser()
     if name in ('train', 'print_config'):
         from volo_seg.commands.flags import bare_amp
 
@@ -365,7 +365,7 @@ def test_what_pages_name_exists():
     assert len(names) >= 4
     own = {'volo-d1_upernet_4xb4-80k_ade20k-512x512'}  # the example of a config beside MMSegmentation's
     assert {name for name in names - own if name + '-512x512' not in shipped_configs()} <= set(shipped_configs())
-    assert set(re.findall(r'`volo-seg ([a-z0-9_]+)', everything)) <= set(COMMANDS)
+    assert set(re.findall(r'`volo-seg ([a-z0-9_-]+)', everything)) <= set(COMMANDS)
     for path in set(re.findall(r'(?:tools|configs|benchmarks)/[\w/.-]+\w', everything)):
         assert (ROOT / path).exists() or 'upernet/' in path, path
     paths = re.findall(r'`((?:[a-z_]+/)+[\w.]*|[a-z_]+\.py)`', texts[ROOT / 'docs' / 'architecture.md'])

@@ -39,6 +39,8 @@ COMMANDS = {
     'train': Command('train a segmentor', 'config.py --amp bf16 --ema'),
     'test': Command('evaluate a checkpoint', 'config.py checkpoint.pth --tta'),
     'infer': Command('segment images, folders and videos', 'checkpoint.pth photos/ --out-dir results'),
+    'pseudo-label': Command('label images by a model, unsure pixels 255', 'checkpoint.pth photos/ --out masks'),
+    'review': Command('find wrong labels: where a model disagrees', 'checkpoint.pth config.py --out review'),
     'raster': Command('segment a TIFF or GeoTIFF of any size', 'config.py checkpoint.pth scene.tif labels.tif'),
     'serve': Command('serve an HTTP API that segments images, and a page that uses it', 'checkpoint.pth --port 7860'),
     'analyze_logs': Command('plot loss, learning rate and mIoU of runs', 'work_dirs/a work_dirs/b --out curves.png'),
@@ -79,7 +81,7 @@ def run(name: str, argv: Sequence[str] | None = None, *, last: bool = False) -> 
         try:
             for word in sys.argv[1:] if argv is None else argv:
                 check_utf8(word)
-            command = importlib.import_module(f'{__name__}.{name}')
+            command = importlib.import_module(f'{__name__}.{name.replace("-", "_")}')
             signals.check()
             status = command.main(argv)
             signals.check()

@@ -151,6 +151,24 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         help='weigh the classes in the loss: by their share of the training labels, or by a file (.json, .txt, .npy)',
     )
     recipe.add_argument('--ohem', action='store_true', help='learn from the pixels that the network finds hard')
+    recipe.add_argument(
+        '--extra-data',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar='IMAGES MASKS [WEIGHT]',
+        help='also train on the pairs of two folders, each drawn WEIGHT (default 1) times as often as the others',
+    )
+    recipe.add_argument(
+        '--teacher',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='also learn from the soft labels of a trained network of the same classes (distillation)',
+    )
+    recipe.add_argument(
+        '--temperature', type=float, metavar='T', help='divisor of the logits for --teacher (default 2)'
+    )
+    recipe.add_argument('--teacher-weight', type=float, metavar='W', help='factor of the loss of --teacher (default 1)')
     recipe.add_argument('--compile', action='store_true', help='compile the backbone (torch.compile)')
 
 
@@ -200,6 +218,7 @@ def training_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The config or a flag is wrong.
     """
+    from volo_seg.config.extra_data import add_extra_data
     from volo_seg.config.load import load_config
     from volo_seg.engine.launch import is_first_process
     from volo_seg.engine.logging.vis_backends import log_to
@@ -210,6 +229,8 @@ def training_config(args: argparse.Namespace) -> Config:
     config.setdefault('runner_type', 'SafeRunner')
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     set_data(config, args)
+    for words in args.extra_data:
+        add_extra_data(config, words)
     set_start(config, args.load_from, from_scratch=args.from_scratch)
     mismatch = None if args.iters else check_schedule(config)
     if mismatch and is_first_process():
@@ -229,6 +250,9 @@ def training_config(args: argparse.Namespace) -> Config:
         patience=args.patience,
         hard_pixels=args.ohem,
         compiled=args.compile,
+        teacher=args.teacher,
+        temperature=args.temperature,
+        teacher_weight=args.teacher_weight,
     )
     set_console(config, how=args.console)
     log_to(config, args.log_to)

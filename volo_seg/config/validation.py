@@ -50,7 +50,8 @@ def check_names(config: Config, splits: Sequence[str]) -> None:
     for section in (*SECTIONS['always'], *(name for split in splits for name in SECTIONS[split])):
         for place, node in walk(config.get(section), section):
             kind = _registered(f'{place}.type', node['type'], config, scope=node.get('_scope_'))
-            if kind is not None and (is_ours(kind) or section in CHECKED):
+            in_teacher = '.teacher.' in place  # a model inside a hook
+            if kind is not None and (is_ours(kind) or (section in CHECKED and not in_teacher)):
                 takes_others = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
                 check_keys(place, node, accepted_keys(kind), only_similar=takes_others and not is_ours(kind))
                 _check_test_cfg(place, node, kind)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from mmengine.config import Config
 
 from volo_seg.config.losses import use_hard_pixels
 from volo_seg.config.sizes import set_crop, set_scale
 from volo_seg.engine.hooks.compile_hook import check_compilation, use_compiled_backbone
+from volo_seg.engine.hooks.distillation_hook import use_teacher
 from volo_seg.engine.hooks.early_stopping_hook import stop_early
 from volo_seg.engine.hooks.ema_hook import use_ema
 from volo_seg.engine.optim.amp import enable_amp
@@ -36,6 +38,9 @@ def apply_recipe(
     patience: int | None = None,
     hard_pixels: bool = False,
     compiled: bool = False,
+    teacher: Sequence[str] | None = None,
+    temperature: float | None = None,
+    teacher_weight: float | None = None,
 ) -> None:
     """Apply the given flags to ``config``; None and False change nothing.
 
@@ -54,6 +59,9 @@ def apply_recipe(
         patience: Validations without a better score before training stops.
         hard_pixels: Sample hard pixels in the losses (OHEM).
         compiled: Train with a compiled backbone.
+        teacher: Config and checkpoint of a network whose soft labels are learned too.
+        temperature: Divisor of the logits of both networks.
+        teacher_weight: Factor of the loss between them.
 
     Raises:
         UserError: A value is invalid, or this config or machine does not support it.
@@ -62,7 +70,7 @@ def apply_recipe(
         set_crop(config, crop)
     if scale is not None:
         set_scale(config, scale)
-    asked = iterations, batch_size, rate, amp, accumulated, layer_decay, ema, patience
+    asked = iterations, batch_size, rate, amp, accumulated, layer_decay, ema, patience, teacher
     if config.get('optim_wrapper') is None:
         if scale_lr or hard_pixels or compiled or any(value is not None for value in asked):
             raise UserError(
@@ -93,6 +101,10 @@ def apply_recipe(
         use_hard_pixels(config)
     check_compilation(config, asked=False)
     check_constructor(config)
+    if teacher is not None:
+        use_teacher(config, *teacher, temperature=temperature, weight=teacher_weight)
+    elif temperature is not None or teacher_weight is not None:
+        raise UserError('--temperature and --teacher-weight are of the loss of a teacher; name one by --teacher')
     if compiled:
         use_compiled_backbone(config)
 

@@ -30,6 +30,7 @@ OUTPUT_FORMATS = {
     'overlay': OutputFormat('overlays', '.jpg', 'class colours over the image'),
     'colour': OutputFormat('colours', '.png', 'class colour of each pixel'),
     'confidence': OutputFormat('confidence', '.png', 'largest probability of each pixel, 255 means 1', 'confidence'),
+    'confidence16': OutputFormat('confidence16', '.png', 'the same in 16 bits, 65535 means 1', 'confidence'),
     'probabilities': OutputFormat(
         'probabilities', '.npz', 'float16 (classes, height, width), and class names', 'probabilities'
     ),

@@ -93,7 +93,8 @@ class Result:
             image = self.colour()
         else:
             assert self.confidence is not None
-            image = np.rint(255 * np.clip(self.confidence, 0, 1)).astype(np.uint8)
+            dtype = np.uint16 if kind == 'confidence16' else np.uint8
+            image = np.rint(np.iinfo(dtype).max * np.clip(self.confidence, 0, 1).astype(np.float64)).astype(dtype)
         return _encode_image(image, suffix or OUTPUT_FORMATS[kind].suffix)
 
     def save(

@@ -36,7 +36,6 @@ def build_page(path: Path) -> str:
     Raises:
         UserError: ``path`` is not a folder, or holds neither logs nor metrics.
     """
-    import jinja2
     from markupsafe import Markup
 
     if not path.is_dir():
@@ -54,17 +53,8 @@ def build_page(path: Path) -> str:
         )
     records = read_records(work_dir)
     trained: dict[str, Any] = next((record for record in reversed(records) if record.get('kind') == 'train'), {})
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: '–' if value is None else value,
-    )
-    environment.filters['base64'] = lambda content: base64.b64encode(content).decode()
-    return environment.get_template('report.html.j2').render(
+    return render(
+        'report.html.j2',
         generator=GENERATOR,
         title=text(work_dir.root.name),
         facts=[text(trained[key]) for key in ('config', 'started', 'status') if trained.get(key)],
@@ -81,6 +71,23 @@ def build_page(path: Path) -> str:
         records=[tree(record) for record in reversed(records)],
         notes=work_dir.notes,
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of ``values``."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: '–' if value is None else value,
+    )
+    environment.filters['base64'] = lambda content: base64.b64encode(content).decode()
+    return environment.get_template(template).render(**values)
 
 
 def is_report(path: Path) -> bool:

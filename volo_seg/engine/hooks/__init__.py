@@ -5,6 +5,7 @@ from .compile_hook import CompiledBackboneHook
 from .console_hook import ConsoleHook
 from .contact_sheet_hook import ContactSheetHook
 from .data_record_hook import DataRecordHook
+from .distillation_hook import DistillationHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .ema_hook import AveragedWeightsHook
 from .interruption_hook import InterruptionHook, ignore_signals_in_worker
@@ -19,6 +20,7 @@ __all__ = [
     'ConsoleHook',
     'ContactSheetHook',
     'DataRecordHook',
+    'DistillationHook',
     'InterruptionHook',
     'IterationSeedHook',
     'MissedValidationHook',

@@ -11,6 +11,7 @@ from mmseg.structures import OHEMPixelSampler
 from mmseg.structures.seg_data_sample import SegDataSample
 from torch import Tensor, nn
 
+from volo_seg.models.losses.distillation import distillation_loss
 from volo_seg.models.losses.resized_cross_entropy import resized_cross_entropy, resized_pixel_losses
 from volo_seg.models.losses.weighted_cross_entropy import WeightedCrossEntropyLoss
 from volo_seg.ops import why_plain
@@ -27,11 +28,24 @@ class ResizedLossMixin(BaseDecodeHead):
     ``OHEMPixelSampler``, or if :func:`volo_seg.ops.why_plain` gives a reason. Losses are computed in float32 or wider.
     """
 
+    def loss(self, inputs: Any, batch_data_samples: list[SegDataSample], train_cfg: Any) -> dict[str, Tensor]:
+        """The losses of :meth:`loss_by_feat`, and ``loss_distill`` for samples with ``teacher_logits``."""
+        seg_logits = self.forward(inputs)
+        result = self.loss_by_feat(seg_logits, batch_data_samples)
+        if 'teacher_logits' in batch_data_samples[0]:
+            soft = [sample.teacher_logits for sample in batch_data_samples]
+            value = distillation_loss(
+                seg_logits,
+                torch.stack([one.data for one in soft]),
+                temperature=soft[0].temperature,
+                align_corners=self.align_corners,
+            )
+            result['loss_distill'] = soft[0].weight * sum(loss.loss_weight for loss in _losses(self)) * value
+        return result
+
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         """Losses by name, and ``acc_seg`` in percent, of the output of :meth:`forward`, (B, C, h, w)."""
-        losses: list[Any] = (
-            list(self.loss_decode) if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
-        )
+        losses = _losses(self)
         if not self._resizes_in_chunks(seg_logits, losses):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         labels = self._stack_batch_gt(batch_data_samples).squeeze(1)
@@ -84,6 +98,10 @@ class ResizedLossMixin(BaseDecodeHead):
             ]
             chosen[(values * sum(factors)).argsort(descending=True)[:kept]] = 1
         return torch.zeros_like(pixel_losses).masked_scatter_(valid, chosen)
+
+
+def _losses(head: BaseDecodeHead) -> list[Any]:
+    return list(head.loss_decode) if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
 
 
 def is_stock(module: Any, kind: type[nn.Module]) -> TypeGuard[Any]:
