@@ -58,7 +58,7 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + self._resize(levels[i], levels[i - 1].shape[2:])
         for i, conv in enumerate(self.fpn_convs):
-            levels[i] = conv(levels[i])
+            levels[i] = self._fuse(conv, [levels[i]], levels[i])
         return self._fuse(self.fpn_bottleneck, levels, levels[0])
 
     def cls_seg(self, feat: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from volo_seg.models.resize.matrices import (
     tap_axis,
     tap_matrices,
 )
+from volo_seg.models.winograd import conv3x3, differentiable_gradients, winograd_pays
 from volo_seg.ops import why_plain
 
 Size = tuple[int, int]
 CALL_COST_CPU, CALL_COST = 4e6, 1e10
 """Overhead of the additional calls in multiply-adds: on a CPU (benchmarks/uper_head.py), and estimated for a GPU."""
+WINOGRAD_SHARE = 0.6
+"""Time of a convolution by Winograd's filtering over that of a direct one (benchmarks/uper_head.py)."""
 FEW_PIXELS = 64
 """Below this number of pixels, the weight is used in its own layout."""
 
@@ -57,6 +61,8 @@ def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
     batch, channels, height, width = x.shape
     rows, columns = size
     plain = 9 * batch * rows * columns * channels * channels_out
+    if winograd_pays(x, channels_out, size):
+        plain *= WINOGRAD_SHARE
     mixing = 9 * batch * height * width * channels * channels_out / 0.8
     down = batch * rows * columns * channels_out * _band(height, rows, x.device)
     across = 3 * batch * height * columns * channels_out * _band(width, columns, x.device)
@@ -133,7 +139,8 @@ class _ConvOfResized(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pixels, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradients are differentiated again
-            return *_differentiable_gradients(ctx, gradient), None, None
+            function = partial(_plain, size=ctx.size, align_corners=ctx.align_corners)
+            return *differentiable_gradients(ctx, gradient, function), None, None
         batch, height, width, channels = pixels.shape
         channels_out = len(weight)
         flat = pixels.view(-1, channels)
@@ -154,15 +161,9 @@ class _ConvOfResized(torch.autograd.Function):
         return None if for_pixels is None else for_pixels.view_as(pixels), for_weight, None, None
 
 
-def _differentiable_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
-    """Gradients of the pixels and the weight by operations of torch."""
-    pixels, weight = ctx.saved_tensors
-    large = F.interpolate(pixels.permute(0, 3, 1, 2), ctx.size, mode='bilinear', align_corners=ctx.align_corners)
-    result = F.conv2d(large, weight, padding=1).permute(0, 2, 3, 1)
-    needed = ctx.needs_input_grad[:2]
-    inputs = [tensor for tensor, wanted in zip((pixels, weight), needed, strict=True) if wanted]
-    gradients = iter(torch.autograd.grad(result, inputs, gradient, create_graph=True))
-    return [next(gradients) if wanted else None for wanted in needed]
+def _plain(pixels: Tensor, weight: Tensor, *, size: Size, align_corners: bool) -> Tensor:
+    large = F.interpolate(pixels.permute(0, 3, 1, 2), size, mode='bilinear', align_corners=align_corners)
+    return F.conv2d(large, weight, padding=1).permute(0, 2, 3, 1)
 
 
 def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align_corners: bool) -> Tensor:
@@ -193,7 +194,7 @@ def conv3x3_of_maps(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align
         mixed = conv3x3_of_resized(x, part, size, align_corners=align_corners)
         total = mixed if total is None else add(total, mixed)
     if large:
-        direct = F.conv2d(_joined(large), weight if len(large) == len(weights) else _joined(large_weights), padding=1)
+        direct = conv3x3(_joined(large), weight if len(large) == len(weights) else _joined(large_weights))
         total = direct if total is None else add(direct, total)
     assert total is not None
     return total
