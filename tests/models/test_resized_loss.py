@@ -27,6 +27,8 @@ LOSSES = {
     'sum': {**CE, 'reduction': 'sum'},
     'class weights': {**CE, 'class_weight': WEIGHTS},
     'weighted': {'type': 'WeightedCrossEntropyLoss', 'class_weight': WEIGHTS, 'loss_weight': 0.4},
+    'smoothed': {'type': 'WeightedCrossEntropyLoss', 'label_smoothing': 0.2},
+    'weighted and smoothed': {'type': 'WeightedCrossEntropyLoss', 'class_weight': WEIGHTS, 'label_smoothing': 0.2},
     'several': [CE, {**CE, 'class_weight': WEIGHTS}, {**CE, 'avg_non_ignore': True, 'loss_name': 'loss_other'}],
 }
 SAMPLERS = {
@@ -99,6 +101,8 @@ def chunk(request, monkeypatch):
 def test_losses_accuracy_and_gradients_equal_mmsegs(no_plain_path, chunk, loss, sampler, align_corners):
     if not isinstance(loss, list) and loss.get('reduction') == 'sum' and sampler and 'thresh' not in sampler:
         sampler = {**sampler, 'thresh': None}
+    if 'label_smoothing' in loss and sampler and 'thresh' not in sampler:
+        pytest.skip('smoothed losses choose pixels in the plain path')
     assert_equal(pair(loss, sampler=sampler, align_corners=align_corners), *batch())
 
 
@@ -146,19 +150,49 @@ def small_case():
     logits, samples = batch((2, 3), (7, 5), 2, 3, empty=False)
     labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
     weight = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
-    return logits.requires_grad_(), labels, {'class_weight': weight, 'pixel_weight': torch.rand(2, 7, 5).double()}
+    return (
+        logits.requires_grad_(),
+        labels,
+        {
+            'class_weight': weight,
+            'pixel_weight': torch.rand(2, 7, 5).double(),
+            'label_smoothing': 0.2,
+        },
+    )
 
 
-@pytest.mark.parametrize('weighted', [False, True])
-def test_gradients_and_double_backward(weighted):
+@pytest.mark.parametrize('names', [[], ['label_smoothing'], ['class_weight', 'pixel_weight', 'label_smoothing']])
+def test_gradients_and_double_backward(names):
     logits, labels, options = small_case()
-    options = options if weighted else {}
+    options = {name: options[name] for name in names}
 
     def function(logits):
         return resized_cross_entropy(logits, labels, **options)[0] ** 2
 
     assert torch.autograd.gradcheck(function, logits)
     assert torch.autograd.gradgradcheck(function, logits)
+
+
+@pytest.mark.parametrize('class_weight', [None, WEIGHTS])
+def test_label_smoothing_is_torchs(no_plain_path, class_weight):
+    """Of the head, in float32, against ``F.cross_entropy`` of logits at the size of the labels."""
+    logits, samples = batch(dtype=torch.float32)
+    labels = torch.cat([sample.gt_sem_seg.data for sample in samples])
+    expected = logits.double().requires_grad_()
+    large = F.interpolate(expected, labels.shape[1:], mode='bilinear')
+    weight = class_weight and expected.new_tensor(class_weight)
+    loss = F.cross_entropy(large, labels, weight, ignore_index=255, label_smoothing=0.3)
+    loss.backward()
+    head = pair({'type': 'WeightedCrossEntropyLoss', 'class_weight': class_weight, 'label_smoothing': 0.3})[1]
+    losses, gradient = losses_and_gradient(head, logits, samples)
+    torch.testing.assert_close(losses['loss_ce'].double(), loss.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected.grad, rtol=0, atol=1e-6 * float(expected.grad.abs().max()))
+
+
+@pytest.mark.parametrize('label_smoothing', [-0.1, 1.0])
+def test_label_smoothing_has_bounds(label_smoothing):
+    with pytest.raises(ValueError, match='label_smoothing=.* is not in'):
+        WeightedCrossEntropyLoss(label_smoothing=label_smoothing)
 
 
 def test_pixel_losses_are_those_of_full_size_logits():
@@ -173,7 +207,7 @@ def test_pixel_losses_are_those_of_full_size_logits():
 def test_the_operators_are_well_formed():
     logits, labels, options = small_case()
     torch.library.opcheck(module._loss, (logits, labels, *options.values(), 255, False, True))
-    torch.library.opcheck(module._loss, (logits.detach(), labels, None, None, 255, True, False))
+    torch.library.opcheck(module._loss, (logits.detach(), labels, None, None, 0.0, 255, True, False))
     torch.library.opcheck(module._pixel_losses, (logits.detach(), labels, 255, False))
 
 
@@ -225,6 +259,7 @@ PLAIN = {
     'dice': lambda: pair([CE, {'type': 'DiceLoss', 'loss_name': 'loss_dice'}])[1],
     'per pixel': lambda: pair({**CE, 'reduction': 'none'})[1],
     'hook': hooked,
+    'smoothed losses choose pixels': lambda: pair(LOSSES['smoothed'], sampler=SAMPLERS['loss'])[1],
     'sigmoid': lambda: pair({**CE, 'use_sigmoid': True})[1],
 }
 

@@ -12,7 +12,7 @@ from memory import peak_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from volo_seg.models import VOLOUPerHead
+from volo_seg.models import VOLOUPerHead, winograd
 from volo_seg.models.resize import split_conv
 from volo_seg.models.resize.matrices import (
     BLOCK_ROWS_CPU,
@@ -109,6 +109,36 @@ def test_equals_mmseg(split, norm_cfg, align_corners, training, sizes):
         with torch.no_grad():
             torch.testing.assert_close(ours.eval()(laid_out), theirs.eval()(laid_out), rtol=1e-10, atol=1e-10)
         assert all(torch.equal(x, y) for x, y in zip(laid_out, before, strict=True)), 'inputs were changed'
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_with_winograds_filtering(training, monkeypatch):
+    """The 3x3 convolutions of levels in several chunks, and of the fusion."""
+    used = []
+    plain = winograd.winograd_conv3x3
+    monkeypatch.setattr(winograd, 'winograd_conv3x3', lambda *maps: used.append(1) or plain(*maps))
+    for name, value in (('MIN_CHANNELS', 1), ('MIN_PIXELS', 1), ('CHUNK_VALUES', 2000)):
+        monkeypatch.setattr(winograd, name, value)
+    theirs, ours = pair()
+    theirs.train(training), ours.train(training)
+    assert_equal_steps(theirs, ours, maps(sizes_of(95, 67, NATIVE)))
+    assert len(used) == 5
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_plain_order_on_other_devices(training):
+    """Without the type of the device in ``optimized_devices``, UPerHead computes: equal bit for bit, hooks fire."""
+    theirs, ours = pair(torch.float32)
+    ours.optimized_devices = VOLOUPerHead(
+        in_channels=[4], in_index=[0], channels=4, num_classes=2, optimized_devices=('cuda',)
+    ).optimized_devices
+    inputs = maps(sizes_of(95, 67, NATIVE), torch.float32)
+    called = []
+    ours.fpn_bottleneck.conv.register_forward_hook(lambda *_: called.append(1))
+    with torch.set_grad_enabled(training):
+        assert torch.equal(ours.train(training)(inputs), theirs.train(training)(inputs))
+    assert called
+    assert VOLOUPerHead(in_channels=[4], in_index=[0], channels=4, num_classes=2).optimized_devices == ('cpu',)
 
 
 @settings(max_examples=15, deadline=None)

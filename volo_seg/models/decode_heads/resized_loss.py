@@ -25,7 +25,8 @@ class ResizedLossMixin(BaseDecodeHead):
 
     Values and gradients are those of ``BaseDecodeHead``, whose own code runs if a loss is not a cross entropy over a
     softmax (``CrossEntropyLoss`` or ``WeightedCrossEntropyLoss``, without hooks), if the sampler is not
-    ``OHEMPixelSampler``, or if :func:`volo_seg.ops.why_plain` gives a reason. Losses are computed in float32 or wider.
+    ``OHEMPixelSampler``, if it chooses pixels by smoothed losses, or if :func:`volo_seg.ops.why_plain` gives a reason.
+    Losses are computed in float32 or wider.
     """
 
     def loss(self, inputs: Any, batch_data_samples: list[SegDataSample], train_cfg: Any) -> dict[str, Tensor]:
@@ -59,7 +60,12 @@ class ResizedLossMixin(BaseDecodeHead):
         result: dict[str, Tensor] = {}
         for loss, class_weight in zip(losses, weights, strict=True):
             total, total_weight, counts = resized_cross_entropy(
-                seg_logits, labels, class_weight=class_weight, pixel_weight=pixel_weight, **options
+                seg_logits,
+                labels,
+                class_weight=class_weight,
+                pixel_weight=pixel_weight,
+                label_smoothing=_label_smoothing(loss),
+                **options,
             )
             value = loss.loss_weight * total / _divisor(loss, total_weight, labels.numel())
             result[loss.loss_name] = result[loss.loss_name] + value if loss.loss_name in result else value
@@ -73,8 +79,9 @@ class ResizedLossMixin(BaseDecodeHead):
             and min(logits.shape) > 0
             and logits.shape[1] > 1
             and self.ignore_index is not None
-            and (self.sampler is None or type(self.sampler) is OHEMPixelSampler)
             and all(_is_softmax_cross_entropy(loss) for loss in losses)
+            and (self.sampler is None or type(self.sampler) is OHEMPixelSampler)
+            and not (self.sampler and self.sampler.thresh is None and any(map(_label_smoothing, losses)))
         )
 
     def _hard_pixels(
@@ -118,6 +125,10 @@ def _is_softmax_cross_entropy(loss: Any) -> bool:
 
 def _class_weight(loss: Any, like: Tensor) -> Tensor | None:
     return None if loss.class_weight is None else like.new_tensor(loss.class_weight)
+
+
+def _label_smoothing(loss: Any) -> float:
+    return loss.label_smoothing if isinstance(loss, WeightedCrossEntropyLoss) else 0.0
 
 
 def _divisor(loss: Any, total_weight: Tensor, pixels: int) -> Tensor | float:

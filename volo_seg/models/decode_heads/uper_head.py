@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from volo_seg.models.decode_heads.resized_loss import ResizedLossMixin, is_stock
-from volo_seg.models.resize.matrices import adaptive_avg_pools
+from volo_seg.models.resize.matrices import adaptive_avg_pools, exporting
 from volo_seg.models.resize.split_conv import conv3x3_of_maps, same_size
 from volo_seg.ops import why_plain
 
@@ -27,6 +27,9 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
     convolution and the bottleneck of the pooling pyramid take maps that are resized to a common size. Resizing and
     mixing of channels commute, so maps that would be enlarged are convolved at their own size where that costs less.
 
+    That is chosen by measurements on a CPU. On a device whose type is not in ``optimized_devices``, ``UPerHead`` itself
+    computes; ``optimized_devices=('cpu', 'cuda')`` turns the other order on for GPUs too.
+
     Maps are channels_last in memory at inference and contiguous where gradients are recorded (benchmarks/uper_head.py).
     A submodule that has hooks, is parametrised, or is not the one that ``UPerHead`` builds is called as it is. Where
     :func:`volo_seg.ops.why_plain` gives a reason, ``UPerHead`` itself computes. Hooks that are registered for all
@@ -37,10 +40,26 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
     Source: arXiv 1807.10221.
     """
 
+    def __init__(
+        self,
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        *,
+        optimized_devices: Sequence[str] = ('cpu',),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(pool_scales, **kwargs)
+        self.optimized_devices = tuple(optimized_devices)
+
+    def _is_plain(self, *maps: Tensor) -> bool:
+        """Whether ``UPerHead`` itself computes."""
+        if why_plain(*maps):
+            return True
+        return not exporting() and maps[0].device.type not in self.optimized_devices
+
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Pyramid pooling of the last map, and its bottleneck: (B, channels, H_last, W_last)."""
         x = inputs[-1]
-        if why_plain(x) or not _is_stock_ppm(self.psp_modules):
+        if self._is_plain(x) or not _is_stock_ppm(self.psp_modules):
             return super().psp_forward(inputs)
         scales = [s if isinstance(s, tuple) else (s, s) for s in self.psp_modules.pool_scales]
         pools = adaptive_avg_pools(x, scales)
@@ -49,7 +68,7 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H_0, W_0)."""
-        if why_plain(*inputs):
+        if self._is_plain(*inputs):
             return super()._forward_feature(inputs)
         maps = [_to_memory_format(m) for m in self._transform_inputs(inputs)]
         levels = [_pointwise(conv, m) for conv, m in zip(self.lateral_convs, maps[:-1], strict=True)]
@@ -63,7 +82,7 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Class logits of features (B, channels, H, W)."""
-        if why_plain(feat) or not _runs_as_linear(self.conv_seg, feat):
+        if self._is_plain(feat) or not _runs_as_linear(self.conv_seg, feat):
             return super().cls_seg(feat)
         return _linear(self.conv_seg, feat if self.dropout is None else self.dropout(feat))
 

@@ -23,6 +23,7 @@ def resized_cross_entropy(
     *,
     class_weight: Tensor | None = None,
     pixel_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     ignore_index: int = 255,
     align_corners: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,6 +37,7 @@ def resized_cross_entropy(
         labels: (B, H, W), int64.
         class_weight: A weight for each class (C,).
         pixel_weight: A weight for each pixel (B, H, W).
+        label_smoothing: As in ``F.cross_entropy``: the share of the target, in [0, 1], that all classes have in common.
         ignore_index: The label of pixels that do not count.
         align_corners: As in ``F.interpolate``.
 
@@ -44,7 +46,8 @@ def resized_cross_entropy(
         are counted and whose true class has the highest logit.
     """
     record = torch.is_grad_enabled() and logits.requires_grad
-    loss, weight, counts, _ = _loss(logits, labels, class_weight, pixel_weight, ignore_index, align_corners, record)
+    weights = class_weight, pixel_weight, label_smoothing
+    loss, weight, counts, _ = _loss(logits, labels, *weights, ignore_index, align_corners, record)
     return loss, weight, counts
 
 
@@ -71,6 +74,7 @@ def _loss(
     labels: Tensor,
     class_weight: Tensor | None,
     pixel_weight: Tensor | None,
+    label_smoothing: float,
     ignore_index: int,
     align_corners: bool,
     record: bool,
@@ -80,22 +84,34 @@ def _loss(
     loss, total_weight = (logits.new_zeros((), dtype=dtype) for _ in range(2))
     counts = labels.new_zeros(2, dtype=torch.int64)
     gradient = logits.new_zeros(logits.shape if record else (0,), dtype=dtype)
+    shared = logits.new_full(logits.shape[1:2], label_smoothing / logits.shape[1], dtype=dtype)
     if class_weight is not None:
         class_weight = class_weight.to(dtype)
+        shared *= class_weight
     for images, rows, resized, add_gradient in _chunks(logits, labels, align_corners):
         valid, target = _targets(labels[images, rows], ignore_index)
-        weight = valid.to(dtype) if class_weight is None else class_weight[target[:, 0]].mul_(valid)
+        counted = valid.to(dtype)
+        weight = counted if class_weight is None else class_weight[target[:, 0]] * counted
         total_weight += weight.sum()
         if pixel_weight is not None:
-            weight = weight * pixel_weight[images, rows]
+            counted, weight = counted * pixel_weight[images, rows], weight * pixel_weight[images, rows]
+        weight = weight * (1 - label_smoothing)
         resized -= resized.amax(1, keepdim=True)
         true = resized.gather(1, target)[:, 0]
         counts += torch.stack([valid.sum(), (valid & (true == 0)).sum()])
+        mean = torch.einsum('bcrw,c->brw', resized, shared) if label_smoothing else None
         total = resized.exp_().sum(1)
-        loss += total.log().sub_(true).masked_fill_(~valid, 0).mul_(weight).sum()
-        if record:  # weight * (softmax - one-hot)
-            resized *= (weight / total)[:, None]
-            resized.scatter_(1, target, (true.exp_().div_(total).sub_(1).mul_(weight))[:, None])
+        log = total.log()
+        loss += (log - true).masked_fill_(~valid, 0).mul_(weight).sum()
+        both = weight
+        if mean is not None:
+            loss += (log * shared.sum() - mean).masked_fill_(~valid, 0).mul_(counted).sum()
+            both = weight + counted * shared.sum()
+        if record:  # both * softmax - weight * one-hot - counted * shared
+            resized *= (both / total)[:, None]
+            resized.scatter_(1, target, (true.exp_().div_(total).mul_(both).sub_(weight))[:, None])
+            if mean is not None:
+                resized.addcmul_(shared[:, None, None], counted[:, None], value=-1)
             add_gradient(gradient, resized)
     return loss, total_weight, counts, gradient
 
@@ -161,7 +177,7 @@ def _(logits: Tensor, labels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    logits, labels, class_weight, pixel_weight, ctx.ignore_index, ctx.align_corners, _ = inputs
+    logits, labels, class_weight, pixel_weight, ctx.label_smoothing, ctx.ignore_index, ctx.align_corners, _ = inputs
     ctx.save_for_backward(logits, labels, class_weight, pixel_weight, output[3])
     ctx.mark_non_differentiable(*output[1:])
 
@@ -173,10 +189,11 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None,
             logits.to(_exact(logits)), labels.shape[1:], mode='bilinear', align_corners=ctx.align_corners
         )
         weight = None if class_weight is None else class_weight.to(large.dtype)
-        losses = F.cross_entropy(large, labels, weight, reduction='none', ignore_index=ctx.ignore_index)
+        options = {'ignore_index': ctx.ignore_index, 'label_smoothing': ctx.label_smoothing}
+        losses = F.cross_entropy(large, labels, weight, reduction='none', **options)
         loss = (losses if pixel_weight is None else losses * pixel_weight).sum()
         (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
-    return (gradient * grad).to(logits.dtype), None, None, None, None, None, None
+    return (gradient * grad).to(logits.dtype), *[None] * 7
 
 
 _loss.register_autograd(_backward, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""Cross entropy with class weights, also for half precision and ignored pixels."""
+"""Cross entropy with class weights and label smoothing, also for half precision and ignored pixels."""
 
 from __future__ import annotations
 
@@ -20,17 +20,33 @@ class WeightedCrossEntropyLoss(nn.Module):
     the logits: in float16 that sum overflows above 65,504, and the loss becomes 0.
 
     Args:
-        class_weight: A weight for each class, or a file (.json, .npy) with them.
+        class_weight: A weight for each class, or a file (.json, .npy) with them; None weighs all classes by 1.
+        label_smoothing: As in ``torch.nn.functional.cross_entropy``, in [0, 1). Each class has ``label_smoothing / C``
+            of the target, times its weight; the divisor stays the sum of the weights of the true classes.
         loss_weight: Factor of the loss.
         loss_name: Name in the log; losses whose name starts with ``loss_`` are optimized.
+
+    With ``OHEMPixelSampler``, a threshold compares probabilities of the true class; without one, the smoothed losses
+    choose the pixels.
+
+    Raises:
+        ValueError: ``label_smoothing`` is not in [0, 1).
 
     Shapes: logits (B, C, H, W), labels (B, H, W), ``weight`` of the pixels (B, H, W) or None.
     """
 
     def __init__(
-        self, *, class_weight: Sequence[float] | str, loss_weight: float = 1.0, loss_name: str = 'loss_ce'
+        self,
+        *,
+        class_weight: Sequence[float] | str | None = None,
+        label_smoothing: float = 0.0,
+        loss_weight: float = 1.0,
+        loss_name: str = 'loss_ce',
     ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f'label_smoothing={label_smoothing} is not in [0, 1)')
+        self.label_smoothing = label_smoothing
         self.class_weight = get_class_weight(class_weight)
         self.loss_weight = loss_weight
         self.loss_name = loss_name
@@ -46,12 +62,16 @@ class WeightedCrossEntropyLoss(nn.Module):
     ) -> Tensor:
         """A scalar (0 if all pixels are ignored), or (B, H, W) with ``reduction_override='none'``."""
         logits = at_least_float32(cls_score)
-        class_weight = logits.new_tensor(self.class_weight)
-        loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', ignore_index=ignore_index)
+        class_weight = None if self.class_weight is None else logits.new_tensor(self.class_weight)
+        options = {'ignore_index': ignore_index, 'label_smoothing': self.label_smoothing}
+        loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', **options)
         if weight is not None:
             loss = loss * weight.float()
         if reduction_override == 'none':
             return self.loss_weight * loss
         counted = label[label != ignore_index]
-        total = class_weight[counted].sum() if avg_factor is None else logits.new_tensor(avg_factor)
+        if avg_factor is not None:
+            total = logits.new_tensor(avg_factor)
+        else:
+            total = logits.new_tensor(counted.numel()) if class_weight is None else class_weight[counted].sum()
         return self.loss_weight * loss.sum() / total.clamp_min(1e-12)
