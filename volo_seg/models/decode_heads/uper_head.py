@@ -26,6 +26,7 @@ class VOLOUPerHead(ResizedLossMixin, UPerHead):
     Arguments and parameter names are those of MMSegmentation's ``UPerHead``, whose checkpoints load. The fusion
     convolution and the bottleneck of the pooling pyramid take maps that are resized to a common size. Resizing and
     mixing of channels commute, so maps that would be enlarged are convolved at their own size where that costs less.
+    3x3 convolutions of many channels use :func:`volo_seg.models.winograd.conv3x3`.
 
     That is chosen by measurements on a CPU. On a device whose type is not in ``optimized_devices``, ``UPerHead`` itself
     computes; ``optimized_devices=('cpu', 'cuda')`` turns the other order on for GPUs too.

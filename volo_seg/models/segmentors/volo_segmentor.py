@@ -168,7 +168,7 @@ class VOLOSegmentor(EncoderDecoder):
 
     def _resize_each(self, logits: Tensor, size: Size) -> list[LogitSource]:
         """Resize each image of ``logits`` (B, C, h, w) to ``size``."""
-        if logits.device.type == 'cpu':  # labels are then computed faster (benchmarks/labels.py)
+        if logits.device.type == 'cpu':  # labels are then computed faster (benchmarks/segmentor.py)
             logits = logits.contiguous(memory_format=torch.channels_last)
         return [self.resize_logits(TensorLogits(image), size) for image in logits]
 
