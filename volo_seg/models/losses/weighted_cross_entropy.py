@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from mmseg.models.losses.utils import get_class_weight
@@ -63,7 +64,7 @@ class WeightedCrossEntropyLoss(nn.Module):
         """A scalar (0 if all pixels are ignored), or (B, H, W) with ``reduction_override='none'``."""
         logits = at_least_float32(cls_score)
         class_weight = None if self.class_weight is None else logits.new_tensor(self.class_weight)
-        options = {'ignore_index': ignore_index, 'label_smoothing': self.label_smoothing}
+        options: dict[str, Any] = {'ignore_index': ignore_index, 'label_smoothing': self.label_smoothing}
         loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', **options)
         if weight is not None:
             loss = loss * weight.float()

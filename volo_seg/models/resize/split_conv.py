@@ -60,7 +60,7 @@ def split_pays(x: Tensor, channels_out: int, size: Size) -> bool:
         return False
     batch, channels, height, width = x.shape
     rows, columns = size
-    plain = 9 * batch * rows * columns * channels * channels_out
+    plain: float = 9 * batch * rows * columns * channels * channels_out
     if winograd_pays(x, channels_out, size):
         plain *= WINOGRAD_SHARE
     mixing = 9 * batch * height * width * channels * channels_out / 0.8
