@@ -283,6 +283,13 @@ BACKBONES: dict[str, Arguments] = {
         'norm_cfg': _norm,
         'frozen_stages': _stage,
     },
+    'VOLONano': {
+        'num_outlookers': integer(1, 32),
+        'expand_ratio': integer(1, 16),
+        'out_indices': _out_indices,
+        'norm_cfg': _norm,
+        'frozen_stages': _stage,
+    },
     'ResNet': {**_resnet, 'deep_stem': flag, 'avg_down': flag},
     'ResNetV1c': _resnet,
     'ResNetV1d': _resnet,

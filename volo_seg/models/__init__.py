@@ -6,10 +6,20 @@ import_mmseg()
 
 import volo_seg.registry  # noqa: E402, F401
 from volo_seg.models.backbones.volo import VOLO, fuse  # noqa: E402
+from volo_seg.models.backbones.volo_nano import VOLONano  # noqa: E402
 from volo_seg.models.decode_heads.fcn_head import VOLOFCNHead  # noqa: E402
 from volo_seg.models.decode_heads.uper_head import VOLOUPerHead  # noqa: E402
 from volo_seg.models.losses.weighted_cross_entropy import WeightedCrossEntropyLoss  # noqa: E402
 from volo_seg.models.necks.pyramid import VOLOPyramid  # noqa: E402
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor  # noqa: E402
 
-__all__ = ['VOLO', 'VOLOFCNHead', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead', 'WeightedCrossEntropyLoss', 'fuse']
+__all__ = [
+    'VOLO',
+    'VOLOFCNHead',
+    'VOLONano',
+    'VOLOPyramid',
+    'VOLOSegmentor',
+    'VOLOUPerHead',
+    'WeightedCrossEntropyLoss',
+    'fuse',
+]

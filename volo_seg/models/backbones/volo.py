@@ -69,7 +69,7 @@ class VOLO(BaseModule):
     ) -> None:
         super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
         self.arch_name, self.arch = _find_arch(arch)
-        self.out_indices = _check_out_indices(out_indices)
+        self.out_indices = check_out_indices(out_indices)
         if not -1 <= frozen_stages <= 4:
             raise ValueError(f'frozen_stages={frozen_stages} is not one of -1 (none), 0 (stem), 1..4 (stages)')
         self.frozen_stages = frozen_stages
@@ -94,7 +94,7 @@ class VOLO(BaseModule):
     def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
         """Channels of the outputs of the backbone that ``config`` describes, without building it."""
         dims = _find_arch(config.get('arch', 'd1'))[1].embed_dims
-        return tuple(dims[i] for i in _check_out_indices(config.get('out_indices', range(4))))
+        return tuple(dims[i] for i in check_out_indices(config.get('out_indices', range(4))))
 
     def _build_stage(self, index: int, rates: Sequence[float]) -> nn.Sequential:
         block = Outlooker if index == 0 else Transformer
@@ -225,7 +225,7 @@ def _find_arch(arch: str | Mapping[str, Any]) -> tuple[str, Architecture]:
     return 'custom', Architecture(**fields)
 
 
-def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+def check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     indices = tuple(out_indices)
     if not indices or not set(indices) <= {0, 1, 2, 3} or list(indices) != sorted(set(indices)):
         raise ValueError(f'out_indices={indices} must be stages of 0, 1, 2, 3 in ascending order')

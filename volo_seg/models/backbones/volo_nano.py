@@ -1,0 +1,104 @@
+"""The backbone of VOLO-nano, a small network for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from volo_seg.layers.convolutions import ConvNorm, ConvOutlooker, InvertedResidual, SeparableConv
+from volo_seg.models.backbones.volo import check_out_indices
+
+CHANNELS = (48, 64, 64, 128)
+"""Channels of the four outputs."""
+
+
+@MODELS.register_module()
+class VOLONano(BaseModule):
+    """Outlook attention at stride 8 between separable convolutions and inverted residuals.
+
+    The stem and the later stages are those of Fast-SCNN (arXiv 1902.04502) in shape; the stage at stride 8 is outlook
+    attention. With few training images and iterations, convolutions with batch normalisation learn faster than the
+    transformers of :class:`VOLO` (docs: benchmarks).
+
+    Args:
+        num_outlookers: Blocks of outlook attention at stride 8.
+        expand_ratio: Hidden channels of the inverted residuals at strides 16 and 32 divided by their input's.
+        out_indices: Stages to return, of 0..3, in ascending order.
+        norm_cfg: Normalisation of the convolutions.
+        frozen_stages: -1 freezes nothing; s in 0..3 freezes stages 0..s.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` or None.
+
+    Shapes: (B, 3, H, W) of any H and W; output i is (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = (4, 8, 16, 32),
+    C = (48, 64, 64, 128).
+
+    Raises:
+        ValueError: An argument is outside the values above.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_outlookers: int = 2,
+        expand_ratio: int = 6,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        norm_cfg: Mapping[str, Any] | None = None,
+        frozen_stages: int = -1,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
+        self.out_indices = check_out_indices(out_indices)
+        if not -1 <= frozen_stages <= 3:
+            raise ValueError(f'frozen_stages={frozen_stages} is not one of -1 (none), 0..3 (stages)')
+        self.frozen_stages = frozen_stages
+        config = dict(norm_cfg or {'type': 'BN'})
+
+        def norm(channels: int) -> nn.Module:
+            return build_norm_layer(config, channels)[1]
+
+        def residuals(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
+            return [
+                InvertedResidual(c, channels, expand_ratio=expand_ratio, norm_layer=norm, stride=s)
+                for c, s in ((in_channels, stride), (channels, 1), (channels, 1))
+            ]
+
+        outlookers = [ConvOutlooker(64, 2, expand_ratio=2, norm_layer=norm) for _ in range(num_outlookers)]
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(
+                    ConvNorm(3, 32, 3, norm_layer=norm, stride=2), SeparableConv(32, 48, norm_layer=norm, stride=2)
+                ),
+                nn.Sequential(SeparableConv(48, 64, norm_layer=norm, stride=2), *outlookers),
+                nn.Sequential(*residuals(64, 64, 2)),
+                nn.Sequential(*residuals(64, 96, 2), *residuals(96, 128, 1)),
+            ]
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
+        for stage in self.stages[: frozen_stages + 1]:
+            stage.requires_grad_(False)
+
+    @staticmethod
+    def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Channels of the outputs of the backbone that ``config`` describes, without building it."""
+        return tuple(CHANNELS[i] for i in check_out_indices(config.get('out_indices', range(4))))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the stages ``out_indices`` for images ``x`` (B, 3, H, W), NCHW."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def train(self, mode: bool = True) -> VOLONano:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for stage in self.stages[: self.frozen_stages + 1]:
+            stage.eval()
+        return self
