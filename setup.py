@@ -61,7 +61,12 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
     packages=find_packages(include=['volo_seg', 'volo_seg.*']),
-    package_data={'volo_seg.export': ['*.j2'], 'volo_seg.reports': ['*.j2'], 'volo_seg.serve': ['static/*']},
+    package_data={
+        'volo_seg.export': ['*.j2'],
+        'volo_seg.reports': ['*.j2'],
+        'volo_seg.serve': ['static/*'],
+        'volo_seg.weights': ['*.json', '*.md', '*.safetensors'],
+    },
     install_requires=[
         'torch>=2.6',
         'jinja2>=3.1',

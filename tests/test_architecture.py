@@ -27,13 +27,13 @@ NEUTRAL = {
     'label_png': {'errors', 'image_files', 'io', 'imageio'},
     'visualization': {'errors', 'image_files', 'io', 'imageio', 'label_png'},
 }
-MIDDLE = {*NEUTRAL, 'ops', 'layers', 'checkpoints', 'config'}
+MIDDLE = {*NEUTRAL, 'weights', 'ops', 'layers', 'checkpoints', 'config'}
 UPPER = {*MIDDLE, 'models', 'datasets', 'evaluation', 'engine', 'register'}
 MAY_IMPORT = {
     **NEUTRAL,
     'ops': {'errors', 'io'},
     'layers': {'errors', 'ops'},
-    'checkpoints': {*NEUTRAL, 'layers'},
+    'checkpoints': {*NEUTRAL, 'layers', 'weights'},
     'config': {*NEUTRAL, 'checkpoints'},
     'models': {*NEUTRAL, 'ops', 'layers', 'checkpoints'},
     'datasets': {*NEUTRAL, 'config'},
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     'reports': UPPER,
     'weights': set(),
     'register': {*NEUTRAL, 'config', 'models', 'datasets', 'evaluation', 'engine'},
-    'commands': {*UPPER, 'inference', 'export', 'serve', 'reports', 'weights'},
+    'commands': {*UPPER, 'inference', 'export', 'serve', 'reports'},
     '__main__': {'commands'},
 }
 # what a part may import of other distributions; parts that are not listed may import anything but mmcv.ops and triton
@@ -54,6 +54,7 @@ DISTRIBUTIONS = {
     'errors': set(),
     'io': set(),
     'windows': set(),
+    'weights': set(),
     'ops': {'torch', 'triton'},
     'layers': {'torch'},
     'checkpoints': {'torch', 'safetensors', 'mmengine', 'numpy', 'yaml'},

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from volo_seg.checkpoints import (
-    OFFICIAL,
     VARIANTS,
     Architecture,
     convert,
@@ -44,6 +43,7 @@ from volo_seg.checkpoints.read import HISTORY, allowed_globals
 from volo_seg.commands import run
 from volo_seg.errors import UserError
 from volo_seg.models import VOLO
+from volo_seg.weights import WEIGHTS
 
 TINY = Architecture((1, 1, 2, 1), (16, 24, 24, 24), (2, 2, 2, 2), 3, 8)
 
@@ -110,6 +110,8 @@ class Payload:
 
 
 # --- the table of released files
+
+OFFICIAL = {name: row for name, row in WEIGHTS.items() if row.url}
 
 
 def test_the_eleven_official_files():
@@ -667,7 +669,7 @@ def test_an_address_is_downloaded_once(server, tmp_path):
 
 def test_a_short_name_is_downloaded_under_its_own_name(server, tmp_path, monkeypatch):
     url = f'{server.address}/d1_224_84.2.pth.tar'
-    monkeypatch.setitem(OFFICIAL, 'volo_d1_224', OFFICIAL['volo_d1_224']._replace(url=url))
+    monkeypatch.setitem(WEIGHTS, 'volo_d1_224', WEIGHTS['volo_d1_224']._replace(url=url))
     assert read_volo('volo_d1_224').architecture == TINY.signature
     assert read_volo('volo_d1_224').name == 'volo_d1_224'
     assert kept(tmp_path) == ['d1_224_84.2.pth.tar']

@@ -12,17 +12,14 @@ from volo_seg.checkpoints.convert import (
     recognise,
     to_backbone_names,
 )
-from volo_seg.checkpoints.locate import OFFICIAL, OfficialFile
 from volo_seg.checkpoints.read import load_file
 from volo_seg.checkpoints.save import check_destination, save_file
 from volo_seg.checkpoints.segmentor import fit_segmentor_weights, load_segmentor_weights
 
 __all__ = [
-    'OFFICIAL',
     'VARIANTS',
     'Architecture',
     'Conversion',
-    'OfficialFile',
     'Signature',
     'VoloWeights',
     'check_destination',

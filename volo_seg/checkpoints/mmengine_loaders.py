@@ -2,7 +2,8 @@
 
 MMEngine's ``CheckpointLoader`` unpickles a file if safe loading fails; its file handlers unpickle ``.pkl`` and build
 any object from ``.yaml``. :func:`forbid_unpickling` replaces them in this process through MMEngine's registration
-functions. The commands, ``SafeRunner`` and ``Predictor`` call it; importing volo_seg does not.
+functions. The commands, ``SafeRunner`` and ``Predictor`` call it; importing volo_seg does not. Importing the models
+only makes the names of weights known (:func:`register_names`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from volo_seg.checkpoints.read import load_file
 from volo_seg.errors import UserError
+from volo_seg.weights import WEIGHTS
 
 _FIX = 'download the file and give its path, or an http(s) URL'
 
@@ -35,6 +37,13 @@ def forbid_unpickling() -> None:
     pickles, yaml = _handlers()
     register_handler(['pkl', 'pickle'])(pickles)
     register_handler(['yaml', 'yml'])(yaml)
+
+
+def register_names() -> None:
+    """Let MMEngine's loader, which MMSegmentation's tools use too, read what a name of the table of weights means."""
+    from mmengine.runner import CheckpointLoader
+
+    CheckpointLoader.register_scheme(list(WEIGHTS), load_from_config, force=True)
 
 
 def load_from_config(filename: str, map_location: Any = None) -> dict[str, Any]:

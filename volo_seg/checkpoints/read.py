@@ -7,6 +7,7 @@ everything else. Calling a listed global with any arguments builds a value and h
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import tarfile
@@ -29,6 +30,8 @@ Device = str | torch.device
 MAX_UNPACK_RATIO = 20
 """Largest accepted ratio of the unpacked size of a zip file to its size."""
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
+DATASET_META = 'dataset_meta'
+"""Key of the class names and colours in the metadata of a file; a safetensors file has them as JSON."""
 _STATISTICS = ('min', 'max', 'current', 'mean')
 _DTYPES = ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')
 
@@ -73,10 +76,10 @@ def history_globals() -> list[Any]:
 
 
 def load_file(source: str | os.PathLike[str], *, map_location: Device = 'cpu') -> dict[str, Any]:
-    """Read the weights file ``source``: a path, an http(s) or file URL, or a short name.
+    """Read the weights file ``source``: a path, an http(s) or file URL, or a name of the table of weights.
 
-    URLs and short names (``volo_d1_224``) are downloaded once, into torch.hub's folder. A safetensors file gives its
-    tensors by name, or ``dict(meta=..., state_dict=...)`` if it has metadata. Other files are read by
+    URLs and names (``volo_d1_224``) are downloaded once, into torch.hub's folder. A safetensors file gives its tensors
+    by name, or ``dict(meta=..., state_dict=...)`` if it has metadata. Other files are read by
     ``torch.load(weights_only=True)`` with the globals listed in this module. A refused file cannot be read unsafely.
 
     Raises:
@@ -153,7 +156,9 @@ def _read_safetensors(path: Path, map_location: Device) -> dict[str, Any]:
 
     with safe_open(str(path), framework='pt', device=str(map_location)) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        meta = {key: value for key, value in (file.metadata() or {}).items() if key != 'format'}
+        meta: dict[str, Any] = {key: value for key, value in (file.metadata() or {}).items() if key != 'format'}
+    if isinstance(meta.get(DATASET_META), str):
+        meta[DATASET_META] = json.loads(meta[DATASET_META])
     return {'meta': meta, 'state_dict': tensors} if meta else tensors
 
 

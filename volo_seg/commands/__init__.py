@@ -38,6 +38,7 @@ COMMANDS = {
     'print_config': Command('print the config that training runs with', 'config.py --ema'),
     'train': Command('train a segmentor', 'config.py --amp bf16 --ema'),
     'test': Command('evaluate a checkpoint', 'config.py checkpoint.pth --tta'),
+    'weights': Command('list, find and download weights by name', 'list'),
     'infer': Command('segment images, folders and videos', 'checkpoint.pth photos/ --out-dir results'),
     'pseudo-label': Command('label images by a model, unsure pixels 255', 'checkpoint.pth photos/ --out masks'),
     'review': Command('find wrong labels: where a model disagrees', 'checkpoint.pth config.py --out review'),
@@ -156,9 +157,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'volo-seg {__version__}')
         return 0
     if not words or words[0] in ('-h', '--help'):
-        print('usage: volo-seg COMMAND [arguments]\n\ncommands (volo-seg COMMAND --help prints the arguments):')
+        print('usage: volo-seg COMMAND [arguments]')
+        print('       volo-seg IMAGE      segment it with the model that ships (volo-seg infer IMAGE)')
+        print('\ncommands (volo-seg COMMAND --help prints the arguments):')
         print('\n'.join(f'  {name:<14}{command.summary}' for name, command in COMMANDS.items()))
         return 0
+    if words[0] not in COMMANDS and os.path.exists(words[0]):
+        return run('infer', words, last=True)
     if words[0] not in COMMANDS:
         print(f'error: {words[0]!r} is not a command; one of: {", ".join(COMMANDS)}', file=sys.stderr)
         return 2

@@ -25,7 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg benchmark``."""
     parser = make_parser('benchmark', __doc__)
     add_config_flags(parser)
-    parser.add_argument('--checkpoint', default='none', help='trained weights (default none: random weights, as fast)')
+    parser.add_argument(
+        '--checkpoint', default='none', help='trained weights, a file or a name (default none: random, as fast)'
+    )
     parser.add_argument('--onnx', nargs='+', default=[], metavar='FILE', help='measure these files as well')
     parser.add_argument('--images', nargs='+', metavar='PATH', help='image files or folders (default: one generated)')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='size of that image (default: crop size)')

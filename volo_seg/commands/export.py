@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg export``."""
     parser = make_parser('export', __doc__)
     add_config_flags(parser)
-    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors), or none for random ones')
+    parser.add_argument('checkpoint', help='trained weights: a file, a name of volo-seg weights list, or none')
     parser.add_argument('out', metavar='OUT.onnx', help='the file to write')
     parser.add_argument('--normalize', action='store_true', help='include normalization: the input is uint8 BGR')
     parser.add_argument('--argmax', action='store_true', help='include the argmax: the output is labels')

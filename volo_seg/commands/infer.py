@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,11 @@ from typing import TYPE_CHECKING
 
 from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError, exit_on_signal
-from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS
+from volo_seg.inference.output_formats import DEFAULT as DEFAULT_KINDS
+from volo_seg.inference.output_formats import OUTPUT_FORMATS
+from volo_seg.inference.pretrained import CONFIG as PUBLISHED_CONFIG
+from volo_seg.inference.pretrained import WEIGHTS as PUBLISHED_WEIGHTS
+from volo_seg.weights import DEFAULT, WEIGHTS, did_you_mean, named
 
 if TYPE_CHECKING:
     from volo_seg.inference.base import BasePredictor
@@ -33,6 +38,7 @@ Several processes divide the files: torchrun --nproc_per_node 2 tools/infer.py .
 Exit status: 0 done; 1 done, but some files could not be segmented; 2 an error; 130 interrupted (continue by --resume).
 """
 CHECKPOINTS = ('.pth', '.pt', '.tar', '.safetensors', '.onnx')
+PUBLISHED = (PUBLISHED_CONFIG, PUBLISHED_WEIGHTS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,17 +47,20 @@ def build_parser() -> argparse.ArgumentParser:
         f'  {name:<14}{kind.folder + (f"/NAME{kind.suffix}" if kind.suffix else ""):<28}{kind.description}'
         for name, kind in OUTPUT_FORMATS.items()
     )
-    usage = 'volo-seg infer [CONFIG] CHECKPOINT INPUT [INPUT ...] --out-dir FOLDER [options]'
+    usage = 'volo-seg infer [[CONFIG] MODEL] INPUT [INPUT ...] [--out-dir FOLDER] [options]'
     parser = make_parser('infer', __doc__, notes=EPILOG.format(kinds=kinds), usage=usage)
     parser.add_argument(
         'words',
         nargs='+',
-        metavar='[CONFIG] CHECKPOINT INPUT',
-        help='config (file or name; not needed with a checkpoint that carries its own, a model folder, or .onnx), '
-        'trained weights, then images, videos, folders (searched recursively), globs, text files with a path per line',
+        metavar='[[CONFIG] MODEL] INPUT',
+        help='config (file or name; not needed with weights that carry their own, a model folder, or .onnx), trained '
+        f'weights (a file, or a name of volo-seg weights list; default {DEFAULT}, which ships with the package), then '
+        'images, videos, folders (searched recursively), globs, text files with a path per line',
     )
-    parser.add_argument('--out-dir', required=True, help='output folder; nothing is written outside it')
-    parser.add_argument('--kinds', nargs='+', metavar='KIND', default=DEFAULT, help='default: labels overlay')
+    parser.add_argument(
+        '--out-dir', default='results', help='output folder (default results); nothing is written outside it'
+    )
+    parser.add_argument('--kinds', nargs='+', metavar='KIND', default=DEFAULT_KINDS, help='default: labels overlay')
     parser.add_argument('--resume', action='store_true', help='skip finished files of the same model and options')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
@@ -65,8 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Segment; see ``volo-seg infer --help``."""
     args = build_parser().parse_args(argv)
-    config, checkpoint, inputs = split_words(args.words)
+    config, model, inputs = split_words(args.words)
     check_flags(args, config)
+    checkpoint = model or DEFAULT
+    if model is None:
+        print(f'model: {DEFAULT}, which ships with volo-seg ({WEIGHTS[DEFAULT].content})', flush=True)
     from volo_seg.inference.batch.distributed import Report, gather_reports, process_group, wait_for_all
     from volo_seg.inference.batch.folder_key import model_key
     from volo_seg.inference.batch.job import plan_job
@@ -85,18 +97,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if any(report.failures for report in reports) else 0
 
 
-def split_words(words: Sequence[str]) -> tuple[str | None, str, list[str]]:
-    """Config (None if the first word is a checkpoint), checkpoint and inputs.
+def split_words(words: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
+    """Config (None if no word is one), model (None for the one that ships with the package), and inputs.
 
     Raises:
-        UserError: One of them is missing.
+        UserError: There is no input, or the first word is nearly the name of weights.
     """
-    first_is_checkpoint = Path(words[0]).suffix.lower() in CHECKPOINTS or Path(words[0]).is_dir()
-    count = 1 if first_is_checkpoint else 2
+    has_config = not _is_model(words[0]) and (_is_config(words[0]) or (len(words) > 1 and _is_model(words[1])))
+    if not has_config and not _is_model(words[0]):
+        if not (Path(words[0]).exists() or glob.has_magic(words[0])) and did_you_mean(words[0]):
+            raise UserError(
+                f'{words[0]!r} is neither a file nor the name of weights{did_you_mean(words[0])}; correct it'
+            )
+        return None, None, list(words)
+    count = 2 if has_config else 1
     if len(words) <= count:
-        what = 'CHECKPOINT INPUT' if first_is_checkpoint else 'CONFIG CHECKPOINT INPUT'
+        what = 'CONFIG CHECKPOINT INPUT' if has_config else 'CHECKPOINT INPUT'
         raise UserError(f'{" ".join(words)!r} lacks an argument; give {what}, the inputs last')
-    return (None if first_is_checkpoint else words[0]), words[count - 1], list(words[count:])
+    return (words[0] if has_config else None), words[count - 1], list(words[count:])
+
+
+def _is_model(word: str) -> bool:
+    """Whether ``word`` is a weights file, by its suffix, the name of weights, or a published folder."""
+    path = Path(word)
+    return path.suffix.lower() in CHECKPOINTS or named(word) is not None or any((path / n).exists() for n in PUBLISHED)
+
+
+def _is_config(word: str) -> bool:
+    if Path(word).suffix in ('.py', '.json', '.yaml', '.yml'):
+        return True
+    from volo_seg.config.load import shipped_configs
+
+    return not Path(word).exists() and word in shipped_configs()
 
 
 def check_flags(args: argparse.Namespace, config: str | None) -> None:

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg raster``."""
     parser = make_parser('raster', __doc__, notes=NOTES)
     add_config_flags(parser)
-    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
+    parser.add_argument('checkpoint', help='trained weights: a file, or a name of volo-seg weights list')
     parser.add_argument('source', metavar='IN', help='an image: TIFF, GeoTIFF, JPEG 2000, JPEG, PNG, WebP or BMP')
     parser.add_argument('target', metavar='OUT.tif', help='labels, as a tiled, compressed TIFF with palette and names')
     parser.add_argument(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
+from volo_seg.weights import DEFAULT
 
 PACKAGES = ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client')
 
@@ -19,8 +20,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg serve``."""
     parser = make_parser('serve', __doc__)
     add = parser.add_argument
-    what = '.pth, .safetensors, .onnx, or a published folder; NAME=MODEL chooses its name; the first is the default'
-    add('models', nargs='+', metavar='MODEL', help=what)
+    what = (
+        '.pth, .safetensors, .onnx, a published folder, or shipped weights; NAME=MODEL chooses its name; the first is '
+    )
+    what += f'the default (without any: {DEFAULT}, which ships with the package)'
+    add('models', nargs='*', default=[DEFAULT], metavar='MODEL', help=what)
     add('--config', nargs='+', default=[], help='config of the models: one for all, or one each')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default auto)')
     add('--host', default='127.0.0.1', help='address to listen on (default: this machine alone)')

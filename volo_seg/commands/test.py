@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser: the flags of MMSegmentation's tools/test.py and those of this package."""
     parser = make_parser('test', __doc__)
     add_config_flags(parser)
-    parser.add_argument('checkpoint', help='trained weights (.pth or .safetensors)')
+    parser.add_argument('checkpoint', help='trained weights: a file, or a name of volo-seg weights list')
     add_run_flags(parser)
     parser.add_argument('--out', metavar='DIR', help='also write the predicted label images there')
     parser.add_argument('--show', action='store_true', help='show each prediction in a window')

@@ -1,4 +1,4 @@
-"""Published model folders, which load without running any code of theirs."""
+"""Published models, a folder or one file, which load without running any code of theirs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from mmengine.config import Config
 
 from volo_seg import __version__
-from volo_seg.checkpoints import load_file, save_file
+from volo_seg.checkpoints import check_destination, load_file, save_file
 from volo_seg.config.load import datasets, load_config
 from volo_seg.errors import UserError
 from volo_seg.inference.predictor import Predictor
 from volo_seg.inference.pretrained import CARD, CONFIG, METRICS, WEIGHTS
-from volo_seg.io import atomic_path, check_regular, check_writable
+from volo_seg.io import atomic_path, atomic_write, check_regular, check_writable
 
 OWN_MACHINE = ('work_dir', 'load_from', 'resume', 'launcher', 'vis_backends', 'visualizer', 'variants')
 """Top-level keys of a config about the training machine or about other models; they are not published."""
@@ -50,6 +50,61 @@ def publish(config: str, checkpoint: str | Path, folder: str | Path, *, metrics:
     return folder
 
 
+def publish_file(
+    config: str,
+    checkpoint: str | Path,
+    file: str | Path,
+    *,
+    metrics: str | Path | None = None,
+    notes: str | Path | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the model of ``config`` and ``checkpoint`` to one safetensors file, with the model card beside it (.md).
+
+    The config as plain values, class names and colours are in the metadata of the file, so that
+    ``Predictor.from_checkpoint(file)`` and every command need nothing else. The file is loaded and must give the labels
+    of the model before it appears.
+
+    Args:
+        config: Config file, or the name of a shipped config.
+        checkpoint: Trained weights.
+        file: The file to write.
+        metrics: ``metrics.json`` of ``volo-seg test``, for the card.
+        notes: A text file in Markdown, for the card.
+        half: Whether matrices and kernels are rounded to float16; vectors keep their type.
+        overwrite: Whether an existing file is replaced.
+
+    Raises:
+        UserError: Config, checkpoint and metrics do not fit, or ``file`` exists or cannot be written.
+    """
+    path = check_destination(file, overwrite=overwrite)
+    scores = read_metrics(metrics) if metrics else None
+    loaded = load_config(config)
+    predictor = Predictor(loaded.copy(), checkpoint, device='cpu')
+    if scores is not None:
+        check_metrics(scores, predictor.classes, name=str(metrics))
+    state = predictor.model.state_dict()
+    if half:
+        state = {
+            key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in state.items()
+        }
+        predictor.model.load_state_dict(state)  # what is compared below
+    meta = load_file(checkpoint).get('meta') or {}
+    classes, palette = list(predictor.classes), np.asarray(predictor.palette).tolist()
+    metadata = {
+        'cfg': ''.join(f'{key} = {value!r}\n' for key, value in plain_config(loaded).items()),
+        'dataset_meta': json.dumps({'classes': classes, 'palette': palette}),
+        **{key: str(meta[key]) for key in ('iter', 'seed') if meta.get(key) is not None},
+    }
+    card = model_card(path.stem, loaded, predictor, meta=meta, scores=scores, file=path.name, notes=notes)
+    with atomic_path(path, suffix=path.suffix) as part:
+        save_file(state, part, metadata=metadata)
+        check_same(predictor, Predictor.from_checkpoint(part, device='cpu'))
+    atomic_write(path.with_suffix('.md'), card.encode())
+    return path
+
+
 def _fill(
     part: Path,
     config: Config,
@@ -70,9 +125,16 @@ def _fill(
 
 
 def model_card(
-    name: str, config: Config, predictor: Predictor, *, meta: Mapping[str, Any], scores: Mapping[str, Any] | None
+    name: str,
+    config: Config,
+    predictor: Predictor,
+    *,
+    meta: Mapping[str, Any],
+    scores: Mapping[str, Any] | None,
+    file: str | None = None,
+    notes: str | Path | None = None,
 ) -> str:
-    """Render the README of a published model: Markdown with the front matter that model hubs read."""
+    """Render the card of a published folder or ``file``: Markdown with the front matter that model hubs read."""
     backbone = config.model.backbone
     optimizer = (config.get('optim_wrapper') or {}).get('optimizer') or {}
     environment = jinja2.Environment(
@@ -80,6 +142,8 @@ def model_card(
     )
     return environment.get_template('model_card.md.j2').render(
         name=name,
+        file=file,
+        notes=Path(notes).read_text(encoding='utf-8').strip() if notes else '',
         version=__version__,
         classes=predictor.classes,
         scores=scores,

@@ -1,4 +1,4 @@
-"""Load a predictor by the name of a file, folder or hub repository."""
+"""Load a predictor by the name of a file, a folder, shipped weights or a hub repository."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from volo_seg.errors import UserError
 from volo_seg.inference.base import BasePredictor
+from volo_seg.weights import DEFAULT, named
 
 WEIGHTS = ('.pth', '.pt', '.safetensors', '.tar', '.bin', '.ckpt')
 """Suffixes of weights files; a missing file with one of them is not looked up on the hub."""
 
 
 def load_predictor(
-    name: str | PathLike[str],
+    name: str | PathLike[str] = DEFAULT,
     *,
     config: str | PathLike[str] | None = None,
     device: str = 'auto',
@@ -26,7 +27,8 @@ def load_predictor(
 
     Args:
         name: An exported ``.onnx`` file; a weights file, which needs ``config`` unless it is the checkpoint of a
-            training run; a published folder; or ``OWNER/NAME`` on the hub.
+            training run or published; the name of weights that ship with the package (default); a published folder; or
+            ``OWNER/NAME`` on the hub.
         config: Config file, or name of a shipped config.
         device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:N'``; for an ONNX file as onnxruntime supports it.
         batch_size: Largest number of images in one forward pass; by default that of the predictor.
@@ -48,9 +50,9 @@ def load_predictor(
 
     options['batch_size'] = batch_size
     if config is not None:
-        return Predictor(config, path, **options)
-    if path.is_file():
-        return Predictor.from_checkpoint(path, **options)
+        return Predictor(config, name if named(name) else path, **options)
+    if path.is_file() or named(name):
+        return Predictor.from_checkpoint(name if named(name) else path, **options)
     if path.suffix in WEIGHTS:
         raise UserError(f'checkpoint {fspath(name)!r} does not exist; correct the path')
     return Predictor.from_pretrained(name, **options)

@@ -24,6 +24,7 @@ from volo_seg.inference.loaded_model import LoadedModel, build_model
 from volo_seg.inference.pretrained import find_pretrained, read_pretrained
 from volo_seg.models.resize.logit_source import label_confidence
 from volo_seg.models.segmentors.lazy_logits import LazyLogits
+from volo_seg.weights import DEFAULT, named
 
 GPU_BATCH = 8
 """Default ``batch_size`` on a GPU."""
@@ -39,8 +40,10 @@ class Predictor(BasePredictor):
 
     Args:
         config: Config file, name of a shipped config, or a config. Pretrained weights that it names are not fetched.
-            A :class:`LoadedModel` is used as it is.
-        checkpoint: Trained weights, loaded without unpickling code; None with a :class:`LoadedModel` only.
+            A :class:`LoadedModel` is used as it is. With None, the config is read from the checkpoint, see
+            :meth:`from_checkpoint`; the name of weights that ship with the package stands for them and their config.
+        checkpoint: Trained weights (a path, a URL, or a name that ``volo-seg weights list`` prints), loaded without
+            unpickling code. Where neither is given, the model that ships with the package is used.
         device: ``'auto'`` (a GPU if there is one), ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
         cfg_options: ``key=value`` overrides of the config.
         batch_size: Largest number of images in one forward pass; by default 8 on a GPU, and 1 on a CPU, where only
@@ -54,7 +57,7 @@ class Predictor(BasePredictor):
 
     def __init__(
         self,
-        config: str | PathLike[str] | Config | LoadedModel,
+        config: str | PathLike[str] | Config | LoadedModel | None = None,
         checkpoint: str | PathLike[str] | None = None,
         *,
         device: str = 'auto',
@@ -80,21 +83,19 @@ class Predictor(BasePredictor):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | PathLike[str], **options: Any) -> Predictor:
-        """Load the checkpoint of a training run with the config inside it.
+        """Load weights with the config inside the file: a training checkpoint, or what ``volo-seg publish`` wrote.
 
         The config is read as plain values, and only known network parts are built from it: see
         :mod:`volo_seg.config.text` and :mod:`volo_seg.config.untrusted`.
 
         Args:
-            checkpoint: The file.
+            checkpoint: The file, or the name of weights that ship with the package.
             options: Keyword arguments of :class:`Predictor`.
 
         Raises:
             UserError: The checkpoint has no config or no class names, or its config contains other parts.
         """
-        name, content = fspath(checkpoint), load_file(checkpoint)
-        config = parse_config_text(config_text_of(content, name=name), name=name)
-        return cls(build_model(safe_model_config(config, name=name), content, name=name, trusted=False), **options)
+        return cls(_load_with_own_config(checkpoint), **options)
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], *, revision: str | None = None, **options: Any) -> Predictor:
@@ -196,8 +197,14 @@ def select_device(device: str) -> torch.device:
 
 
 def _load(
-    config: str | PathLike[str] | Config, checkpoint: str | PathLike[str] | None, cfg_options: Sequence[str]
+    config: str | PathLike[str] | Config | None, checkpoint: str | PathLike[str] | None, cfg_options: Sequence[str]
 ) -> LoadedModel:
+    if config is None or (checkpoint is None and isinstance(config, str) and named(config)):
+        if cfg_options:
+            raise UserError(
+                f'cfg_options {" ".join(cfg_options)} override a config, and none is given; give the config'
+            )
+        return _load_with_own_config(checkpoint or config or DEFAULT)
     if checkpoint is None:
         raise UserError('a config needs a checkpoint; give one, or use Predictor.from_checkpoint(checkpoint)')
     if isinstance(config, Config):
@@ -206,6 +213,15 @@ def _load(
     else:
         config = load_config(fspath(config), cfg_options)
     return build_model(config, load_file(checkpoint), name=fspath(checkpoint))
+
+
+def _load_with_own_config(checkpoint: str | PathLike[str]) -> LoadedModel:
+    name, row = fspath(checkpoint), named(checkpoint)
+    if row and not row.config:
+        raise UserError(f'{name} is an {row.content}, which segments nothing: name it in init_cfg of a backbone')
+    content = load_file(checkpoint)
+    config = parse_config_text(config_text_of(content, name=name), name=name)
+    return build_model(safe_model_config(config, name=name), content, name=name, trusted=False)
 
 
 def _logit_rows(logits: Any) -> Iterator[tuple[int, int, Tensor]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from volo_seg.errors import UserError
+from volo_seg.weights import did_you_mean
 
 CONFIG, WEIGHTS, METRICS, CARD = 'config.json', 'model.safetensors', 'metrics.json', 'README.md'
 LARGEST_CONFIG = 8 * 2**20
@@ -40,7 +41,9 @@ def find_pretrained(text: str | Path, *, revision: str | None = None) -> Path:
     if path.is_dir():
         return path
     if not re.fullmatch(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', str(text)) or '..' in str(text):
-        raise UserError(f'{str(text)!r} is neither a folder nor a hub id; give a folder or OWNER/NAME')
+        raise UserError(
+            f'{str(text)!r} is neither a folder nor a hub id{did_you_mean(str(text))}; give a folder or OWNER/NAME'
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

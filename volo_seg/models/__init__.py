@@ -5,6 +5,7 @@ from volo_seg.compat import import_mmseg
 import_mmseg()
 
 import volo_seg.registry  # noqa: E402, F401
+from volo_seg.checkpoints.mmengine_loaders import register_names  # noqa: E402
 from volo_seg.models.backbones.volo import VOLO, fuse  # noqa: E402
 from volo_seg.models.backbones.volo_nano import VOLONano  # noqa: E402
 from volo_seg.models.decode_heads.fcn_head import VOLOFCNHead  # noqa: E402
@@ -23,3 +24,6 @@ __all__ = [
     'WeightedCrossEntropyLoss',
     'fuse',
 ]
+register_names()
+
+__all__ = ['VOLO', 'VOLOFCNHead', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead', 'WeightedCrossEntropyLoss', 'fuse']

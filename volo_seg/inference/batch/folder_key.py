@@ -13,6 +13,7 @@ from volo_seg import __version__
 from volo_seg.errors import UserError
 from volo_seg.inference.pretrained import CONFIG, WEIGHTS
 from volo_seg.io import atomic_path, file_lock, read_regular, safe_join
+from volo_seg.weights import FOLDER, named
 
 Key = Mapping[str, tuple[object, str]]
 """What results depend on, by name: a JSON value to compare, and how messages show it."""
@@ -24,7 +25,8 @@ def model_key(checkpoint: str, *, config: str | None = None, cfg_options: Sequen
 
     A checkpoint that is not on this machine counts by its name, and the config inside one as part of it.
     """
-    path = Path(checkpoint).expanduser()
+    row = named(checkpoint)
+    path = FOLDER / row.file if row else Path(checkpoint).expanduser()
     files = [path] if path.is_file() else [path / CONFIG, path / WEIGHTS]
     weights: object = checkpoint
     with contextlib.suppress(OSError):  # loading the model will tell
