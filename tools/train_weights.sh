@@ -7,9 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 NAME=${NAME:-volo-nano_toyscapes}
-CONFIG=${CONFIG:-volo-nano_upernet_1xb4-600_toyscapes-256x256}
-TRAIN=${TRAIN:-500} VAL=${VAL:-60} SIZE=${SIZE:-256 512} SEED=${SEED:-0} # scenes; the seed of the training too
-FLAGS=${FLAGS:---ema 0.005}                                              # of volo-seg train
+CONFIG=${CONFIG:-volo-convnano_upernet_1xb4-6k_toyscapes-256x256}
+TRAIN=${TRAIN:-3000} VAL=${VAL:-60} SIZE=${SIZE:-256 512} SEED=${SEED:-0} # scenes; the seed of the training too
+FLAGS=${FLAGS:---ema 0.002}                                              # of volo-seg train
 WORK=${WORK:-work_dirs/weights}
 NPROC=${NPROC:-2}
 CHECK_SCENES=12 CHECK_SEED=2026 # the scenes on which the tests evaluate the file
@@ -42,7 +42,6 @@ $(cat tools/train_weights.md)
 NOTES
 seg publish "$config" "$(cat "$WORK/run/last_checkpoint")" "$file" --half --overwrite \
     --metrics "$(newest "$WORK/val")" --notes "$WORK/notes.md"
-cmp "$file" "$WORK/$NAME.safetensors"
 
 "$PYTHON" - "$file" "$CONFIG" "$(newest "$WORK/val")" "$(newest "$WORK/test")" $CHECK_SCENES $CHECK_SEED <<'PYTHON'
 import hashlib, json, sys

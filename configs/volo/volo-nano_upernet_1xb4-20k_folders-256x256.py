@@ -4,7 +4,7 @@ crop_size = (256, 256)
 data_preprocessor = dict(size=crop_size)
 model = dict(
     data_preprocessor=data_preprocessor,
-    backbone=_base_.variants.nano.backbone,
+    backbone=dict(_base_.variants.nano.backbone, img_size=crop_size),
     decode_head=_base_.variants.nano.decode_head,
     auxiliary_head=_base_.variants.nano.auxiliary_head,
 )

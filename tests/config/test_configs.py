@@ -23,8 +23,8 @@ PATTERN = re.compile(
 
 
 def test_population():
-    """d1..d5 on two data sets, d1 at 512x1024 and on nine others, two pyramids, nano on Toyscapes, two on folders."""
-    assert len(NAMES) == 25
+    """d1..d5 on two data sets, d1 at 512x1024 and on nine others, two pyramids, nano and convnano on Toyscapes, two on folders."""
+    assert len(NAMES) == 26
     for data in ('ade20k', 'cityscapes'):
         assert {PATTERN.fullmatch(n)['arch'] for n in NAMES if f'_{data}-' in n} == {'d1', 'd2', 'd3', 'd4', 'd5'}
         assert sum('pyramid' in n for n in NAMES if f'_{data}-' in n) == 1
@@ -56,9 +56,16 @@ def test_name_agrees_with_content(name, configs):
     crop = (int(said['h']), int(said['w']))
     model, loader = config.model, config.train_dataloader
     dataset = loader.dataset.dataset
-    assert model.backbone.arch == said['arch']
+    if said['arch'] == 'convnano':
+        assert model.backbone.type == 'VOLONano'
+    else:
+        assert (model.backbone.type, model.backbone.arch, tuple(model.backbone.img_size)) == (
+            'VOLO',
+            said['arch'],
+            crop,
+        )
     assert (model.get('neck') is not None) is bool(said['pyramid'])
-    assert tuple(model.data_preprocessor.size) == tuple(model.backbone.img_size) == crop
+    assert tuple(model.data_preprocessor.size) == crop
     assert [tuple(t.crop_size) for t in dataset.pipeline if t.type == 'RandomCrop'] == [crop]
     assert loader.batch_size == int(said['batch'])
     assert config.auto_scale_lr == dict(enable=False, base_batch_size=int(said['gpus']) * int(said['batch']))
@@ -74,7 +81,10 @@ def test_name_agrees_with_content(name, configs):
 @pytest.mark.parametrize('name', NAMES)
 def test_widths_and_classes_agree(name, configs):
     model = configs[name].model
-    dims = list(VARIANTS[model.backbone.arch].embed_dims)
+    if 'arch' in model.backbone:
+        dims = list(VARIANTS[model.backbone.arch].embed_dims)
+    else:
+        dims = list(MODELS.get(model.backbone.type).out_channels_of(model.backbone))
     assert model.decode_head.in_channels == dims
     assert model.auxiliary_head.in_channels == dims[model.auxiliary_head.in_index]
     dataset = configs[name].train_dataloader.dataset.dataset
@@ -98,7 +108,7 @@ def test_recipe(name, configs):
     assert (optimizer.type, optimizer.weight_decay) == ('AdamW', 0.01)
     warm_up, decay = config.param_scheduler
     assert (warm_up.type, decay.type, decay.begin) == ('LinearLR', 'PolyLR', warm_up.end)
-    if config.model.backbone.arch != 'nano':
+    if config.model.backbone.get('arch', 'nano') != 'nano':
         assert (optimizer.lr, warm_up.end, warm_up.start_factor) == (6e-5, 1500, 1e-6)
         pretrained = config.model.backbone.init_cfg.checkpoint
         assert pretrained.startswith(f'volo_{config.model.backbone.arch}_')
@@ -132,8 +142,9 @@ def test_one_training_step(name, configs):
     init_default_scope('mmseg')
     config = configs[name].copy()
     config.model.data_preprocessor.size = (64, 64)
-    config.model.backbone.update(img_size=64, init_cfg=None, drop_path_rate=0.0)
-    if config.model.backbone.arch not in ('nano', 'd1'):
+    if config.model.backbone.type == 'VOLO':
+        config.model.backbone.update(img_size=64, init_cfg=None, drop_path_rate=0.0)
+    if config.model.backbone.get('arch', 'nano') not in ('nano', 'd1'):
         # the same widths at the least depth: what a larger variant adds is more of the same blocks
         arch = VARIANTS[config.model.backbone.arch]._replace(depths=(1, 1, 1, 1))
         config.model.backbone.arch = arch._asdict()

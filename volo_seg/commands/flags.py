@@ -93,7 +93,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         '--load-from',
         metavar='CHECKPOINT',
-        help="start from these weights, or from none of a whole model ('none'); default: as the config says",
+        help="start from these weights: a file, a name of volo-seg weights list, or 'none'; default: as the config says",
     )
     recipe.add_argument('--from-scratch', action='store_true', help='start from random weights, in the backbone too')
     recipe.add_argument(
@@ -207,11 +207,6 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         metavar='CHECKPOINT',
         help='resume from CHECKPOINT, or from the last one of the work dir',
     )
-    parser.add_argument(
-        '--load-from',
-        metavar='WEIGHTS',
-        help='start from the weights of a whole segmentor: a file, or a name of volo-seg weights list',
-    )
     add_reproduction_flags(parser)
     add_recipe_flags(parser)
     add_watch_flags(parser)
@@ -263,12 +258,8 @@ def training_config(args: argparse.Namespace) -> Config:
     log_to(config, args.log_to)
     set_randomness(config, seed=args.seed, deterministic=args.deterministic)
     config.fsdp = args.fsdp or config.get('fsdp', False)
-    if args.load_from:
-        if args.resume:
-            raise UserError(
-                f'--load-from {args.load_from} starts a run and --resume continues one; give one of the two'
-            )
-        config.load_from = args.load_from
+    if args.load_from and args.resume:
+        raise UserError(f'--load-from {args.load_from} starts a run and --resume continues one; give one of the two')
     set_resume(config, args.resume)
     return config
 

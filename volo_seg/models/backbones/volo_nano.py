@@ -1,4 +1,4 @@
-"""The backbone of VOLO-nano, a small network for CPUs."""
+"""The backbone of VOLO-convnano, a small network for CPUs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,18 @@
-# Weights for real photos from generated scenes of the random style (tools/train_weights.sh).
-_base_ = './volo-nano_upernet_1xb4-600_toyscapes-256x256.py'
+# The weights that ship with the package, for real photos, from scenes of the random style (tools/train_weights.sh).
+_base_ = [
+    '../_base_/models/upernet_volo.py',
+    '../_base_/datasets/toyscapes.py',
+    '../_base_/schedules/adamw_demo.py',
+    '../_base_/default_runtime.py',
+    '../_base_/safe_runner.py',
+]
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(
+    data_preprocessor=data_preprocessor,
+    backbone=_base_.variants.convnano.backbone,
+    decode_head=dict(_base_.variants.convnano.decode_head, num_classes=_base_.num_classes),
+    auxiliary_head=dict(_base_.variants.convnano.auxiliary_head, num_classes=_base_.num_classes),
+)
 max_iters = 6000
 sizes = dict(RandomResize=dict(scale=_base_.scale, ratio_range=(0.5, 2.0)), RandomCrop=dict(crop_size=_base_.crop_size))
 train_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.train_pipeline]
