@@ -23,8 +23,8 @@ PATTERN = re.compile(
 
 
 def test_population():
-    """d1..d5 on two data sets, d1 at 512x1024 and on nine others, two pyramids, nano and convnano on Toyscapes, two on folders."""
-    assert len(NAMES) == 26
+    """d1..d5 on two data sets, d1 at 512x1024 and on nine others, two pyramids, two on Toyscapes, three on folders."""
+    assert len(NAMES) == 27
     for data in ('ade20k', 'cityscapes'):
         assert {PATTERN.fullmatch(n)['arch'] for n in NAMES if f'_{data}-' in n} == {'d1', 'd2', 'd3', 'd4', 'd5'}
         assert sum('pyramid' in n for n in NAMES if f'_{data}-' in n) == 1

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from volo_seg.errors import UserError
 from volo_seg.layers.convolutions import ConvOutlooker
 from volo_seg.models import fuse
 from volo_seg.models.backbones.volo_nano import CHANNELS, VOLONano
-from volo_seg.ops.reference import outlook_attention_reference
+from volo_seg.ops.reference import Window, outlook_attention_reference
 
 STRIDES = (4, 8, 16, 32)
 
@@ -38,9 +39,7 @@ def test_block_is_its_definition():
     x = torch.randn(2, 16, 7, 10, dtype=torch.float64)
     tokens, attn = block.norm(x).permute(0, 2, 3, 1), block.attn
     centres = torch.nn.functional.avg_pool2d(tokens.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
-    mixed = outlook_attention_reference(
-        attn.v(tokens), attn.attn(centres), 2, kernel_size=3, stride=2, padding=1, scale=8**-0.5
-    )
+    mixed = outlook_attention_reference(attn.v(tokens), attn.attn(centres), Window(2, 3, 2, 1, 8**-0.5))
     y = x + attn.proj(mixed).permute(0, 3, 1, 2)
     torch.testing.assert_close(block(x), y + block.mlp.layers(y), rtol=1e-10, atol=1e-10)
 
@@ -77,3 +76,10 @@ def test_fuse_and_trace():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         VOLONano(**options)
+
+
+def test_initial_weights_must_fit(tmp_path):
+    torch.save({'state_dict': {'backbone.a': torch.zeros(1)}}, tmp_path / 'other.pth')
+    model = VOLONano(init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'other.pth')})
+    with pytest.raises(UserError, match='has no stages.0.0.conv.weight of shape .* not of this VOLONano'):
+        model.init_weights()

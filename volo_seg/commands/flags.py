@@ -93,7 +93,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         '--load-from',
         metavar='CHECKPOINT',
-        help="start from these weights: a file, a name of volo-seg weights list, or 'none'; default: as the config says",
+        help="start from this file, name of volo-seg weights list, or 'none'; default: as the config says",
     )
     recipe.add_argument('--from-scratch', action='store_true', help='start from random weights, in the backbone too')
     recipe.add_argument(

@@ -208,11 +208,11 @@ def _load(
     if checkpoint is None:
         raise UserError('a config needs a checkpoint; give one, or use Predictor.from_checkpoint(checkpoint)')
     if isinstance(config, Config):
-        config = copy.deepcopy(config)
-        config.merge_from_dict(parse_options(cfg_options))
+        whole: Config = copy.deepcopy(config)
+        whole.merge_from_dict(parse_options(cfg_options))
     else:
-        config = load_config(fspath(config), cfg_options)
-    return build_model(config, load_file(checkpoint), name=fspath(checkpoint))
+        whole = load_config(fspath(config), cfg_options)
+    return build_model(whole, load_file(checkpoint), name=fspath(checkpoint))
 
 
 def _load_with_own_config(checkpoint: str | PathLike[str]) -> LoadedModel:

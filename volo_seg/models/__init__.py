@@ -14,6 +14,8 @@ from volo_seg.models.losses.weighted_cross_entropy import WeightedCrossEntropyLo
 from volo_seg.models.necks.pyramid import VOLOPyramid  # noqa: E402
 from volo_seg.models.segmentors.volo_segmentor import VOLOSegmentor  # noqa: E402
 
+register_names()
+
 __all__ = [
     'VOLO',
     'VOLOFCNHead',
@@ -24,6 +26,3 @@ __all__ = [
     'WeightedCrossEntropyLoss',
     'fuse',
 ]
-register_names()
-
-__all__ = ['VOLO', 'VOLOFCNHead', 'VOLOPyramid', 'VOLOSegmentor', 'VOLOUPerHead', 'WeightedCrossEntropyLoss', 'fuse']

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from volo_seg.checkpoints import load_file
+from volo_seg.errors import UserError
 from volo_seg.layers.convolutions import ConvNorm, ConvOutlooker, InvertedResidual, SeparableConv
 from volo_seg.models.backbones.volo import check_out_indices
 
@@ -87,6 +90,25 @@ class VOLONano(BaseModule):
     def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
         """Channels of the outputs of the backbone that ``config`` describes, without building it."""
         return tuple(CHANNELS[i] for i in check_out_indices(config.get('out_indices', range(4))))
+
+    def init_weights(self) -> None:
+        """Load the weights of ``init_cfg``, of this backbone or a segmentor with it; without any, keep the random ones.
+
+        Raises:
+            UserError: The file lacks one of the tensors, or has one of another shape.
+        """
+        if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        source = self.init_cfg['checkpoint']
+        content = load_file(source)
+        state = {name.removeprefix('backbone.'): value for name, value in content.get('state_dict', content).items()}
+        for name, own in self.state_dict().items():
+            if name not in state or state[name].shape != own.shape:
+                raise UserError(f'{source} has no {name} of shape {tuple(own.shape)}: it is not of this VOLONano')
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
+        print_log(f'backbone VOLONano initialised from {source}', 'current')
+        self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the stages ``out_indices`` for images ``x`` (B, 3, H, W), NCHW."""
