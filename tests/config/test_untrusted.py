@@ -54,6 +54,7 @@ HR_STAGES = {
 RESNET = {'depth': 18, 'base_channels': 8, 'stem_channels': 8}
 BACKBONES = {
     'VOLO': ({'arch': ARCH, 'img_size': 64}, [8, 16, 16, 16]),
+    'VOLONano': ({'num_outlookers': 1, 'norm_cfg': NORM}, [48, 64, 64, 128]),
     'ResNet': ({**RESNET, 'norm_cfg': NORM, 'style': 'pytorch'}, [8, 16, 32, 64]),
     'ResNetV1c': ({**RESNET, 'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4)}, [8, 16, 32, 64]),
     'ResNetV1d': (RESNET, [8, 16, 32, 64]),

@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_ends_the_job_in_a_sentence(data, tmp_path):
     ],
 )
 def test_an_error_of_one_process_ends_all_with_its_sentence(kind, sentence, data, tmp_path):
-    process = job(data, tmp_path, kind=kind, **{'custom_hooks.3.patience': 2})
+    process = job(data, tmp_path, kind=kind, **{'custom_hooks.4.patience': 2})
     out = process.communicate(timeout=240)[0]
     assert process.returncode == 2 and 'Traceback' not in out and out.count('error:') == 1, out
     assert re.fullmatch(sentence, out.strip().splitlines()[-1]), out

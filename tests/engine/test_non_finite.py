@@ -37,7 +37,7 @@ class Spoil(Hook):
 
 def patience(steps):
     """The option that sets the patience of the hook, which stands fourth in the shipped base."""
-    return {'custom_hooks.3.patience': steps}
+    return {'custom_hooks.4.patience': steps}
 
 
 def run(data, work, *hooks, steps=2, **changes):

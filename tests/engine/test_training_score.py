@@ -83,7 +83,7 @@ def test_the_command_takes_the_flags_and_the_sizes_of_the_data(data, tmp_path, c
     """The recipe on folders, as a newcomer starts it: 64x32 images, so that the crop shrinks."""
     leaf = tmp_path / 'leaf.py'
     leaf.write_text((data / 'tiny.py').read_text())
-    loaders = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
+    loaders = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', 'visualizer.name=score']
     words = [str(leaf), '--data-root', str(data), '--work-dir', str(tmp_path / 'work'), '--plain', '--patience', '1']
     assert run('train', [*words, '--iters', '3', '--batch-size', '2', '--lr', '1e-9', '--cfg-options', *loaders]) == 0
     captured = capsys.readouterr()
