@@ -52,7 +52,7 @@ def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
     """
     path = safe_join(folder, KEY_FILE)
     with file_lock(path.with_name(f'.{KEY_FILE}.lock')):
-        has_results = any(not file.name.startswith('.') and file != path for file in folder.iterdir())
+        has_results = any(not file.name.startswith('.') and file.name != KEY_FILE for file in folder.iterdir())
         stored, since = _read(path) if has_results else ({}, 0)  # a run that failed left its key alone
         given = json.loads(json.dumps(key))
         different = [name for name in given if name in stored and stored[name][0] != given[name][0]]
