@@ -246,6 +246,18 @@ def test_a_folder_without_a_key_is_resumed_and_a_damaged_key_refused(results, ne
         assert "infer.json' is not a record of volo-seg infer (" in capsys.readouterr().err
 
 
+def test_a_folder_without_results_is_of_no_checkpoint(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = (pictures(tmp_path / 'photos', '1.png'), '--out-dir', 'out')
+    assert call('missing.pth', *words) == 2
+    assert "'missing.pth' does not exist" in capsys.readouterr().err
+    assert (tmp_path / 'out/infer.json').exists()
+    monkeypatch.setattr(infer, 'load_model', lambda *_: Brightness())
+    assert call('b.pth', *words) == 0
+    assert call('missing.pth', *words, '--resume') == 2
+    assert "has results of another checkpoint ('b.pth', not 'missing.pth')" in capsys.readouterr().err
+
+
 def test_processes_add_to_one_table(tmp_path):
     """Many writers at once, each with a row of its own: none is lost."""
     code = (

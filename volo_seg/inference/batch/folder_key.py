@@ -54,7 +54,8 @@ def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
     """
     path = safe_join(folder, KEY_FILE)
     with file_lock(path.with_name(f'.{KEY_FILE}.lock')):
-        stored, since = _read(path)
+        has_results = any(not file.name.startswith('.') and file.name != KEY_FILE for file in folder.iterdir())
+        stored, since = _read(path) if has_results else ({}, 0)  # a run that failed left its key alone
         given = json.loads(json.dumps(key))
         different = [name for name in given if name in stored and stored[name][0] != given[name][0]]
         if different and not replace:
@@ -62,7 +63,7 @@ def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
             raise UserError(
                 f'{str(folder)!r} has results of another {found}; name another --out-dir or add --overwrite'
             )
-        unknown = replace and not stored and any(not path.name.startswith('.') for path in folder.iterdir())
+        unknown = replace and has_results and not stored
         merged = {**stored, **given} if different else {**given, **stored}
         if merged == stored:
             return since
