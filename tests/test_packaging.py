@@ -66,7 +66,8 @@ def test_names_resolve_without_a_checkout(built, tmp_path):
     assert done.returncode == 0, done.stderr
     root, count, arch = done.stdout.split()[-3:]
     assert Path(root) == built / 'volo_seg' / '.mim'
-    assert (int(count), arch) == (16, 'd4')
+    assert (int(count), arch) == (len(list((ROOT / 'configs').glob('[!_]*/*.py'))), 'd4')
+    assert int(count) >= 27
 
 
 def test_a_photo_is_segmented_without_checkout_and_network(built, tmp_path):
