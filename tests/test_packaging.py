@@ -1,5 +1,7 @@
 """What a wheel brings along, and what finds it there."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -34,7 +36,7 @@ def test_templates_travel_with_the_package(built):
     """Every file of the package that is not Python."""
     kept = subprocess.run(['git', 'ls-files', 'volo_seg'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [name for name in kept.split() if not name.endswith('.py') and (ROOT / name).is_file()]
-    assert {name.rpartition('.')[2] for name in files} >= {'j2', 'html', 'css', 'js'}
+    assert {name.rpartition('.')[2] for name in files} >= {'j2', 'html', 'css', 'js', 'safetensors', 'json', 'md'}
     assert [name for name in files if not (built / name).is_file()] == []
 
 
@@ -49,6 +51,7 @@ def test_source_archive_holds_what_a_build_reads(tmp_path):
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / 'docs').iterdir()}
     assert pages and pages <= names
     assert 'volo_seg/reports/report.html.j2' in names
+    assert 'volo_seg/weights/volo-nano_toyscapes.safetensors' in names
 
 
 def test_names_resolve_without_a_checkout(built, tmp_path):
@@ -63,7 +66,29 @@ def test_names_resolve_without_a_checkout(built, tmp_path):
     assert done.returncode == 0, done.stderr
     root, count, arch = done.stdout.split()[-3:]
     assert Path(root) == built / 'volo_seg' / '.mim'
-    assert (int(count), arch) == (16, 'd4')
+    assert (int(count), arch) == (len(list((ROOT / 'configs').glob('[!_]*/*.py'))), 'd4')
+    assert int(count) >= 27
+
+
+def test_a_photo_is_segmented_without_checkout_and_network(built, tmp_path):
+    """``python -m volo_seg photo.jpg`` from another folder, without a network where ``unshare`` works."""
+    import cv2
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / 'photo.jpg'), np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8))
+    offline = ['unshare', '-rn']
+    if not shutil.which('unshare') or subprocess.run([*offline, 'true'], capture_output=True).returncode:
+        offline = []
+    done = subprocess.run(
+        [*offline, sys.executable, '-m', 'volo_seg', 'photo.jpg'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={'PYTHONPATH': str(built), 'HOME': str(tmp_path), 'PATH': os.environ['PATH'], 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('model: volo-nano_toyscapes, which ships with volo-seg (')
+    assert cv2.imread(str(tmp_path / 'results/labels/photo.png'), cv2.IMREAD_UNCHANGED).shape == (40, 80)
 
 
 def test_inferencer_of_mmseg_finds_our_names(tmp_path):

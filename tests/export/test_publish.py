@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from volo_seg.checkpoints import load_file
 from volo_seg.commands import run
 from volo_seg.config.load import load_config, set_data_root
 from volo_seg.errors import UserError
@@ -241,3 +242,65 @@ def test_hub_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
     with pytest.raises(UserError, match=r'its download failed \(no route\)'):
         find_pretrained('someone/volo-nano')
+
+
+# --- one file
+
+
+def test_one_file_is_the_model(trained, tmp_path, capsys):
+    """Config, classes and colours are inside; with --half, matrices are rounded and nothing else."""
+    notes = tmp_path / 'notes.md'
+    notes.write_text('## Limits\n\nA test.\n')
+    words = [CONFIG, str(trained.checkpoint), str(tmp_path / 'one.safetensors'), '--metrics', str(trained.metrics)]
+    assert run('publish', [*words, '--notes', str(notes)]) == 0
+    assert 'loaded again, equal labels' in capsys.readouterr().out
+    image = np.random.default_rng(1).integers(0, 256, (70, 101, 3), dtype=np.uint8)
+    ours = Predictor(CONFIG, trained.checkpoint, device='cpu', probabilities=True)
+    whole = Predictor.from_checkpoint(tmp_path / 'one.safetensors', device='cpu', probabilities=True)
+    assert np.array_equal(ours(image).probabilities, whole(image).probabilities)
+    assert whole.classes == ours.classes and np.array_equal(whole.palette, ours.palette)
+    card = (tmp_path / 'one.md').read_text()
+    for told in ('value: 20.12', '- iterations: 7', '- seed: 11', "from_checkpoint('one.safetensors')", '## Limits'):
+        assert told in card, told
+    assert run('publish', words) == 2
+    assert 'exists: give another name or allow overwriting' in capsys.readouterr().err
+    size = (tmp_path / 'one.safetensors').stat().st_size
+    assert run('publish', [*words, '--half', '--overwrite']) == 0
+    assert (tmp_path / 'one.safetensors').stat().st_size < 0.55 * size
+    stored = load_file(tmp_path / 'one.safetensors')['state_dict']
+    for key, value in load_file(trained.checkpoint)['state_dict'].items():
+        rounded = value.half() if value.is_floating_point() and value.ndim > 1 else value
+        assert torch.equal(stored[key], rounded), key
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['notes.md', 'one.md', 'one.safetensors']
+
+
+def test_own_classes_are_in_the_file(tmp_path):
+    """The class names of a data set that the file does not have are those of its metadata."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from volo_seg.weights import FOLDER, WEIGHTS
+
+    path = FOLDER / WEIGHTS['volo-nano_toyscapes'].file
+    with safe_open(str(path), framework='pt') as file:
+        meta, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    names = [f'class {number}' for number in range(19)]
+    for content, message in (
+        (json.dumps({'classes': names, 'palette': [[number, 0, 0] for number in range(19)]}), None),
+        (json.dumps({'classes': names[:3]}), 'names 3 classes, but its model has 19'),
+        (json.dumps({'classes': [1] * 19}), 'names no classes'),
+        ('{"classes"', 'is damaged, incomplete or not a weights file'),
+        ('[' * 100_000, 'is damaged, incomplete or not a weights file'),
+    ):
+        save_file(tensors, str(tmp_path / 'x.safetensors'), metadata={**meta, 'dataset_meta': content})
+        if message is None:
+            predictor = Predictor.from_checkpoint(tmp_path / 'x.safetensors', device='cpu')
+            assert list(predictor.classes) == names and predictor.palette[5].tolist() == [5, 0, 0]
+            continue
+        with pytest.raises(UserError, match=message):
+            Predictor.from_checkpoint(tmp_path / 'x.safetensors', device='cpu')
+
+
+def test_flags_of_one_file(trained, tmp_path, capsys):
+    assert run('publish', [CONFIG, str(trained.checkpoint), str(tmp_path / 'folder'), '--half']) == 2
+    assert 'does not end in .safetensors' in capsys.readouterr().err

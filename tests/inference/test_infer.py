@@ -663,6 +663,9 @@ def test_config_is_optional_and_comes_first():
     assert split([NANO, 'a.pth', 'b']) == (NANO, 'a.pth', ['b'])
     assert split(['c.py', 'run/last', 'b']) == ('c.py', 'run/last', ['b'])
     assert split(['model.onnx', 'b']) == (None, 'model.onnx', ['b'])
+    assert split(['volo-nono', 'a.pth', 'b']) == ('volo-nono', 'a.pth', ['b'])
+    assert split(['volo-nano_toyscapes', 'b']) == (None, 'volo-nano_toyscapes', ['b'])
+    assert split(['b.jpg', '*.png', 'photos']) == (None, None, ['b.jpg', '*.png', 'photos'])
 
 
 def test_real_network(tmp_path, capsys):

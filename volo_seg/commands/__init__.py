@@ -165,6 +165,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS and os.path.exists(words[0]):
         return run('infer', words, last=True)
     if words[0] not in COMMANDS:
-        print(f'error: {words[0]!r} is not a command; one of: {", ".join(COMMANDS)}', file=sys.stderr)
+        print(f'error: {words[0]!r} is not a command, nor is it a file; one of: {", ".join(COMMANDS)}', file=sys.stderr)
         return 2
     return run(words[0], words[1:], last=True)
