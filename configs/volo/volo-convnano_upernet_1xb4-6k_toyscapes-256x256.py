@@ -1,17 +1,9 @@
 # The weights that ship with the package, for real photos, from scenes of the random style (tools/train_weights.sh).
-_base_ = [
-    '../_base_/models/upernet_volo.py',
-    '../_base_/datasets/toyscapes.py',
-    '../_base_/schedules/adamw_demo.py',
-    '../_base_/default_runtime.py',
-    '../_base_/safe_runner.py',
-]
-data_preprocessor = dict(size=_base_.crop_size)
+_base_ = './volo-nano_upernet_1xb4-600_toyscapes-256x256.py'
 model = dict(
-    data_preprocessor=data_preprocessor,
     backbone=_base_.variants.convnano.backbone,
-    decode_head=dict(_base_.variants.convnano.decode_head, num_classes=_base_.num_classes),
-    auxiliary_head=dict(_base_.variants.convnano.auxiliary_head, num_classes=_base_.num_classes),
+    decode_head=_base_.variants.convnano.decode_head,
+    auxiliary_head=_base_.variants.convnano.auxiliary_head,
 )
 max_iters = 6000
 sizes = dict(RandomResize=dict(scale=_base_.scale, ratio_range=(0.5, 2.0)), RandomCrop=dict(crop_size=_base_.crop_size))

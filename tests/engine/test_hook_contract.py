@@ -693,14 +693,14 @@ def test_checkpoints_behind_a_prefix(tmp_path):
         checkpoint = hook(
             by_epoch=False, interval=2, out_dir=f'contract://{root}/store', save_best='acc', max_keep_ckpts=1
         )
-        build(kind, root / 'work', checkpoint=checkpoint, loop=dict(ITERATIONS, max_iters=4)).train()
-        results.append(sorted(path.name for path in (root / 'store' / 'work').iterdir()))
-        last = f'contract://{root}/store/work/iter_4.pth'
-        assert (root / 'work' / 'last_checkpoint').read_text() == last
-        config = Config({'work_dir': str(root / 'work')})
+        build(kind, root / 'run', checkpoint=checkpoint, loop=dict(ITERATIONS, max_iters=4)).train()
+        results.append(sorted(path.name for path in (root / 'store' / 'run').iterdir()))
+        last = f'contract://{root}/store/run/iter_4.pth'
+        assert (root / 'run' / 'last_checkpoint').read_text() == last
+        config = Config({'work_dir': str(root / 'run')})
         set_resume(config, 'auto')
         assert config.load_from == last
-        started = build(kind, root / 'work', resume=True)
+        started = build(kind, root / 'run', resume=True)
         started.train()
         assert started.message_hub.get_info('last_ckpt') == last
         with pytest.raises(UserError, match='contract://none.pth does not exist'):

@@ -1,4 +1,4 @@
-"""The backbone of VOLO-convnano, a small network for CPUs."""
+"""The backbone of the `convnano` configs, a small network for CPUs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ CHANNELS = (48, 64, 64, 128)
 class VOLONano(BaseModule):
     """Outlook attention at stride 8 between separable convolutions and inverted residuals.
 
-    The stem and the later stages are those of Fast-SCNN (arXiv 1902.04502) in shape; the stage at stride 8 is outlook
-    attention. With few training images and iterations, convolutions with batch normalisation learn faster than the
-    transformers of :class:`VOLO` (docs: benchmarks).
+    The stem and the later stages have the shape of Fast-SCNN's (arXiv 1902.04502); in the stage at stride 8, outlook
+    attention follows the convolution. It is made for CPUs and for training from random weights.
 
     Args:
         num_outlookers: Blocks of outlook attention at stride 8.
@@ -104,7 +103,7 @@ class VOLONano(BaseModule):
         content = load_file(source)
         state = {name.removeprefix('backbone.'): value for name, value in content.get('state_dict', content).items()}
         for name, own in self.state_dict().items():
-            if name not in state or state[name].shape != own.shape:
+            if getattr(state.get(name), 'shape', None) != own.shape:
                 raise UserError(f'{source} has no {name} of shape {tuple(own.shape)}: it is not of this VOLONano')
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         print_log(f'backbone VOLONano initialised from {source}', 'current')
