@@ -11,6 +11,7 @@ import tiny
 import torch
 from mmengine.fileio import BaseStorageBackend, LocalBackend, register_backend
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from volo_seg.checkpoints import load_file
@@ -139,3 +140,8 @@ def test_characters_that_stdout_does_not_have_end_no_command(encoding):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(b'\\u4e2d\\udcff\n')
+
+
+def test_a_run_of_another_scope_does_not_disturb_the_next_one(data, tmp_path):
+    DefaultScope.get_instance('a run of MMEngine', scope_name='mmengine')
+    assert 'mIoU' in tiny.runner(data, tmp_path).val()

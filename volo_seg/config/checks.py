@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from volo_seg.checkpoints.mmengine_loaders import load_from_config
@@ -29,6 +30,7 @@ def check_run(config: Config, splits: Sequence[str]) -> None:
             data set, data sets have different class lists, or model and data set different numbers of classes.
     """
     check_config(config, splits)
+    init_default_scope(config.get('default_scope', 'mmseg'))  # an earlier run in this process may have set another
     known: tuple[str, Sequence[str]] | None = None
     for split in splits:
         for place, dataset in datasets(config[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset'):
