@@ -687,7 +687,8 @@ def test_real_network(tmp_path, capsys):
         words = (NANO, checkpoint, images, '--kinds', *OUTPUT_FORMATS, '--out-dir', tmp_path / name, *options)
         assert call(*words) == 0, capsys.readouterr().err
     one = content(tmp_path / 'one')
-    assert len(one) == 2 * (len(OUTPUT_FORMATS) - 1) + 2
+    single = sum(not kind.suffix for kind in OUTPUT_FORMATS.values())
+    assert len(one) == 2 * (len(OUTPUT_FORMATS) - single) + single + len(('infer.json', 'labelme/labels.txt'))
     assert one == content(tmp_path / 'two')
     labels = cv2.imread(str(tmp_path / 'one/labels/a/grey.png'), -1)
     assert labels.shape == (40, 70) and labels.max() < 19

@@ -22,6 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser('import', __doc__)
     parser.add_argument('source', type=Path, help='folder or annotation file; it is only read')
     parser.add_argument('out', type=Path, help='new folder, or that of an interrupted import')
+    parser.add_argument(
+        '--images', default='', metavar='FOLDER', help='where the images are, if not beside the annotations'
+    )
     parser.add_argument('--format', choices=FORMATS, default='auto', metavar='FORMAT', help=', '.join(FORMATS))
     parser.add_argument(
         '--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, in this order (default: all)'
@@ -62,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         empty=args.empty,
         val=args.val,
         copy=args.copy,
+        images=args.images,
     )
     with exit_on_signal(f'interrupted; the same command goes on in {str(args.out)!r}'):
         record = import_annotations(

@@ -31,8 +31,9 @@ NAME is the path of the image without suffix, relative to the folder or glob tha
 NAME (a.jpg and a.png, or x.jpg of two folders) are refused. For a video, the overlay is a video, and the other kinds
 are one file per frame.
 
-Polygons follow the edges of the pixels: a pixel belongs to the polygon that contains its centre, and rasterising them
-by that rule restores the labels. For an image that is too large for the memory, use `volo-seg raster`.
+GeoJSON's polygons follow the edges of the pixels: a pixel belongs to the polygon that contains its centre. What is for
+COCO, CVAT and labelme is read back by `volo-seg import RESULT OUT --images FOLDER --background ignore`.
+For an image that is too large for the memory, use `volo-seg raster`.
 
 Several processes divide the files: torchrun --nproc_per_node 2 tools/infer.py ...
 Exit status: 0 done; 1 done, but some files could not be segmented; 2 an error; 130 interrupted (continue by --resume).
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures = segment(predictor, job, args) if predictor else {}
         reports = gather_reports(Report(len(job.todo), job.skipped, failures, time.perf_counter() - start))
         if job.rank == 0 or len(reports) == 1:
+            if predictor:
+                job.annotate(predictor.classes, predictor.palette)
             print_summary(job, reports)
         wait_for_all()
     return 1 if any(report.failures for report in reports) else 0

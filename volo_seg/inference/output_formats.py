@@ -10,11 +10,11 @@ from volo_seg.errors import UserError
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """One kind of output, written to ``<folder>/<name><suffix>``.
+    """One kind of output, written to ``<folder>/<name><suffix>``, or to one file for all images.
 
     Attributes:
-        folder: Subfolder of the output folder; the name of the file for ``shares``, which has one row per image.
-        suffix: Suffix of the files; empty for ``shares``.
+        folder: Subfolder of the output folder, or the name of the one file.
+        suffix: Suffix of the files; empty for one file.
         description: Content, for ``--help``.
         needs: Attribute of :class:`Result` that has to be computed, beside the labels.
     """
@@ -35,7 +35,9 @@ OUTPUT_FORMATS = {
         'probabilities', '.npz', 'float16 (classes, height, width), and class names', 'probabilities'
     ),
     'geojson': OutputFormat('geojson', '.geojson', 'polygons with holes, along the edges of the pixels'),
-    'labelme': OutputFormat('labelme', '.json', 'outlines for labelme, the largest first'),
+    'labelme': OutputFormat('labelme', '.json', 'polygons for labelme, the largest first; labels.txt has the classes'),
+    'coco': OutputFormat('coco.json', '', 'a mask per class and image for COCO tools; with labels'),
+    'cvat': OutputFormat('cvat.xml', '', 'the same for CVAT ("CVAT for images 1.1"); with labels'),
     'shares': OutputFormat('shares.csv', '', 'share of each class, one row per image'),
 }
 """By kind, as given to ``--kinds`` and :meth:`Result.save`."""

@@ -94,11 +94,14 @@ def geojson(labels: np.ndarray, classes: Sequence[str], palette: np.ndarray) -> 
 
 
 def labelme(labels: np.ndarray, classes: Sequence[str], *, image_path: str) -> dict[str, object]:
-    """The outer rings as a labelme document, which has no holes; later shapes are painted over earlier ones."""
+    """The regions as a labelme document, which has no holes; later shapes are painted over earlier ones.
+
+    labelme fills a polygon together with its outline, so that the corners are border pixels of the region.
+    """
     shapes = [
         {
             'label': classes[region.label],
-            'points': region.rings[0][:-1].tolist(),
+            'points': border(region.rings[0]).tolist(),
             'group_id': None,
             'description': '',
             'shape_type': 'polygon',
@@ -109,3 +112,13 @@ def labelme(labels: np.ndarray, classes: Sequence[str], *, image_path: str) -> d
     height, width = labels.shape
     document: dict[str, object] = {'version': '5.5.0', 'flags': {}, 'shapes': shapes}
     return {**document, 'imagePath': image_path, 'imageData': None, 'imageHeight': height, 'imageWidth': width}
+
+
+def border(ring: Ring) -> Ring:
+    """The pixels (n, 2) along the inner side of an outer ring: of each edge the first and the last; at least three."""
+    along = np.sign(np.diff(ring, axis=0))
+    inwards = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    ends = np.stack([ring[:-1] + (inwards + along - 1) // 2, ring[1:] + (inwards - along - 1) // 2], axis=1)
+    path = ends.reshape(-1, 2)
+    path = path[np.any(path != np.roll(path, 1, axis=0), axis=1)]
+    return path if len(path) > 2 else ends.reshape(-1, 2)

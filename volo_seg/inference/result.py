@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from volo_seg.errors import UserError, prefixed
+from volo_seg.inference.annotation_files import ANNOTATION_FILES
 from volo_seg.inference.class_shares import ShareTable, share_row
 from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
 from volo_seg.inference.polygons import geojson, labelme
@@ -61,7 +62,7 @@ class Result:
         """The content of the file of ``kind``.
 
         Args:
-            kind: A key of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`, except ``'shares'``.
+            kind: A key of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS` with one file per image.
             opacity: Opacity of the colours of an overlay, in [0, 1].
             image_path: Path of the image for a labelme document, relative to the document.
             suffix: Suffix of another image format than that of the kind, such as ``'.png'`` for an overlay.
@@ -106,14 +107,14 @@ class Result:
         opacity: float = 0.5,
         source: Path | None = None,
     ) -> list[Path]:
-        """Write one file of each kind, and return their paths; the table of shares gets one row.
+        """Write one file of each kind, and return their paths; files for all images get this image too.
 
         Args:
             folder: Output folder; created if it does not exist.
             kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`.
             name: Name of the files without suffix, subfolders allowed; by default :attr:`name`.
             opacity: Opacity of the colours of an overlay, in [0, 1].
-            source: The image file, which labelme documents and the table of shares name.
+            source: The image file, which annotations and the table of shares name.
 
         Raises:
             UserError: A kind is unknown or was not computed, the format cannot hold the image, or there is no name.
@@ -130,6 +131,11 @@ class Result:
                 table.merge({name: row})
                 paths.append(table.path)
                 continue
+            if kind in ANNOTATION_FILES:
+                document = ANNOTATION_FILES[kind](folder, self.classes, self.palette)
+                document.add([(f'{name}{source.suffix if source else ".jpg"}', self.labels)])
+                paths.append(document.path)
+                continue
             place = OUTPUT_FORMATS[kind]
             # first the name alone: '../x' must not lead into the folder of another kind
             safe_join(Path(folder, place.folder), name)
@@ -142,6 +148,11 @@ class Result:
                 content = self.encode(kind, opacity=opacity, image_path=image_path)
             atomic_write(path, content)
             paths.append(path)
+            if kind == 'labelme':
+                listed = safe_join(folder, f'{place.folder}/labels.txt')
+                names = ''.join(f'{name}\n' for name in self.classes).encode()
+                if not listed.exists() or listed.read_bytes() != names:
+                    atomic_write(listed, names)
         return paths
 
 

@@ -59,7 +59,7 @@ def read(tree: Tree) -> Collection:
             if len(urls) != 1:
                 raise UserError(f'{where} has {len(urls)} images in its data; one image a task can be imported')
             path = tree.image(_local(urls[0], tree), where=name)
-            place_of = path.relative_to(tree.root).as_posix()
+            place_of = path.relative_to(tree.image_root).as_posix()
             found.items.append(Item(place_of, path, where, split_of(place_of), next(iter(sizes), None), tuple(shapes)))
     for label in sorted(labels):
         found.add_class(label)

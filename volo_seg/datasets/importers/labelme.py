@@ -62,7 +62,7 @@ def read(tree: Tree) -> Collection:
     for other in tree.images:
         if other not in tree.used:
             tree.used.add(other)
-            found.items.append(Item(other, tree.root / other, other, split_of(other)))
+            found.items.append(Item(other, tree.image_root / other, other, split_of(other)))
     return found
 
 
@@ -70,7 +70,7 @@ def _image(tree: Tree, data: dict[str, Any], file: str, where: str) -> tuple[str
     """Relative name and file of an image; where there is no file, the copy in the annotation."""
     try:
         path = tree.image(file, where=where)
-        return path.relative_to(tree.root).as_posix(), path
+        return path.relative_to(tree.image_root).as_posix(), path
     except UserError:
         if not isinstance(data.get('imageData'), str):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -108,15 +109,18 @@ class Tree:
         source: The folder or file.
         skip: A folder below it that is left out.
         names: Class names, for formats whose files may lack them.
+        images: The folder with the images, where it is another one.
 
     Raises:
-        UserError: ``source`` does not exist or cannot be searched.
+        UserError: ``source`` or ``images`` does not exist or cannot be searched.
     """
 
-    def __init__(self, source: Path, *, skip: Path, names: Sequence[str] = ()) -> None:
+    def __init__(self, source: Path, *, skip: Path, names: Sequence[str] = (), images: Path | None = None) -> None:
         self.names = names
         if not source.exists():
             raise UserError(f'source {str(source)!r} does not exist; give a folder or an annotation file')
+        if images and not images.is_dir():
+            raise UserError(f'--images {str(images)!r} is not a folder; give the one that holds the images')
         self.root = source
         if source.is_file():
             self.root = source.parent
@@ -124,7 +128,9 @@ class Tree:
                 self.root = self.root.parent
         every = find_files(self.root, suffixes=('',), skip=() if source.is_dir() else (skip.resolve(),))
         names = [path.relative_to(self.root).as_posix() for path in every]
-        self.images = [name for name in names if name.lower().endswith(SUFFIXES)]
+        self.image_root = images or self.root
+        found = find_files(images, suffixes=('',), skip=(skip.resolve(),)) if images else every
+        self.images = [p.relative_to(self.image_root).as_posix() for p in found if p.name.lower().endswith(SUFFIXES)]
         self.files = names if source.is_dir() else [source.relative_to(self.root).as_posix()]
         self.used: set[str] = set()
 
@@ -164,7 +170,7 @@ class Tree:
         return found
 
     def image(self, name: str, *, where: str, split: str = '') -> Path:
-        """The image file that an annotation calls ``name``: at that path below a folder, or the only one of that name.
+        """The image file that an annotation calls ``name``: the one whose path has the most parts of it, from the end.
 
         Args:
             name: Path or file name in the annotation.
@@ -175,12 +181,15 @@ class Tree:
             UserError: There is none, there are several, or ``name`` leads out of the source.
         """
         parts = PurePosixPath(name.replace('\\', '/')).parts
-        if '..' in parts[1:] or not parts or parts[0] == '/':
-            parts = parts[-1:]
-        elif parts[0] == '..':
-            parts = parts[1:]
+
+        def common(place: str) -> int:
+            """The number of equal parts at the ends of ``place`` and ``name``."""
+            pairs = zip(reversed(PurePosixPath(place).parts), reversed(parts), strict=False)
+            return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
         places = self._by_name.get(parts[-1], []) if parts else []
-        full = [place for place in places if PurePosixPath(place).parts[-len(parts) :] == parts] or places
+        most = max(map(common, places), default=0)
+        full = [place for place in places if common(place) == most]
         for narrow in (
             lambda place: PurePosixPath(place).parent == PurePosixPath(where).parent,
             lambda place: split and split_of(place) == split,
@@ -189,9 +198,9 @@ class Tree:
         if len(full) != 1:
             found = f'{len(full)} of that name: {", ".join(full[:2])}' if full else 'no such file'
             fix = 'give each its own name' if full else 'add it, or remove it from the annotation'
-            raise UserError(f'{where}: image {name!r} is not found below {str(self.root)!r} ({found}); {fix}')
+            raise UserError(f'{where}: image {name!r} is not found below {str(self.image_root)!r} ({found}); {fix}')
         self.used.add(full[0])
-        return self.root / full[0]
+        return self.image_root / full[0]
 
     def json(self, name: str) -> Any:
         """The content of a JSON file.

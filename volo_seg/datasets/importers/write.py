@@ -63,6 +63,8 @@ FORMATS = {
     'supervisely': Format(supervisely.recognise, supervisely.read),
     'hf': Format(hf.recognise, hf.read),
 }
+ANNOTATION_ONLY = ('coco', 'cvat', 'labelme', 'label-studio')
+"""Formats whose annotations need not be beside the images."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Options:
         empty: Images without annotation: ``background``, ``skip``; empty refuses them.
         val: Share of the images for validation, where the source has no validation split.
         copy: Copy images instead of linking them.
+        images: The folder with the images, where it is not SOURCE; for the formats of :data:`ANNOTATION_ONLY`.
     """
 
     form: str = 'auto'
@@ -89,6 +92,7 @@ class Options:
     empty: str = ''
     val: float | None = None
     copy: bool = False
+    images: str = ''
 
 
 @dataclass(frozen=True)
@@ -203,12 +207,18 @@ def import_annotations(
     Raises:
         UserError: The source is malformed, or the options do not fit it.
     """
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise UserError(
-            f'{str(out)!r} is in the source {str(source)!r}, which is only read; name another output folder'
-        )
-    tree = Tree(source, skip=out, names=options.classes)
+    for folder in (source, Path(options.images or source)):
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f'{str(out)!r} is in the source {str(folder)!r}, which is only read; name another output folder'
+            )
+    tree = Tree(source, skip=out, names=options.classes, images=Path(options.images) if options.images else None)
     form, reason = recognise(tree) if options.form == 'auto' else (options.form, 'given by --format')
+    if options.images and form not in ANNOTATION_ONLY:
+        raise UserError(
+            f'--images {options.images!r} is for {", ".join(ANNOTATION_ONLY)}, and {str(source)!r} is of the format '
+            f'{form}; leave --images out, and give the folder that holds images and annotations'
+        )
     found = FORMATS[form].read(tree)
     found.ignored['bounding boxes'] = len(found.boxes)
     if found.boxes and options.boxes == 'refuse':
@@ -361,10 +371,10 @@ def _split(items: list[Item], options: Options, source: Path) -> list[Item]:
 def _fingerprint(tree: Tree, items: list[Item], names: list[str]) -> str:
     """A hash of what decides the output: names, splits, classes, and sizes and times of all files of the source."""
     parts = [f'{item.split}/{item.name}' for item in items] + names
-    for name in sorted({*tree.files, *tree.images}):
+    for path in sorted({*(tree.root / name for name in tree.files), *(tree.image_root / name for name in tree.images)}):
         with contextlib.suppress(OSError):
-            status = os.stat(tree.root / name)
-            parts.append(f'{name} {status.st_size} {status.st_mtime_ns}')
+            status = os.stat(path)
+            parts.append(f'{path} {status.st_size} {status.st_mtime_ns}')
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
 
 

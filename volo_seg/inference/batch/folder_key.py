@@ -11,6 +11,7 @@ from pathlib import Path
 
 from volo_seg import __version__
 from volo_seg.errors import UserError
+from volo_seg.inference.output_formats import OUTPUT_FORMATS
 from volo_seg.inference.pretrained import CONFIG, WEIGHTS
 from volo_seg.io import atomic_path, file_lock, read_regular, safe_join
 from volo_seg.weights import FOLDER, named
@@ -45,8 +46,8 @@ def model_key(checkpoint: str, *, config: str | None = None, cfg_options: Sequen
 def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
     """Write ``key`` into ``folder``; return the time (ns) up to which the results in it are of another key, or 0.
 
-    Names that only one of the stored and the new key has are not compared. If ``replace`` changes the key, the table of
-    shares is renamed to ``shares.previous.csv``, because the times of its rows are not known.
+    Names that only one of the stored and the new key has are not compared. If ``replace`` changes the key, the
+    files for all images are renamed, as to ``shares.previous.csv``, because the times of their entries are not known.
 
     Raises:
         UserError: The results are of another key, and ``replace`` is false; or the file is damaged.
@@ -71,8 +72,9 @@ def claim_folder(folder: Path, key: Key, *, replace: bool) -> int:
             part.touch()
             if different or unknown:
                 since = part.stat().st_mtime_ns  # the clock of the file system
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(folder / 'shares.csv', folder / 'shares.previous.csv')
+                for file in (folder / kind.folder for kind in OUTPUT_FORMATS.values() if not kind.suffix):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.replace(file, file.with_suffix(f'.previous{file.suffix}'))
                 for rows in folder.glob('.shares.*.csv'):
                     rows.unlink(missing_ok=True)
             part.write_text(json.dumps({'key': merged, 'since': since}, indent=1), encoding='utf-8')

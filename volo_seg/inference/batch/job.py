@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from volo_seg.errors import UserError
+from volo_seg.inference.annotation_files import ANNOTATION_FILES, annotated_names
 from volo_seg.inference.batch.distributed import is_torchrun, rank_and_world_size
 from volo_seg.inference.batch.folder_key import Key, claim_folder
 from volo_seg.inference.batch.sources import Task, find_tasks
@@ -15,6 +18,7 @@ from volo_seg.inference.batch.video import VideoReader, count_frames
 from volo_seg.inference.class_shares import SharePart, finished_names
 from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
 from volo_seg.io import WriteError, check_writable, safe_join
+from volo_seg.label_png import read_labels
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class OutputFolder:
         return path.is_file() and (not self.since or path.stat().st_mtime_ns > self.since)
 
     def _files(self, name: str, kinds: Sequence[str]) -> list[Path]:
-        places = [OUTPUT_FORMATS[kind] for kind in kinds if kind != 'shares']
-        return [self.folder / place.folder / f'{name}{place.suffix}' for place in places]
+        places = [OUTPUT_FORMATS[kind] for kind in kinds]
+        return [self.folder / place.folder / f'{name}{place.suffix}' for place in places if place.suffix]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Job:
         resume: Whether existing results are kept.
         shares: The rows of the table of shares that this process writes; None if there is no table to write.
         rank: Number of this process.
+        annotated: File names of the images that all annotation files of the output have.
     """
 
     plan: list[Task]
@@ -96,11 +101,32 @@ class Job:
     resume: bool
     shares: SharePart | None
     rank: int
+    annotated: frozenset[str] = frozenset()
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do, neither files nor rows that a killed run left."""
-        return not self.todo and not (self.shares and self.shares.rows)
+        """Whether there is nothing to do: no files, and no rows or annotations that a killed run did not merge."""
+        missing = self.annotations and any(f'{t.name}{t.source.suffix}' not in self.annotated for t in self.plan)
+        return not (self.todo or missing or (self.shares and self.shares.rows))
+
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        """The kinds of output that are an annotation file of all images."""
+        return tuple(kind for kind in self.output.kinds if kind in ANNOTATION_FILES)
+
+    def annotate(self, classes: Sequence[str], palette: np.ndarray) -> None:
+        """Add the finished images of all processes to the annotation files.
+
+        Raises:
+            UserError: A file is of other classes, or cannot be written.
+        """
+        for kind in self.annotations:
+            images = (
+                (f'{task.name}{task.source.suffix}', read_labels(self.output.folder / 'labels' / f'{task.name}.png'))
+                for task in self.plan
+                if self.output.has(task.name, ('labels',))
+            )
+            ANNOTATION_FILES[kind](self.output.folder, classes, palette).add(images)
 
     @property
     def unit(self) -> str:
@@ -134,7 +160,8 @@ def plan_job(
     Args:
         inputs: See :func:`volo_seg.inference.batch.sources.find_tasks`.
         out_dir: The output folder.
-        kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`.
+        kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`. Annotation files of all images are
+            made from labels, which are then written too.
         opacity: Opacity of the colours of overlays, in [0, 1].
         resume: Skip finished files.
         overwrite: Replace existing results.
@@ -144,11 +171,19 @@ def plan_job(
         UserError: An input names no file, two files have the same results, a kind is unknown, ``out_dir`` cannot be
             written, or without ``overwrite``, results exist (nor with ``resume``) or are of another model or opacity.
     """
-    folder, kinds = Path(out_dir), check_kinds(kinds)
+    folder = Path(out_dir)
+    annotations = [kind for kind in kinds if kind in ANNOTATION_FILES]
+    kinds = check_kinds([*kinds, 'labels'] if annotations else kinds)
     check_writable(folder, what='output folder', fix='name another')
     for kind in kinds:
         safe_join(folder, OUTPUT_FORMATS[kind].folder)
     plan = find_tasks(inputs, out_dir=folder)
+    videos = [task.source for task in plan if task.is_video]
+    if annotations and videos:
+        raise UserError(
+            f'{str(videos[0])!r} is a video, and annotations of the kind {annotations[0]} are of image files; leave '
+            'the kind or the video out'
+        )
     rank, world_size = rank_and_world_size()
     # divided before finished files are left out: other processes may have begun to write
     tasks = plan[rank::world_size]
@@ -171,7 +206,8 @@ def plan_job(
         output = replace(output, since=claim_folder(folder, key, replace=overwrite))
     todo = [task for task in tasks if not output.is_finished(task)] if resume else tasks
     shares = SharePart(folder, rank=rank, world_size=world_size) if 'shares' in kinds else None
-    return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank)
+    annotated = frozenset(annotated_names(folder, annotations)) if annotations else frozenset[str]()
+    return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank, annotated)
 
 
 def frame_name(name: str, index: int) -> str:

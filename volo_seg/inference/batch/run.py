@@ -157,7 +157,7 @@ class BatchRun:
         )
 
     def _write(self, result: Result, name: str, source: Path, kinds: Sequence[str]) -> None:
-        files = [kind for kind in kinds if kind != 'shares']
+        files = [kind for kind in kinds if OUTPUT_FORMATS[kind].suffix]
         try:
             if files:
                 result.save(self.output.folder, files, name=name, opacity=self.output.opacity, source=source)
