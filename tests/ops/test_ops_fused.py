@@ -1,18 +1,20 @@
 """The fused kernels equal the reference: in triton's interpreter on a CPU, compiled where there is a GPU.
 
-The interpreter has to be chosen before triton is imported, so without a GPU one test here runs this file again
-in a process of its own.
+The interpreter has to be chosen before triton is imported, so without a GPU ``test_interpreted`` runs this file in a
+process of its own.
 """
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from interpreter import run_in_interpreter
+from interpreter import quick_interpreter
 from torch import Tensor
 
 from volo_seg.ops import explain, outlook_attention
@@ -24,14 +26,14 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 runs_kernel = pytest.mark.skipif(
     not INTERPRETED and not (HAS_TRITON and torch.cuda.is_available()),
-    reason='runs on a GPU, or in the process that test_in_the_interpreter starts',
+    reason='runs on a GPU, or in the process that test_interpreted starts',
 )
 
 
-@pytest.mark.skipif(INTERPRETED, reason='this is the interpreter')
-def test_in_the_interpreter() -> None:
-    pytest.importorskip('triton')
-    assert run_in_interpreter(__file__) == 19
+@pytest.fixture(autouse=True, scope='module')
+def quick() -> Iterator[None]:
+    with quick_interpreter() if INTERPRETED else contextlib.nullcontext():
+        yield
 
 
 def make_inputs(

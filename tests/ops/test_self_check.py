@@ -1,9 +1,8 @@
 """The check of the fused kernels finds damaged kernels and accepts the right ones; its results are stored and obeyed.
 
-Without a GPU, Triton interprets the kernels in a process that ``test_in_the_interpreter`` starts.
+Without a GPU, Triton interprets the kernels in a process that ``test_interpreted`` starts.
 """
 
-import gc
 import importlib.util
 import json
 import operator
@@ -12,12 +11,11 @@ import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from interpreter import run_in_interpreter
+from interpreter import quick_interpreter
 
 import volo_seg.ops.functional as functional
 from volo_seg.errors import UserError
@@ -29,10 +27,10 @@ HAS_TRITON = importlib.util.find_spec('triton') is not None
 INTERPRETED = HAS_TRITON and os.environ.get('TRITON_INTERPRET') == '1'
 SOURCE = Path(self_check.__file__).with_name('kernels.py')
 CPU = torch.device('cpu')
-DAMAGED = Case(CPU, torch.float32, 3, 2, 2, 3)
+ONE_HEAD, TWO_HEADS = (Case(CPU, torch.float32, 3, 2, heads, 3) for heads in (1, 2))
 ARGUMENTS = (CPU, torch.float32, 3, 2, 2, 3)
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason='runs in the process that test_in_the_interpreter starts')
+interpreted = pytest.mark.skipif(not INTERPRETED, reason='runs in the process that test_interpreted starts')
 
 # function, text, replacement; each replaces every occurrence in that function
 MUTANTS = [
@@ -75,12 +73,6 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.skipif(INTERPRETED, reason='this is the interpreter')
-def test_in_the_interpreter() -> None:
-    pytest.importorskip('triton')
-    assert run_in_interpreter(__file__) == 25 + len(MUTANTS)
-
-
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No result is known, and results are stored in a folder of the test."""
@@ -90,13 +82,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope='module')
 def quick() -> Iterator[None]:
-    """No garbage collection and no check for integer overflow in the interpreter: half of its time."""
-    from triton.runtime.interpreter import interpreter_builder
-
-    gc.disable()
-    interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
-    yield
-    gc.enable()
+    with quick_interpreter():
+        yield
 
 
 def load_kernels(path: Path, source: str):
@@ -112,11 +99,7 @@ def load_kernels(path: Path, source: str):
 @interpreted
 @pytest.mark.parametrize(
     'case',
-    [
-        DAMAGED,
-        Case(CPU, torch.bfloat16, 3, 1, 1, 4),
-        Case(CPU, torch.float16, 3, 2, 1, 1),
-    ],
+    [TWO_HEADS, Case(CPU, torch.bfloat16, 3, 1, 1, 4), Case(CPU, torch.float16, 3, 2, 1, 1)],
     ids=str,
 )
 def test_right_kernels_pass(case: Case, quick: None, tmp_path: Path) -> None:
@@ -148,7 +131,8 @@ def test_damaged_kernels_fail(mutant: tuple[str, str, str], quick: None, tmp_pat
         damaged.forward = remembered_forward
     if function == '_mix_back':  # its gradient is compared first
         damaged._logit_gradients = defaultdict(lambda: lambda *_, **__: None)
-    for _, error in compare(damaged, DAMAGED):
+    case = TWO_HEADS if '+ head' in text else ONE_HEAD
+    for _, error in compare(damaged, case):
         if not error <= TOLERANCES[torch.float32]:
             return
     pytest.fail('the check accepts it')
@@ -205,7 +189,7 @@ def test_a_damaged_or_foreign_file_is_ignored(answers: list[Verdict], content: b
     path.write_bytes(content)
     self_check._verdicts.clear()
     assert why_not_fused(*ARGUMENTS) == '' and not answers
-    assert json.loads(path.read_bytes())['case'] == str(DAMAGED)
+    assert json.loads(path.read_bytes())['case'] == str(TWO_HEADS)
 
 
 @pytest.mark.filterwarnings('ignore:the fused kernels')
@@ -273,7 +257,7 @@ def test_the_state_of_the_caller_does_not_matter(quick: None, monkeypatch: pytes
     state = torch.get_rng_state()
     hooks = torch.autograd.graph.saved_tensors_hooks(packed.append, lambda x: x)
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16), hooks, FakeTensorMode():
-        verdict = check(Case(CPU, torch.float32, 3, 2, 1, 1))
+        verdict = check(ONE_HEAD)
     assert verdict.problem == '' and verdict.error is not None and verdict.error < 1e-6
     assert not packed and torch.equal(torch.get_rng_state(), state)
 
@@ -285,7 +269,7 @@ def test_kernels_that_raise(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(import_kernels(), 'backward', fail)
     monkeypatch.setattr(import_kernels(), 'forward', fail)
-    verdict = check(DAMAGED)
+    verdict = check(TWO_HEADS)
     assert verdict.problem == 'they do not run (RuntimeError: ptxas: no such instruction)' and verdict.error is None
 
 
@@ -294,7 +278,7 @@ def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton
 
     monkeypatch.setattr(triton, '__version__', '3.1.0')
-    assert 'triton 3.1.0 is older than 3.2; install a newer torch' in check(DAMAGED).problem
+    assert 'triton 3.1.0 is older than 3.2; install a newer torch' in check(TWO_HEADS).problem
     v, logits = torch.zeros(1, 2, 2, 6), torch.zeros(1, 1, 1, 162)
     with pytest.raises(UserError, match='triton 3.1.0 is older'):
         outlook_attention(v, logits, 2, stride=2, implementation='fused')
