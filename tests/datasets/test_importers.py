@@ -372,11 +372,13 @@ def test_label_studio(source, tmp_path):
         ('polygonlabels', dict(points=shares, closed=True, polygonlabels=['car'])),
         ('polygonlabels', dict(points=shares[:2], polygonlabels=['car'])),
         ('keypointlabels', dict(x=1, y=1, keypointlabels=['car'])),
+        ('ellipselabels', dict(x=25, y=75, radiusX=12.5, radiusY=10, rotation=90, ellipselabels=['car'])),
     ]
     dump(source / 'project.json', label_studio(results))
     record = do(source, tmp_path / 'out')
     want = 2 * unpacked(LABELME['polygon'][1]).astype(np.uint8)
     want[coco_area(SMALL)] = 1
+    cv2.ellipse(want, (4, 9), (2, 1), 90, 0, 360, 1, thickness=-1)
     maps_equal(labels(tmp_path / 'out', 'images/a'), want)
     assert record['format'] == 'label-studio'
     assert record['ignored'] == {

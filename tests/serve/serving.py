@@ -12,6 +12,7 @@ import numpy as np
 
 from volo_seg.inference.base import BasePredictor, Prediction
 from volo_seg.serve.app import build_app
+from volo_seg.serve.label_studio import ImageSource
 from volo_seg.serve.limits import Limits
 from volo_seg.serve.models import Model
 from volo_seg.serve.server import listen, make_server
@@ -61,11 +62,12 @@ def until(condition, seconds=10):
 class Site:
     """The application with one model, served from a thread."""
 
-    def __init__(self, *, batch_size=1, examples=(), hosts=('127.0.0.1', 'localhost', '[::1]'), **limits):
+    def __init__(self, *, batch_size=1, examples=(), hosts=('127.0.0.1', 'localhost', '[::1]'), studio=None, **limits):
         self.predictor = Thirds(batch_size=batch_size)
         self.limits = Limits(**{'max_pixels': 100_000, 'max_bytes': 200_000, **limits})
         models = [Model('one', self.predictor)]
-        self.app = build_app(models, examples=examples, limits=self.limits, hosts=hosts)
+        source = studio and ImageSource(studio, self.limits, token='secret', hosts=['storage.test'])
+        self.app = build_app(models, examples=examples, limits=self.limits, hosts=hosts, label_studio=source)
         self.stack = contextlib.ExitStack()
         listener = self.stack.enter_context(listen('127.0.0.1', 0))
         self.port = listener.getsockname()[1]

@@ -339,7 +339,7 @@ sys.exit(run('serve', ['one=x.pth', '--port', '0', *sys.argv[1:]]))
 def test_a_signal_lets_what_is_in_hand_finish(number, tmp_path):
     here = os.path.dirname(__file__)
     process = subprocess.Popen(
-        [sys.executable, '-c', SERVE, '--timeout', '5'],
+        [sys.executable, '-c', SERVE, '--timeout', '5', '--label-studio', '--label-studio-url', 'http://studio.test'],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -348,6 +348,7 @@ def test_a_signal_lets_what_is_in_hand_finish(number, tmp_path):
     address = process.stdout.readline()
     assert address.startswith('one: http://127.0.0.1:'), process.stderr.read()
     port = int(address.split()[1].rsplit(':', 1)[1])
+    assert process.stdout.readline() == f'http://127.0.0.1:{port} answers Label Studio of http://studio.test\n'
     idle = socket.create_connection(('127.0.0.1', port))
     content = png(noise(0))
     with socket.create_connection(('127.0.0.1', port)) as asking:
@@ -371,6 +372,8 @@ def test_a_signal_lets_what_is_in_hand_finish(number, tmp_path):
         (['x.pth', '--queue-limit', '-1'], '--queue-limit -1 must be'),
         (['x.pth', '--examples', '/nowhere'], "--examples '/nowhere' holds no images"),
         (['/nowhere/x.pth', '--port', '0'], '/nowhere/x.pth'),
+        (['x.pth', '--image-hosts', 'a.test'], '--image-hosts a.test is for --label-studio'),
+        (['x.pth', '--label-studio', '--label-studio-url', 'studio'], "--label-studio-url 'studio' is not an address"),
         (['x.pth', '--port', '70000'], 'cannot listen on 127.0.0.1 port 70000'),
         (['x.pth', '--host', '192.0.2.1', '--port', '0'], 'cannot listen on 192.0.2.1 port 0'),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
     add('--max-upload', type=float, default=20.0, metavar='MB', help='largest image file in MB (default 20)')
     what = 'seconds for an upload, for the wait for a network, and for the end after SIGTERM (default 30)'
     add('--timeout', type=float, default=30.0, metavar='S', help=what)
+    studio = parser.add_argument_group('Label Studio')
+    what = 'answer the ML-backend API of Label Studio too, with the default model (/health, /setup, /predict)'
+    studio.add_argument('--label-studio', action='store_true', help=what)
+    what = 'address of Label Studio, from which the images of tasks are fetched with the token in the environment '
+    what += 'variable LABEL_STUDIO_API_KEY (default: the variable LABEL_STUDIO_URL, or http://localhost:8080)'
+    url = os.environ.get('LABEL_STUDIO_URL') or 'http://localhost:8080'
+    studio.add_argument('--label-studio-url', default=url, metavar='URL', help=what)
+    what = 'other hosts from which images may be fetched, such as that of a cloud storage'
+    studio.add_argument('--image-hosts', nargs='+', default=[], metavar='NAME', help=what)
     return parser
 
 
@@ -55,24 +65,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     from volo_seg.serve.access import LOCAL_HOSTS, LOOPBACK
     from volo_seg.serve.app import build_app
     from volo_seg.serve.examples import find_examples, open_examples
+    from volo_seg.serve.label_studio import TOKEN, ImageSource
     from volo_seg.serve.limits import Limits
     from volo_seg.serve.models import open_models
     from volo_seg.serve.server import listen, make_server
 
     limits = Limits(math.ceil(args.max_upload * 2**20), args.max_pixels, args.timeout, args.queue_limit)
+    source = None
+    if args.image_hosts and not args.label_studio:
+        raise UserError(f'--image-hosts {" ".join(args.image_hosts)} is for --label-studio; add it')
+    if args.label_studio:
+        token = os.environ.get(TOKEN, '')
+        source = ImageSource(args.label_studio_url, limits, token=token, hosts=args.image_hosts)
     paths = find_examples(args.examples, limits) if args.examples else []
     local = args.host in LOOPBACK
     hosts = LOCAL_HOSTS.union(args.allow_hosts) if local or args.allow_hosts else None
     with listen(args.host, args.port) as listener:
         models = open_models(args.models, configs=args.config, device=args.device, batch_size=args.batch_size)
         examples = open_examples(paths, limits, reading=models[0].predictor.reading)
-        app = build_app(models, examples=examples, limits=limits, workers=args.workers_limit, hosts=hosts)
+        workers = args.workers_limit
+        app = build_app(models, examples=examples, limits=limits, workers=workers, hosts=hosts, label_studio=source)
         server = make_server(app, seconds=args.timeout)
         # uvicorn raises the signal again after its end: with its own handler in place nothing more happens
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, server.handle_exit)
         address = f'http://{f"[{args.host}]" if ":" in args.host else args.host}:{listener.getsockname()[1]}'
         print(f'{", ".join(model.name for model in models)}: {address} (page), {address}/v1/segment (API)', flush=True)
+        if source:
+            print(f'{address} answers Label Studio of {source.url}', flush=True)
         if not local:
             print('note: everyone who reaches this address can use the server; there is no password', flush=True)
         server.run(sockets=[listener])

@@ -23,10 +23,12 @@ from volo_seg import __version__
 from volo_seg.errors import UserError
 from volo_seg.image_files import ImageError
 from volo_seg.imageio import decode_image
+from volo_seg.inference.result import Result
 
 from .access import LOCAL_HOSTS, Access
 from .batching import Batcher
 from .examples import Example
+from .label_studio import ImageSource, add_routes
 from .limits import Busy, Limits, Uploads
 from .metrics import Metrics
 from .middleware import Middleware
@@ -61,6 +63,7 @@ def build_app(
     limits: Limits | None = None,
     workers: int = 2,
     hosts: Iterable[str] | None = LOCAL_HOSTS,
+    label_studio: ImageSource | None = None,
 ) -> Middleware:
     """The ASGI application.
 
@@ -70,6 +73,7 @@ def build_app(
         limits: Limits of a request.
         workers: Threads that decode images and encode answers.
         hosts: Accepted names of the server; see :class:`.access.Access`.
+        label_studio: Where images of Label Studio's tasks come from; None leaves its ML-backend API out.
     """
     limits = limits or Limits()
     metrics = Metrics()
@@ -83,6 +87,24 @@ def build_app(
         await run_sync(batcher.close)
 
     app = FastAPI(title='volo-seg', version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+
+    async def run_model(model: Model, name: str, data: bytes, *, confidence: bool) -> tuple[Result, float]:
+        """Decode and segment an image; the result, and the seconds of the network run."""
+        decode = partial(decode_image, data, name=name, reading=model.predictor.reading, max_pixels=limits.max_pixels)
+        with batcher.announce():
+            job = batcher.submit(model, await run_sync(decode, limiter=threads), confidence=confidence)
+        try:
+            with anyio.fail_after(limits.seconds):
+                return await batcher.result(job)
+        except TimeoutError as error:
+            raise Busy(f'the image had to wait for more than {limits.seconds:g} s') from error
+        except UserError as error:
+            raise HTTPException(422, f'image {name!r} cannot be segmented: {error}') from error
+
+    async def in_place(request: Request, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of ``work``, which holds a place of the queue until the client closes the connection."""
+        with batcher.place():
+            return await unless_disconnected(request, work)
 
     @app.post('/v1/segment', response_class=Response, responses=ANSWERS, openapi_extra=BODY)
     async def segment(
@@ -109,25 +131,12 @@ def build_app(
         name, data = await uploads.read(request)
 
         async def work() -> bytes:
-            decode = partial(
-                decode_image, data, name=name, reading=chosen.predictor.reading, max_pixels=limits.max_pixels
-            )
-            with batcher.announce():
-                job = batcher.submit(chosen, await run_sync(decode, limiter=threads), confidence=confidence)
-            try:
-                with anyio.fail_after(limits.seconds):
-                    result, seconds = await batcher.result(job)
-            except TimeoutError as error:
-                raise Busy(f'the image had to wait for more than {limits.seconds:g} s') from error
-            except UserError as error:
-                raise HTTPException(422, f'image {name!r} cannot be segmented: {error}') from error
+            result, seconds = await run_model(chosen, name, data, confidence=confidence)
             options: dict[str, Any] = {'masks': masks, 'include': include, 'opacity': opacity}
             content = partial(encode, wanted, result, model=chosen.name, seconds=seconds, **options)
             return await run_sync(content, limiter=threads)
 
-        with batcher.place():
-            content = await unless_disconnected(request, work)
-        return Response(content, media_type=MEDIA_TYPES[wanted])
+        return Response(await in_place(request, work), media_type=MEDIA_TYPES[wanted])
 
     @app.get('/v1/models')
     async def list_models() -> dict[str, Any]:
@@ -160,6 +169,13 @@ def build_app(
     async def show_metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    if label_studio is not None:
+
+        async def segment_task(name: str, data: bytes) -> Result:
+            return (await run_model(models[0], name, data, confidence=models[0].confidence))[0]
+
+        add_routes(app, label_studio, model=models[0], uploads=uploads, in_place=in_place, segment=segment_task)
 
     for file in STATIC.iterdir():
         url = '/' if file.name == 'index.html' else f'/{file.name}'

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
+from typing import Any
 
 import anyio
+from anyio.to_thread import run_sync
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -69,15 +73,33 @@ class Uploads:
             fix = 'send an image/*, or a multipart/form-data with a file `image`'
             raise HTTPException(415, f'the body is {kind or "encoded"}; {fix}')
         limit = self.limits.max_bytes + FORM_BYTES * is_form
-        stream = self._stream(request, limit)
-        try:
-            with anyio.fail_after(self.limits.seconds):
-                async with aclosing(stream):
-                    name, data = await (_read_form(request, stream) if is_form else _read_raw(stream))
-        except TimeoutError as error:
-            raise HTTPException(408, f'the body did not arrive within {self.limits.seconds:g} s') from error
+        name, data = await self._arrived(request, limit, partial(_read_form, request) if is_form else _read_raw)
         self._check(len(data), self.limits.max_bytes)
         return name, data
+
+    async def read_json(self, request: Request) -> dict[str, Any]:
+        """The JSON object in ``request``, of at most twice the bytes of an image.
+
+        Raises:
+            HTTPException: As :meth:`read`, and 422 for what is not a JSON object.
+            ClientDisconnect: The client has closed the connection.
+        """
+        _, data = await self._arrived(request, 2 * self.limits.max_bytes, _read_raw)
+        try:
+            body = await run_sync(json.loads, data)
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(422, f'the body is not JSON ({error}); send a JSON object') from error
+        if not isinstance(body, dict):
+            raise HTTPException(422, 'the body is JSON, but not an object; send a JSON object')
+        return body
+
+    async def _arrived(self, request: Request, limit: int, read: Reader) -> tuple[str, bytes]:
+        try:
+            with anyio.fail_after(self.limits.seconds):
+                async with aclosing(self._stream(request, limit)) as stream:
+                    return await read(stream)
+        except TimeoutError as error:
+            raise HTTPException(408, f'the body did not arrive within {self.limits.seconds:g} s') from error
 
     async def _stream(self, request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         length, held = request.headers.get('content-length', ''), 0
@@ -95,7 +117,11 @@ class Uploads:
 
     def _check(self, size: int, limit: int) -> None:
         if size > limit:
-            raise HTTPException(413, f'the image is larger than {round(self.limits.max_bytes / 2**20, 2):g} MB')
+            what, most = ('image', self.limits.max_bytes) if limit < 2 * self.limits.max_bytes else ('body', limit)
+            raise HTTPException(413, f'the {what} is larger than {round(most / 2**20, 2):g} MB')
+
+
+Reader = Callable[[AsyncGenerator[bytes, None]], Awaitable[tuple[str, bytes]]]
 
 
 async def _read_raw(stream: AsyncGenerator[bytes, None]) -> tuple[str, bytes]:

@@ -110,7 +110,7 @@ def paste(mask: Mask, left: int, top: int, height: int, width: int) -> Mask:
 
 
 def ellipse(centre: tuple[float, float], radii: tuple[float, float], angle: float, height: int, width: int) -> Mask:
-    """A filled ellipse as CVAT draws it: rounded to whole pixels, ``angle`` in degrees."""
+    """A filled ellipse as CVAT and OpenCV draw it: rounded to whole pixels, ``angle`` in degrees."""
     mask = np.zeros((height, width), np.uint8)
     (x, y), (across, down) = centre, radii
     cv2.ellipse(mask, (round(x), round(y)), (round(across), round(down)), angle, 0, 360, 255, thickness=-1)

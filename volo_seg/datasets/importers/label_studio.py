@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: polygons and brush masks."""
+"""Label Studio's JSON export: polygons, ellipses and brush masks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from volo_seg.datasets.importers.drawing import brush, coco_polygons
+from volo_seg.datasets.importers.drawing import brush, coco_polygons, ellipse
 from volo_seg.datasets.importers.records import Collection, Item, Shape, Tree, get, get_size, polygon, split_of
 from volo_seg.errors import UserError
 
-_AREAS = ('polygonlabels', 'brushlabels')
+_AREAS = ('polygonlabels', 'brushlabels', 'ellipselabels')
 _UPLOADED = re.compile(r'^[0-9a-f]{8}-(?=.)')
 
 
@@ -24,7 +24,7 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> Collection:
-    """Read polygons and brush masks in their order, later ones on top; of several annotations of a task, the first.
+    """Read polygons, ellipses and brush masks, later ones on top; of several annotations of a task, the first.
 
     Raises:
         UserError: A file is malformed.
@@ -74,7 +74,7 @@ def _shape(entry: Any, where: str, found: Collection) -> tuple[Shape | None, tup
         found.boxes.append(where)
         return None, None
     if kind == 'labels':
-        kind = 'brushlabels' if 'rle' in value else 'polygonlabels'
+        kind = 'brushlabels' if 'rle' in value else 'ellipselabels' if 'radiusX' in value else 'polygonlabels'
     if kind not in _AREAS:
         found.ignored[f'results of type {kind[:30]}'] += 1
         return None, None
@@ -85,6 +85,12 @@ def _shape(entry: Any, where: str, found: Collection) -> tuple[Shape | None, tup
     if kind == 'brushlabels':
         return Shape(names[0], functools.partial(brush, get(value, 'rle', list, where), where)), size
     share = np.array(size) / 100
+    if kind == 'ellipselabels':
+        x, y, across, down = (get(value, key, (int, float), where) for key in ('x', 'y', 'radiusX', 'radiusY'))
+        pairs = polygon(np.array([(x, y), (across, down), (x, y)]) * share, where=where)
+        angle = float(get(value, 'rotation', (int, float), where)) if 'rotation' in value else 0.0
+        centre, radii = (tuple(pair) for pair in np.asarray(pairs)[:2].tolist())
+        return Shape(names[0], functools.partial(ellipse, centre, radii, angle)), size
     points = polygon(get(value, 'points', list, where), where=where)
     points = points if isinstance(points, str) else polygon(points * share, where=where, size=size)
     if isinstance(points, str):
