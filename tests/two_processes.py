@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from volo_seg.engine.sharding import blocks
 
 ACCUMULATED = dict(optim_wrapper__accumulative_counts=2, train_cfg__max_iters=4, train_cfg__val_interval=4)
+RARE = ('--sampling', 'rare', '--copy-paste')
 
 
 class WholeInValidation(Hook):
@@ -30,6 +31,7 @@ def main(data, out):
     losses = {
         'ddp': tiny.train_even(data, out / 'ddp', *launched),
         'fsdp': tiny.train_even(data, out / 'fsdp', *launched, '--fsdp', hooks=[WholeInValidation()]),
+        'rare classes': tiny.train_even(data, out / 'rare', *launched, *RARE),
         'resumed shards': tiny.train_even(
             data, out / 'shards', *launched, '--fsdp', '--resume', str(out / 'fsdp' / 'iter_2.pth')
         ),

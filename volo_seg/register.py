@@ -9,6 +9,7 @@ from volo_seg.compat import import_mmseg
 import_mmseg()
 
 import volo_seg.datasets.folder_dataset  # noqa: E402
+import volo_seg.datasets.rare_class_datasets  # noqa: E402
 import volo_seg.datasets.samplers  # noqa: E402
 import volo_seg.datasets.transforms  # noqa: E402
 import volo_seg.engine.hooks  # noqa: E402

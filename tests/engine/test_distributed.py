@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from mmengine.config import Config
+from two_processes import RARE
 
 from volo_seg.checkpoints import load_file
 from volo_seg.engine.launch import prepare_launch, set_slurm_environment
@@ -36,7 +37,7 @@ def pair(data, tmp_path_factory):
     out = tmp_path_factory.mktemp('pair')
     torchrun = [sys.executable, '-m', 'volo_seg.engine.torchrun', '--nproc_per_node=2', '--standalone']
     command = [*torchrun, str(ROOT / 'tests' / 'two_processes.py'), str(data), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(XDG_CACHE_HOME=str(out)))
     assert done.returncode == 0, done.stderr[-4000:]
     return out
 
@@ -65,6 +66,14 @@ def test_two_processes_learn_what_one_learns(kind, pair, alone):
         assert type(two[name]) is torch.Tensor
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5, msg=name)
     assert max((one[name] - start[name]).abs().max() for name in one) > 0.01, 'they agree because nothing was learned'
+
+
+def test_two_processes_draw_rare_classes_as_one_does(pair, data, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    both = json.loads((pair / 'losses.json').read_text())
+    alone = tiny.train_even(data, tmp_path, *RARE, train_dataloader__batch_size=4)
+    assert both['rare classes'] == pytest.approx(alone, rel=1e-5)
+    assert both['rare classes'] != pytest.approx(both['ddp'], rel=1e-3)
 
 
 @pytest.mark.parametrize('kind', ['ddp', 'fsdp', 'whole'])

@@ -18,7 +18,7 @@ from torch import nn
 
 import volo_seg.models  # noqa: F401
 from volo_seg.config.load import load_config
-from volo_seg.config.losses import check_losses, losses, set_class_weights, use_hard_pixels
+from volo_seg.config.losses import check_losses, choose_loss, losses, set_class_weights
 from volo_seg.engine.hooks import ResumableEarlyStoppingHook
 from volo_seg.engine.hooks.compile_hook import (
     CompiledBackboneHook,
@@ -424,7 +424,7 @@ def test_class_weights_reach_every_loss_and_ignored_pixels_do_not_matter(config)
 
 
 def test_hard_pixels_are_learned_from_and_easy_ones_are_not(config):
-    use_hard_pixels(config)
+    choose_loss(config, 'ohem')
     assert config.model.decode_head.sampler == dict(type='OHEMPixelSampler', thresh=0.7, min_kept=256 * 256 // 6)
     assert 'sampler' not in config.model.auxiliary_head
     config.model.decode_head.sampler.min_kept = 8
@@ -438,8 +438,8 @@ def test_hard_pixels_are_learned_from_and_easy_ones_are_not(config):
     assert logits.grad[:, :, :8].abs().max() == 0 and logits.grad[:, :, 8:].abs().min() > 0
     del config.model.data_preprocessor['size']
     config._cfg_dict.pop('crop_size')
-    with pytest.raises(UserError, match='--ohem needs the size of a crop'):
-        use_hard_pixels(config)
+    with pytest.raises(UserError, match='--loss ohem needs the size of a crop'):
+        choose_loss(config, 'ohem')
 
 
 # number formats

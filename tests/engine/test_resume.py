@@ -97,12 +97,18 @@ WRAPPERS = {
         '[*load, *change]',
         "dict(type='ClassBalancedDataset', oversample_thr=1.0, dataset=inner)",
     ),
+    'RareClassDataset': ('[*load, *change]', "dict(type='RareClassDataset', temperature=0.5, dataset=inner)"),
+    'CopyPasteDataset': (
+        '[*load, *change]',
+        "dict(type='CopyPasteDataset', min_pixels=1, dataset=dict(type='RareClassDataset', dataset=inner))",
+    ),
     'MultiImageMixDataset': ('load', f"dict(type='MultiImageMixDataset', dataset=inner, pipeline={MOSAIC})"),
 }
 
 
 @pytest.mark.parametrize('name', WRAPPERS)
-def test_wrapped_data_sets_train_resume_and_can_be_looked_at(name, data, tmp_path):
+def test_wrapped_data_sets_train_resume_and_can_be_looked_at(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     pipeline, wrapper = WRAPPERS[name]
     config = tmp_path / f'{name}.py'
     config.write_text(INNER.format(pipeline=pipeline, wrapper=wrapper).replace('./tiny.py', str(data / 'tiny.py')))

@@ -150,7 +150,24 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         metavar='inverse|median|FILE',
         help='weigh the classes in the loss: by their share of the training labels, or by a file (.json, .txt, .npy)',
     )
-    recipe.add_argument('--ohem', action='store_true', help='learn from the pixels that the network finds hard')
+    recipe.add_argument(
+        '--loss',
+        choices=('ce', 'ohem', 'focal', 'dice', 'lovasz', 'ce+dice', 'ce+lovasz', 'boundary'),
+        help='the losses of the heads; ohem is cross entropy of hard pixels, boundary is added to cross entropy',
+    )
+    recipe.add_argument('--ohem', dest='loss', action='store_const', const='ohem', help='short for --loss ohem')
+    recipe.add_argument(
+        '--sampling', choices=('rare',), help='rare: draw images with rare classes more often, and crops that hold one'
+    )
+    recipe.add_argument(
+        '--sampling-temperature',
+        type=float,
+        metavar='T',
+        help='temperature of --sampling rare (default 0.01); larger values prefer rare classes less',
+    )
+    recipe.add_argument(
+        '--copy-paste', action='store_true', help='paste regions of rare classes from other images with their labels'
+    )
     recipe.add_argument(
         '--extra-data',
         nargs='+',
@@ -248,7 +265,10 @@ def training_config(args: argparse.Namespace) -> Config:
         layer_decay=args.layer_decay,
         ema=args.ema,
         patience=args.patience,
-        hard_pixels=args.ohem,
+        loss=args.loss,
+        rare_sampling=args.sampling == 'rare',
+        sampling_temperature=args.sampling_temperature,
+        copy_paste=args.copy_paste,
         compiled=args.compile,
         teacher=args.teacher,
         temperature=args.temperature,

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from volo_seg.config.agreement import heads
-from volo_seg.config.validation import accepted_keys, find_type, walk
+from volo_seg.config.validation import accepted_keys, find_type, is_ours, walk
 from volo_seg.errors import UserError, prefixed
 
 CONFIDENT = 0.7
@@ -24,8 +24,27 @@ WEIGHT_SUFFIXES = ('.json', '.txt', '.npy')
 ONE_CHANNEL: dict[Any, dict[str, Any]] = {
     'CrossEntropyLoss': {'use_sigmoid': True},
     'LovaszLoss': {'loss_type': 'binary'},
+    'WeightedCrossEntropyLoss': {},
+    'SoftmaxFocalLoss': {},
+    'SoftDiceLoss': {},
+    'LovaszSoftmaxLoss': {},
+    'DistanceBoundaryLoss': {},
 }
-"""Losses that learn class 1 of two from the only channel of a head, and the argument with which they do."""
+"""Losses that learn class 1 of two from the only channel of a head, and the arguments with which they do."""
+CROSS_ENTROPIES = ('CrossEntropyLoss', 'WeightedCrossEntropyLoss')
+CHOICES = {
+    'ce': (CROSS_ENTROPIES[0],),
+    'ohem': (CROSS_ENTROPIES[0],),
+    'focal': ('SoftmaxFocalLoss',),
+    'dice': ('SoftDiceLoss',),
+    'lovasz': ('LovaszSoftmaxLoss',),
+    'ce+dice': (CROSS_ENTROPIES[0], 'SoftDiceLoss'),
+    'ce+lovasz': (CROSS_ENTROPIES[0], 'LovaszSoftmaxLoss'),
+    'boundary': (CROSS_ENTROPIES[0], 'DistanceBoundaryLoss'),
+}
+"""The losses of each value of ``--loss``; all have the weight of the head, except for the last one."""
+BOUNDARY_WEIGHT = 0.01
+"""Weight of the boundary loss beside a cross entropy of weight 1, the first one of its paper."""
 MAX_BYTES = 2**20
 """Largest accepted file of class weights."""
 
@@ -84,22 +103,51 @@ def read_class_weights(path: str | Path) -> list[float]:
     return weights.tolist()
 
 
-def use_hard_pixels(config: Config) -> None:
-    """Set online hard example mining in the decode head.
+def choose_loss(config: Config, choice: str) -> None:
+    """Set the losses of ``choice``, a key of :data:`CHOICES`, in each head that computes its losses per pixel.
 
-    A pixel is used if the probability of its true class is below 0.7; at least a sixth of the pixels of a crop is used.
+    A head keeps the sum of the weights of its losses as the weight of each new one (boundary loss: 0.01 of it), and a
+    cross entropy over a softmax that it has. ``'ohem'`` also sets online hard example mining in the decode head: a
+    pixel is used if the probability of its true class is below 0.7; at least a sixth of the pixels of a crop is used.
 
     Raises:
-        UserError: The config has no crop size.
+        UserError: The decode head has losses of its own, or the config has no crop size for ``'ohem'``.
     """
+    for place, head in heads(config.model):
+        if not _is_plain(head):
+            if place.startswith('model.decode_head'):
+                raise UserError(
+                    f'--loss {choice}: {head.get("type")} ({place}) computes losses of its own; leave the flag out'
+                )
+            continue
+        before = [loss for _, loss in _losses(head, place)]
+        weight = sum(loss.get('loss_weight', 1.0) for loss in before) if before else 1.0
+        kept = [loss for loss in before if loss.get('type') in CROSS_ENTROPIES and not loss.get('use_sigmoid')]
+        kept = kept if head.get('out_channels') != 1 else [loss for loss in kept if loss['type'] == CROSS_ENTROPIES[1]]
+        chosen = []
+        for kind in CHOICES[choice]:
+            factor = BOUNDARY_WEIGHT if kind == 'DistanceBoundaryLoss' else 1
+            if kind != CROSS_ENTROPIES[0]:
+                loss = dict(type=kind)
+            elif kept:
+                loss = kept[0]
+            else:
+                loss = dict(type=CROSS_ENTROPIES[head.get('out_channels') == 1])
+            chosen.append(dict(loss, loss_weight=weight * factor))
+        head['loss_decode'] = chosen if len(chosen) > 1 else chosen[0]
+        if (head.get('sampler') or {}).get('type') == 'OHEMPixelSampler':
+            del head['sampler']
+        if choice == 'ohem' and place.startswith('model.decode_head'):
+            height, width = _crop_size(config)
+            kept_pixels = max(2, height * width // MIN_KEPT)
+            head['sampler'] = dict(type='OHEMPixelSampler', thresh=CONFIDENT, min_kept=kept_pixels)
+
+
+def _crop_size(config: Config) -> tuple[int, int]:
     size = (config.model.get('data_preprocessor') or {}).get('size') or config.get('crop_size')
     if size is None:
-        raise UserError('--ohem needs the size of a crop; add model.data_preprocessor.size=(height, width)')
-    height, width = (size, size) if isinstance(size, int) else size
-    kept = max(2, height * width // MIN_KEPT)
-    head = config.model.decode_head
-    for one in head if isinstance(head, Sequence) else [head]:
-        one['sampler'] = dict(type='OHEMPixelSampler', thresh=CONFIDENT, min_kept=kept)
+        raise UserError('--loss ohem needs the size of a crop; add model.data_preprocessor.size=(height, width)')
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def check_losses(config: Config) -> None:
@@ -150,8 +198,13 @@ def check_channels_of_losses(config: Config) -> None:
                 'two classes, "background" (label 0) and yours (label 1)'
             )
         sampler = head.get('sampler') or {}
-        if channels == 1 and sampler.get('type') == 'OHEMPixelSampler' and sampler.get('thresh') is not None:
-            raise UserError(f'{place}: OHEMPixelSampler with thresh needs a channel per class; remove out_channels=1')
+        ours = all(is_ours(find_type(part.get('type'))) for part in (head, *(loss for _, loss in _losses(head, place))))
+        by_class = sampler.get('type') == 'OHEMPixelSampler' and sampler.get('thresh') is not None
+        if channels == 1 and by_class and not ours:
+            raise UserError(
+                f'{place}: OHEMPixelSampler with thresh needs a channel per class; remove out_channels=1, or use '
+                'WeightedCrossEntropyLoss in VOLOUPerHead or VOLOFCNHead'
+            )
         for key, loss in _losses(head, place):
             kind = loss.get('type')
             sigmoid = kind in ONE_CHANNEL and all(loss.get(k) == v for k, v in ONE_CHANNEL[kind].items())
@@ -164,7 +217,7 @@ def check_channels_of_losses(config: Config) -> None:
             if kind == 'FocalLoss' and not torch.cuda.is_available():
                 raise UserError(
                     f'{key}: FocalLoss of MMSegmentation fails on a CPU with two or more channels; use '
-                    'CrossEntropyLoss, or train on a GPU'
+                    'SoftmaxFocalLoss, or train on a GPU'
                 )
             if channels != 1 and kind == 'LovaszLoss' and sigmoid:
                 raise UserError(

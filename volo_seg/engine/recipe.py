@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
-from volo_seg.config.losses import use_hard_pixels
+from volo_seg.config.losses import choose_loss
+from volo_seg.config.rare_classes import TEMPERATURE, paste_rare_classes, sample_rare_classes
 from volo_seg.config.sizes import set_crop, set_scale
 from volo_seg.engine.hooks.compile_hook import check_compilation, use_compiled_backbone
 from volo_seg.engine.hooks.distillation_hook import use_teacher
@@ -36,7 +37,10 @@ def apply_recipe(
     layer_decay: float | None = None,
     ema: float | bool | None = None,
     patience: int | None = None,
-    hard_pixels: bool = False,
+    loss: str | None = None,
+    rare_sampling: bool = False,
+    sampling_temperature: float | None = None,
+    copy_paste: bool = False,
     compiled: bool = False,
     teacher: Sequence[str] | None = None,
     temperature: float | None = None,
@@ -57,7 +61,10 @@ def apply_recipe(
         layer_decay: Factor of the learning rate from layer to layer, in (0, 1].
         ema: Momentum of the averaged weights; True for the default.
         patience: Validations without a better score before training stops.
-        hard_pixels: Sample hard pixels in the losses (OHEM).
+        loss: Losses of the heads, a key of :data:`.CHOICES`.
+        rare_sampling: Draw images with rare classes more often.
+        sampling_temperature: How much more; see :class:`.RareClassDataset`.
+        copy_paste: Paste regions of rare classes from other images.
         compiled: Train with a compiled backbone.
         teacher: Config and checkpoint of a network whose soft labels are learned too.
         temperature: Divisor of the logits of both networks.
@@ -70,9 +77,15 @@ def apply_recipe(
         set_crop(config, crop)
     if scale is not None:
         set_scale(config, scale)
-    asked = iterations, batch_size, rate, amp, accumulated, layer_decay, ema, patience, teacher
+    if rare_sampling:
+        sample_rare_classes(config, temperature=TEMPERATURE if sampling_temperature is None else sampling_temperature)
+    elif sampling_temperature is not None:
+        raise UserError('--sampling-temperature is of --sampling rare; give both')
+    if copy_paste:
+        paste_rare_classes(config)
+    asked = iterations, batch_size, rate, amp, accumulated, layer_decay, ema, patience, teacher, loss
     if config.get('optim_wrapper') is None:
-        if scale_lr or hard_pixels or compiled or any(value is not None for value in asked):
+        if scale_lr or compiled or any(value is not None for value in asked):
             raise UserError(
                 'optim_wrapper is missing in the config, and the flags change it; add it, or use a config that has it'
             )
@@ -97,8 +110,8 @@ def apply_recipe(
         use_ema(config, ema)
     if patience is not None:
         stop_early(config, patience)
-    if hard_pixels:
-        use_hard_pixels(config)
+    if loss is not None:
+        choose_loss(config, loss)
     check_compilation(config, asked=False)
     check_constructor(config)
     if teacher is not None:

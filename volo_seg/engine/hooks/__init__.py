@@ -8,7 +8,9 @@ from .data_record_hook import DataRecordHook
 from .distillation_hook import DistillationHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .ema_hook import AveragedWeightsHook
+from .fourier_mix_hook import FourierMixHook
 from .interruption_hook import InterruptionHook, ignore_signals_in_worker
+from .mix_style_hook import MixStyleHook
 from .non_finite_hook import NonFiniteHook
 from .reproducibility_hooks import IterationSeedHook, MissedValidationHook, ValidationSyncHook
 from .training_score_hook import TrainingScoreHook
@@ -21,9 +23,11 @@ __all__ = [
     'ContactSheetHook',
     'DataRecordHook',
     'DistillationHook',
+    'FourierMixHook',
     'InterruptionHook',
     'IterationSeedHook',
     'MissedValidationHook',
+    'MixStyleHook',
     'NonFiniteHook',
     'ResumableEarlyStoppingHook',
     'TrainingScoreHook',

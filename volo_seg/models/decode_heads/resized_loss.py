@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from volo_seg.models.losses.distillation import distillation_loss
 from volo_seg.models.losses.resized_cross_entropy import resized_cross_entropy, resized_pixel_losses
+from volo_seg.models.losses.segmentation_loss import SegmentationLoss, as_classes
 from volo_seg.models.losses.weighted_cross_entropy import WeightedCrossEntropyLoss
 from volo_seg.ops import why_plain
 
@@ -47,6 +48,8 @@ class ResizedLossMixin(BaseDecodeHead):
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         """Losses by name, and ``acc_seg`` in percent, of the output of :meth:`forward`, (B, C, h, w)."""
         losses = _losses(self)
+        if all(isinstance(loss, (SegmentationLoss, WeightedCrossEntropyLoss)) for loss in losses):
+            seg_logits = as_classes(seg_logits)
         if not self._resizes_in_chunks(seg_logits, losses):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         labels = self._stack_batch_gt(batch_data_samples).squeeze(1)

@@ -10,6 +10,7 @@ from mmseg.models.losses.utils import get_class_weight
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from volo_seg.models.losses.segmentation_loss import as_classes
 from volo_seg.ops.transforms import at_least_float32
 
 
@@ -18,7 +19,8 @@ class WeightedCrossEntropyLoss(nn.Module):
     """Cross entropy averaged over the pixels that are not ignored, weighted by class; in float32 or wider.
 
     In float32 it equals MMSegmentation's ``CrossEntropyLoss(class_weight=...)``, which sums the weights in the dtype of
-    the logits: in float16 that sum overflows above 65,504, and the loss becomes 0.
+    the logits: in float16 that sum overflows above 65,504, and the loss becomes 0. One channel stands for two classes,
+    the first of which has the logit 0.
 
     Args:
         class_weight: A weight for each class, or a file (.json, .npy) with them; None weighs all classes by 1.
@@ -62,7 +64,7 @@ class WeightedCrossEntropyLoss(nn.Module):
         ignore_index: int = 255,
     ) -> Tensor:
         """A scalar (0 if all pixels are ignored), or (B, H, W) with ``reduction_override='none'``."""
-        logits = at_least_float32(cls_score)
+        logits = as_classes(at_least_float32(cls_score))
         class_weight = None if self.class_weight is None else logits.new_tensor(self.class_weight)
         options: dict[str, Any] = {'ignore_index': ignore_index, 'label_smoothing': self.label_smoothing}
         loss = F.cross_entropy(logits, label, weight=class_weight, reduction='none', **options)
