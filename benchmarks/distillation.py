@@ -14,7 +14,7 @@ from pathlib import Path
 
 from volo_seg.commands import run
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 WIDE = """
 _base_ = '{base}'
 model = dict(

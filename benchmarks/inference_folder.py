@@ -27,7 +27,7 @@ import volo_seg.models  # noqa: F401
 from volo_seg.config.load import load_config
 from volo_seg.datasets.toyscapes.scene import generate_scene
 
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 SIZES = ((256, 512), (360, 480), (480, 640), (512, 512), (720, 1280))
 THEIRS = """
 import sys

@@ -17,7 +17,7 @@ from _measure import Report, parser, settings
 
 from volo_seg.config.load import find_config
 
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 OPTIONS = (
     'train_cfg.max_iters=1',
     'train_dataloader.batch_size=2',

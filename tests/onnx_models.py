@@ -40,7 +40,7 @@ class TwoConvs(nn.Module):
 
 def config_of(*, classes=3, lie=False, resize=None, test_cfg=None, head=()):
     """A config with a data set of ``classes`` classes and the network of two convolutions."""
-    config = load_config('volo-nano_upernet_1xb4-600_toyscapes-256x256')
+    config = load_config('volo-nano_upernet_1xb4-1200_toyscapes-256x256')
     dataset = config.test_dataloader.dataset
     dataset.metainfo = {
         'classes': ('a',) if classes == 1 else CLASSES,
@@ -71,11 +71,11 @@ def config_of(*, classes=3, lie=False, resize=None, test_cfg=None, head=()):
 
 def volo_config():
     """A config with VOLO of one block a stage, the pyramid and our head, 19 classes."""
-    config = load_config('volo-nano_upernet_1xb4-600_toyscapes-256x256')
-    config.model.backbone.arch = {**TINY, 'mlp_ratio': 2, 'stem_channels': 8}
-    config.model.backbone.img_size = (64, 64)
+    config = load_config('volo-nano_upernet_1xb4-1200_toyscapes-256x256')
+    arch = {**TINY, 'mlp_ratio': 2, 'stem_channels': 8}
+    config.model.backbone = {'type': 'VOLO', 'arch': arch, 'img_size': (64, 64), 'norm_cfg': config.norm_cfg}
     config.model.neck = {'type': 'VOLOPyramid', 'in_channels': [16, 32, 32, 32]}
-    config.model.decode_head.update(in_channels=[16, 32, 32, 32], channels=16, pool_scales=(2,))
+    config.model.decode_head.update(in_channels=[16, 32, 32, 32], in_index=[0, 1, 2, 3], channels=16, pool_scales=(2,))
     config.model.pop('auxiliary_head')
     return config
 

@@ -233,7 +233,7 @@ def check_config_block(block, place):
     if not images:
         (place / 'data' / 'camvid').mkdir(exist_ok=True)
         shutil.copytree(place / 'data' / 'mine', place / 'data' / 'camvid', dirs_exist_ok=True)
-    assert prepare(build_parser().parse_args(words)).model.backbone.type == 'VOLO'
+    assert prepare(build_parser().parse_args(words)).model.backbone.type in ('VOLO', 'VOLONano')
 
 
 def check_types(block, place):

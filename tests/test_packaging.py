@@ -67,7 +67,7 @@ def test_names_resolve_without_a_checkout(built, tmp_path):
     root, count, arch = done.stdout.split()[-3:]
     assert Path(root) == built / 'volo_seg' / '.mim'
     assert (int(count), arch) == (len(list((ROOT / 'configs').glob('[!_]*/*.py'))), 'd4')
-    assert int(count) >= 27
+    assert int(count) >= 26
 
 
 def test_a_photo_is_segmented_without_checkout_and_network(built, tmp_path):
@@ -98,7 +98,7 @@ def test_inferencer_of_mmseg_finds_our_names(tmp_path):
 
     import volo_seg.models  # noqa: F401
 
-    inferencer = MMSegInferencer('volo-nano_upernet_1xb4-600_toyscapes-256x256', scope='volo_seg', device='cpu')
+    inferencer = MMSegInferencer('volo-nano_upernet_1xb4-1200_toyscapes-256x256', scope='volo_seg', device='cpu')
     labels = inferencer(np.zeros((40, 80, 3), np.uint8))['predictions']
     assert labels.shape == (40, 80)
 

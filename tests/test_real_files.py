@@ -28,7 +28,7 @@ def step(config, dataset):
     num_classes = len(dataset.metainfo['classes'])
     model = config.model
     model.data_preprocessor.size = (64, 64)
-    model.backbone = dict(config.variants.nano.backbone, type='VOLO', img_size=64)
+    model.backbone = {key: value for key, value in config.variants.nano.backbone.items() if key != '_delete_'}
     model.decode_head.update(config.variants.nano.decode_head, num_classes=num_classes)
     model.auxiliary_head.update(config.variants.nano.auxiliary_head, num_classes=num_classes)
     built = MODELS.build(model).train()

@@ -11,16 +11,24 @@ import yapf.yapflib.yapf_api as formatter
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 
+from volo_seg.checkpoints import VARIANTS
 from volo_seg.config.load import shipped_configs
 
 LEAF = """
 _base_ = '{base}'
 arch = dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32), num_heads=(1, 2, 2, 2), mlp_ratio=1.0, stem_channels=8)
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, **arch)),
-    decode_head=dict(in_channels=[16, 32, 32, 32], channels=16),
-    auxiliary_head=dict(in_channels=32, channels=8),
+    backbone=dict(
+        _delete_=True,
+        type='VOLO',
+        arch=arch,
+        img_size=(256, 256),
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
+    ),
+    decode_head=dict(in_channels=[16, 32, 32, 32], in_index=[0, 1, 2, 3], channels=16),
+    auxiliary_head=dict(in_channels=32, in_index=2, channels=8),
 )
+load_from = None
 """
 # no batch statistics and no dropout, so that what a batch is split into makes no difference; SGD keeps rounding small
 EVEN = """
@@ -39,7 +47,6 @@ def small_options(side):
     return {
         'crop_size': (side, side),
         'model.data_preprocessor.size': (side, side),
-        'model.backbone.img_size': side,
         'train_dataloader.dataset.dataset.pipeline.2.scale': (2 * side, side),
         'train_dataloader.dataset.dataset.pipeline.3.crop_size': (side, side),
         'val_dataloader.dataset.pipeline.1.scale': (2 * side, side),
@@ -51,6 +58,19 @@ def small_options(side):
     }
 
 
+def use_volo(config):
+    """Give the nano ``config`` the smallest VOLO, with its four outputs, in place of its backbone; return it."""
+    widths = list(VARIANTS['nano'].embed_dims)
+    norm_cfg = dict(type='SyncBN', requires_grad=True)
+    frozen = config.model.backbone.get('frozen_stages', -1)
+    config.model.backbone = dict(
+        type='VOLO', arch='nano', img_size=config.crop_size, frozen_stages=frozen, norm_cfg=norm_cfg
+    )
+    config.model.decode_head.update(in_channels=widths, in_index=[0, 1, 2, 3], channels=64)
+    config.model.auxiliary_head.update(in_channels=widths[2], in_index=2)
+    return config
+
+
 def pairs_of(options):
     """``options`` as words of a command line."""
     return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
@@ -58,6 +78,7 @@ def pairs_of(options):
 
 OPTIONS = {
     **small_options(32),
+    'model.backbone.img_size': 32,
     'model.backbone.drop_path_rate': 0.3,
     'default_hooks.checkpoint.interval': 1,
     'default_hooks.checkpoint.max_keep_ckpts': -1,

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 NAME=${NAME:-volo-nano_toyscapes}
-CONFIG=${CONFIG:-volo-convnano_upernet_1xb4-6k_toyscapes-256x256}
+CONFIG=${CONFIG:-volo-nano_upernet_1xb4-6k_toyscapes-256x256}
 TRAIN=${TRAIN:-3000} VAL=${VAL:-60} SIZE=${SIZE:-256 512} SEED=${SEED:-0} # scenes; the seed of the training too
 FLAGS=${FLAGS:---ema 0.002}                                              # of volo-seg train
 WORK=${WORK:-work_dirs/weights}

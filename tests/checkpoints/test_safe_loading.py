@@ -23,7 +23,7 @@ from volo_seg.config.load import load_config
 from volo_seg.config.losses import read_class_weights
 from volo_seg.errors import UserError
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 
 
 class Payload:

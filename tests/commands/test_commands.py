@@ -16,7 +16,7 @@ import torch
 
 from volo_seg.commands import main, run
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 SMALL = tiny.pairs_of(tiny.small_options(64))
 NUMBERS = itertools.count()
 

@@ -22,7 +22,7 @@ from volo_seg.errors import UserError
 
 TRAIN = 'train_dataloader.dataset.dataset'
 ALL = ('train', 'val', 'test')
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 SLIDING = 'volo-d1_upernet_8xb1-160k_cityscapes-1024x1024'
 PYRAMID = 'volo-d1-pyramid_upernet_8xb2-160k_ade20k-512x512'
 FOLDERS = 'volo-nano_upernet_1xb4-20k_folders-256x256'
@@ -67,7 +67,7 @@ def test_configs_of_mmseg_pass(name):
 
 MISTAKES = {
     'key of the backbone': (
-        (NANO, 'model.backbone.drop_path=0.2'),
+        (PYRAMID, 'model.backbone.drop_path=0.2'),
         "model.backbone: unknown key 'drop_path'; did you mean 'drop_path_rate'?",
     ),
     'key of the segmentor': (
@@ -117,16 +117,16 @@ MISTAKES = {
         "model.decode_head.type='mmseg.UPerHed' is not registered (did you mean 'UPerHead'",
     ),
     'scope': ((NANO, 'default_scope=mmengine'), "is not in scope 'mmengine'; set default_scope = 'mmseg'"),
-    'variant': ((NANO, 'model.backbone.arch=d9'), "model.backbone: arch='d9' is not one of nano, d1"),
+    'variant': ((PYRAMID, 'model.backbone.arch=d9'), "model.backbone: arch='d9' is not one of nano, d1"),
     'channels of the head': (
-        (NANO, 'model.backbone.arch=d2'),
-        'model.decode_head.in_channels=[64, 128, 128, 128], but model.backbone gives [256, 512, 512, 512] channels; '
+        (SLIDING, 'model.backbone.arch=d2'),
+        'model.decode_head.in_channels=[192, 384, 384, 384], but model.backbone gives [256, 512, 512, 512] channels; '
         'set model.decode_head.in_channels=[256, 512, 512, 512]',
     ),
     'channels of the auxiliary head': (
-        (NANO, 'model.auxiliary_head.in_channels=64'),
-        'model.auxiliary_head.in_channels=64, but model.backbone gives [64, 128, 128, 128] channels; '
-        'set model.auxiliary_head.in_channels=128',
+        (NANO, 'model.auxiliary_head.in_channels=48'),
+        'model.auxiliary_head.in_channels=48, but model.backbone gives [64, 64, 128] channels; '
+        'set model.auxiliary_head.in_channels=64',
     ),
     'channels of the neck': (
         (PYRAMID, 'model.neck.in_channels=[192,384,384,512]'),
@@ -241,7 +241,7 @@ def test_options_replace_a_value_that_is_none(tmp_path):
 @pytest.mark.parametrize(
     'option, message',
     [
-        ('model.backbone.arch.depths.x=3', "x=3: 'arch' is 'nano' in the config and has no keys"),
+        ('model.backbone.type.depths.x=3', "x=3: 'type' is 'VOLONano' in the config and has no keys"),
         ('train_dataloader.dataset.dataset.pipeline.99.type=Resize', 'pipeline.99.type: Index 99 exceeds the length'),
     ],
 )
@@ -277,12 +277,13 @@ def test_agreeing_changes_pass():
     places += [TRAIN, 'val_dataloader.dataset', 'test_dataloader.dataset']
     ignored = [f'{place}.ignore_index=0' for place in places] + ['model.data_preprocessor.seg_pad_val=0']
     maps = ['model.backbone.out_indices=(1,3)', 'model.auxiliary_head.in_index=-1']
-    maps += ['model.decode_head.in_index=(0,1)', 'model.decode_head.in_channels=[128,128]']
+    maps += ['model.decode_head.in_index=(0,1)', 'model.decode_head.in_channels=[64,128]']
+    maps += ['model.auxiliary_head.in_channels=128']
     check_config(load_config(NANO, crop + ignored + maps), ALL)
 
 
 def test_scoped_and_path_types_pass_and_keep_their_checks():
-    config = load_config(NANO, ['model.type=mmseg.VOLOSegmentor', 'model.backbone.type=volo_seg.models.VOLO'])
+    config = load_config(PYRAMID, ['model.type=mmseg.VOLOSegmentor', 'model.backbone.type=volo_seg.models.VOLO'])
     check_config(config, ALL)
     config.model.backbone.drop_path = 0.2
     assert "model.backbone: unknown key 'drop_path'; did you mean 'drop_path_rate'?" in refusal(config)

@@ -51,7 +51,7 @@ def test_every_shipped_config_comes_back():
 
 
 def test_as_formatted_by_default():
-    config = load_config('volo-nano_upernet_1xb4-600_toyscapes-256x256')
+    config = load_config('volo-nano_upernet_1xb4-1200_toyscapes-256x256')
     assert parse_config_text(config.pretty_text, name='x') == config.to_dict()
 
 

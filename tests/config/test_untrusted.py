@@ -34,7 +34,7 @@ from volo_seg.errors import UserError
 from volo_seg.inference import Predictor, load_predictor
 from volo_seg.inference.loaded_model import build_model
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 CLASSES = ['a', 'b', 'c']
 DESCRIBED = {'classes': CLASSES, 'palette': [[0, 0, 0], [1, 2, 3], [4, 5, 6]]}
 IMAGE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)

@@ -76,7 +76,7 @@ def test_sizes_as_loaded(data):
 
 
 def test_configs_without_the_key_are_left_alone(data):
-    config = load_config('volo-nano_upernet_1xb4-600_toyscapes-256x256')
+    config = load_config('volo-nano_upernet_1xb4-1200_toyscapes-256x256')
     assert fit_crop(config) is None
 
 

@@ -32,7 +32,7 @@ from volo_seg.errors import UserError
 
 SIZE = (64, 128)
 STYLES = ('plain', 'random')
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 
 
 @pytest.fixture(scope='module')
@@ -306,7 +306,7 @@ def test_mmseg_reads_the_set(small_set: Path) -> None:
 def test_the_set_trains_at_once(small_set: Path, tmp_path: Path) -> None:
     """By the shipped config, without the Cityscapes converter."""
     options = (
-        'model.backbone.img_size=32 model.data_preprocessor.size=(32,32) crop_size=(32,32) '
+        'model.data_preprocessor.size=(32,32) crop_size=(32,32) '
         'train_dataloader.dataset.dataset.pipeline.3.crop_size=(32,32) train_dataloader.num_workers=0 '
         'val_dataloader.num_workers=0 train_cfg.max_iters=1 default_hooks.checkpoint.interval=1'
     )

@@ -5,6 +5,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ from volo_seg.engine.recipe import apply_recipe
 from volo_seg.errors import UserError
 from volo_seg.models.backbones.volo import VOLO
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 ADE = 'volo-d1_upernet_8xb2-160k_ade20k-512x512'
 
 
@@ -48,7 +49,7 @@ def _scope():
 
 @pytest.fixture
 def config():
-    return load_config(NANO)
+    return tiny.use_volo(load_config(NANO))
 
 
 def segmentor(config, **backbone):

@@ -20,7 +20,8 @@ from volo_seg.engine.hooks.ema_hook import use_ema
 from volo_seg.engine.launch import replace_types
 from volo_seg.engine.recipe import apply_recipe
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
+D1 = 'volo-d1_upernet_8xb2-160k_cityscapes-512x1024'
 CONV = 'decode_head.conv_seg.weight'
 
 
@@ -38,7 +39,7 @@ def small(toyscapes, work_dir, *options):
         'randomness.seed=3',
         *options,
     )
-    config = load_config(NANO, words)
+    config = tiny.use_volo(load_config(NANO, words))
     set_data_root(config, str(toyscapes))
     config.work_dir, config.launcher = str(work_dir), 'none'
     config.visualizer.name = config.experiment_name = f'{work_dir.parent.name}_{work_dir.name}'
@@ -236,8 +237,8 @@ def prepared(words, toyscapes, tmp_path):
 
 
 def test_flags_reach_the_config(toyscapes, tmp_path):
-    words = ['--amp', NANO, '--accumulate', '2', '--auto-scale-lr', '--layer-decay', '0.9', '--ema', '--patience', '3']
-    config = prepared([*words, '--class-weights', '--ohem'], toyscapes, tmp_path)
+    words = ['--amp', D1, '--accumulate', '2', '--auto-scale-lr', '--layer-decay', '0.9', '--ema', '--patience', '3']
+    config = prepared([*words, '--class-weights', '--ohem', '--from-scratch'], toyscapes, tmp_path)
     wrapper = config.optim_wrapper
     assert (wrapper.type, wrapper.accumulative_counts) == ('AutocastOptimWrapper', 2)
     assert (wrapper.constructor, wrapper.paramwise_cfg.decay_rate) == ('VOLOLayerDecayConstructor', 0.9)
@@ -285,7 +286,7 @@ def test_run_with_accumulation_scales_its_rate(toyscapes, tmp_path):
     assert len(counts) == 8 and len(rates) == 2
     # 2 images x 4 batches, the config's rate is for 4; the schedule starts at a thousandth and takes 30 steps to rise
     assert rates[0] == pytest.approx(2e-3 * 2 * 1e-3)
-    assert rates[1] == pytest.approx(2e-3 * 2 * (1e-3 + (1 - 1e-3) / 29), rel=1e-6)
+    assert rates[1] == pytest.approx(2e-3 * 2 * (1e-3 + (1 - 1e-3) / 59), rel=1e-6)
     assert [g['lr'] for g in runner.optim_wrapper.optimizer.param_groups[::2]] == pytest.approx(
         [runner.optim_wrapper.optimizer.param_groups[0]['lr'] * 0.5**i for i in range(10)]
     )

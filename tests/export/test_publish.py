@@ -17,7 +17,7 @@ from volo_seg.export.publish import plain_config, publish
 from volo_seg.inference import Predictor
 from volo_seg.inference.pretrained import find_pretrained, read_pretrained
 
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 CLASSES = 19
 
 
@@ -84,7 +84,7 @@ def test_folder(trained):
 
 def test_config_is_good_for_the_other_commands(trained):
     config = load_config(str(trained.published / 'config.json'))
-    assert config.model.backbone.arch == 'nano' and config.train_dataloader.batch_size == 4
+    assert config.model.backbone.type == 'VOLONano' and config.train_dataloader.batch_size == 4
     assert len(config.classes) == CLASSES
 
 

@@ -27,7 +27,7 @@ from volo_seg.inference.result import Result
 from volo_seg.progress import Progress
 
 FAKE = Path(__file__).parents[1] / 'fake_infer.py'
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 
 
 @pytest.fixture(autouse=True)
@@ -678,11 +678,11 @@ def test_real_network(tmp_path, capsys):
     from volo_seg.config.load import load_config
 
     init_default_scope('mmseg')
-    config = load_config(NANO, ['model.backbone.img_size=64'])
+    config = load_config(NANO)
     checkpoint = tmp_path / 'x.pth'
     torch.save({'state_dict': MODELS.build({**config.model, 'init_cfg': None}).state_dict()}, checkpoint)
     images = pictures(tmp_path / 'images', 'a/grey.png', 'b.jpg', size=(40, 70))
-    options = ('--cfg-options', 'model.backbone.img_size=64', 'test_dataloader.dataset.pipeline.1.scale=(128,64)')
+    options = ('--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(128,64)')
     for name in ('one', 'two'):
         words = (NANO, checkpoint, images, '--kinds', *OUTPUT_FORMATS, '--out-dir', tmp_path / name, *options)
         assert call(*words) == 0, capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The backbone of the convnano configs: shapes, blocks by their definition, frozen stages, folding, tracing."""
+"""The backbone of the nano configs: shapes, blocks by their definition, frozen stages, folding, tracing."""
 
 import pytest
 import torch

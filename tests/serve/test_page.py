@@ -28,7 +28,7 @@ FLAGS = [
     '--disable-component-update',
     '--disable-sync',
 ]
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 DESKTOP = {'viewport': {'width': 1280, 'height': 900}}
 PHONE = {'viewport': {'width': 390, 'height': 844}, 'has_touch': True, 'is_mobile': True, 'device_scale_factor': 2}
 

@@ -221,7 +221,7 @@ def test_training_starts_from_a_name(data, tmp_path, capsys):
     assert 'give one of the two' in capsys.readouterr().err
 
 
-FOLDERS = 'volo-convnano_upernet_1xb4-20k_folders-256x256'
+FOLDERS = 'volo-nano_upernet_1xb4-20k_folders-256x256'
 
 
 def test_other_commands_take_a_name(photo, capsys):

@@ -55,7 +55,8 @@ VARIANTS = {
     'd4': Architecture((8, 8, 16, 4), (384, 768, 768, 768), (12, 16, 16, 16), 3, 64),
     'd5': Architecture((12, 12, 20, 4), (384, 768, 768, 768), (12, 16, 16, 16), 4, 128),
 }
-"""d1 to d5: arXiv 2106.13112, table 2, and sail-sg/volo commit cf35775. nano: of this project, for CPUs."""
+"""d1 to d5: arXiv 2106.13112, table 2, and sail-sg/volo commit cf35775. nano: of version 0.1 of this
+project; the configs named nano have :class:`.VOLONano` now."""
 
 
 def describe(state_dict: Mapping[str, Tensor]) -> Signature | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError
 
-CONFIG = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 SCENE = '2026'
 """Seed of the scene that the shipped model segments; it was trained on others."""
 
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser('demo', __doc__)
     parser.add_argument('--data-root', default='data/toyscapes', help='where the data goes (default data/toyscapes)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='where results go (default work_dirs/demo)')
-    parser.add_argument('--train', type=int, default=240, help='training scenes (default 240)')
+    parser.add_argument('--train', type=int, default=600, help='training scenes (default 600)')
     parser.add_argument('--val', type=int, default=40, help='held-out scenes (default 40)')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='override the config')
     return parser
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps one after another; see ``volo-seg demo --help``."""
     args = build_parser().parse_args(argv)
     work = Path(args.work_dir)
-    # three validations on the way, so that the report shows how it learns
-    options = ['--cfg-options', 'train_cfg.val_interval=200', *args.cfg_options]
+    # three validations, so that the report shows how it learns
+    options = ['--cfg-options', 'train_cfg.val_interval=400', *args.cfg_options]
     run = ['--work-dir', args.work_dir, '--data-root', args.data_root]
     images = str(Path(args.data_root, 'leftImg8bit', 'val'))
     start = time.perf_counter()

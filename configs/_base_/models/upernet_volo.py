@@ -47,7 +47,7 @@ model = dict(
 )
 
 # One row a variant, each from the official ImageNet weights of the highest resolution. Drop path of d1..d3 as in the
-# paper's ImageNet training, of d4 and d5 our choice. nano is this project's own and starts from nothing.
+# paper's ImageNet training, of d4 and d5 our choice. nano is this project's own.
 variants = dict(
     d2=dict(
         backbone=dict(arch='d2', drop_path_rate=0.2, init_cfg=dict(checkpoint='volo_d2_384')),
@@ -69,13 +69,8 @@ variants = dict(
         decode_head=dict(in_channels=[384, 768, 768, 768]),
         auxiliary_head=dict(in_channels=768),
     ),
+    # a network of its own for CPUs: convolutions and outlook attention, maps of strides 8, 16, 32
     nano=dict(
-        backbone=dict(arch='nano', drop_path_rate=0.0, init_cfg=None),
-        decode_head=dict(in_channels=[64, 128, 128, 128], channels=64),
-        auxiliary_head=dict(in_channels=128, channels=32),
-    ),
-    # a network of its own for CPUs: convolutions and outlook attention (maps of strides 8, 16, 32)
-    convnano=dict(
         backbone=dict(_delete_=True, type='VOLONano', out_indices=(1, 2, 3), norm_cfg=norm_cfg),
         decode_head=dict(in_channels=[64, 64, 128], in_index=[0, 1, 2], channels=48),
         auxiliary_head=dict(in_channels=64, in_index=0, channels=32),

@@ -1,4 +1,4 @@
-"""The backbone of the `convnano` configs, a small network for CPUs."""
+"""The backbone of the `nano` configs, a small network for CPUs."""
 
 from __future__ import annotations
 

@@ -1,10 +1,5 @@
 # The weights that ship with the package, for real photos, from scenes of the random style (tools/train_weights.sh).
-_base_ = './volo-nano_upernet_1xb4-600_toyscapes-256x256.py'
-model = dict(
-    backbone=_base_.variants.convnano.backbone,
-    decode_head=_base_.variants.convnano.decode_head,
-    auxiliary_head=_base_.variants.convnano.auxiliary_head,
-)
+_base_ = './volo-nano_upernet_1xb4-1200_toyscapes-256x256.py'
 max_iters = 6000
 sizes = dict(RandomResize=dict(scale=_base_.scale, ratio_range=(0.5, 2.0)), RandomCrop=dict(crop_size=_base_.crop_size))
 train_pipeline = [dict(t, **sizes.get(t.type, {})) for t in _base_.train_pipeline]

@@ -8,7 +8,7 @@ _base_ = [
 data_preprocessor = dict(size=_base_.crop_size)
 model = dict(
     data_preprocessor=data_preprocessor,
-    backbone=dict(_base_.variants.nano.backbone, img_size=_base_.crop_size),
+    backbone=_base_.variants.nano.backbone,
     decode_head=dict(_base_.variants.nano.decode_head, num_classes=_base_.num_classes),
     auxiliary_head=dict(_base_.variants.nano.auxiliary_head, num_classes=_base_.num_classes),
 )
