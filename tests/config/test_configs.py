@@ -23,7 +23,7 @@ PATTERN = re.compile(
 
 
 def test_population():
-    """d1..d5 on two data sets, d1 at 512x1024 and on nine others, two pyramids, nano twice on Toyscapes, two folders."""
+    """d1..d5 on two data sets, d1 at 512x1024 and on nine others, two pyramids, two on Toyscapes, two on folders."""
     assert len(NAMES) == 26
     for data in ('ade20k', 'cityscapes'):
         assert {PATTERN.fullmatch(n)['arch'] for n in NAMES if f'_{data}-' in n} == {'d1', 'd2', 'd3', 'd4', 'd5'}
