@@ -27,7 +27,7 @@ from _measure import machine, write_whole
 
 from volo_seg.config.load import datasets, load_config
 
-CONFIG = 'volo-convnano_upernet_1xb4-20k_folders-256x256'
+CONFIG = 'volo-nano_upernet_1xb4-20k_folders-256x256'
 BASELINE = 'loss ce'
 RUNS = {
     BASELINE: 'baseline',

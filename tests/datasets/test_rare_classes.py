@@ -26,7 +26,7 @@ from volo_seg.engine.recipe import apply_recipe
 from volo_seg.errors import UserError
 from volo_seg.seeding import seed_generators
 
-NANO = 'volo-nano_upernet_1xb4-600_toyscapes-256x256'
+NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 SIZE = (60, 80)
 
 
