@@ -16,6 +16,7 @@ EXTRAS = {
     'import': ['pyarrow>=17', 'pycocotools>=2.0.8'],
     'mlflow': ['mlflow'],
     'onnx': ['onnx>=1.17', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
+    'remote': ['adlfs', 'gcsfs', 's3fs'],
     'serve': ['fastapi>=0.120', 'prometheus_client>=0.20', 'python-multipart>=0.0.20', 'uvicorn>=0.34'],
     'tensorboard': ['tensorboard'],
     'wandb': ['wandb'],

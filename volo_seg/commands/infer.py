@@ -56,10 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='[[CONFIG] MODEL] INPUT',
         help='config (file or name; not needed with weights that carry their own, a model folder, or .onnx), trained '
         f'weights (a file, or a name of volo-seg weights list; default {DEFAULT}, which ships with the package), then '
-        'images, videos, folders (searched recursively), globs, text files with a path per line',
+        'images, videos, folders (searched recursively), globs, text files with a path per line; images, folders and '
+        'globs also as s3://, gs:// or az:// URLs',
     )
     parser.add_argument(
-        '--out-dir', default='results', help='output folder (default results); nothing is written outside it'
+        '--out-dir', default='results', help='output folder or URL (default results); nothing is written outside it'
     )
     parser.add_argument('--kinds', nargs='+', metavar='KIND', default=DEFAULT_KINDS, help='default: labels overlay')
     parser.add_argument('--resume', action='store_true', help='skip finished files of the same model and options')

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from volo_seg.errors import UserError
-from volo_seg.imageio import DEFAULT_READING, Reading, Source, read_image
+from volo_seg.imageio import DEFAULT_READING, Reading, Source, decode_image, read_image
 from volo_seg.inference.concurrency import prefetch
+from volo_seg.inference.remote import is_url, read_url
 from volo_seg.inference.result import Failure, Result
 
 
@@ -51,8 +52,9 @@ class BasePredictor(ABC):
     """Segments images. A subclass implements :meth:`_segment` for a batch of images of one size.
 
     Called with one image it returns a :class:`Result`, with a list or tuple of images a list of them, and with any
-    other iterable an iterator that reads the images lazily (see :meth:`stream`). An image is a path, an array (BGR) or
-    a PIL image; see :func:`read_image`. Tensors are refused: they do not say the order of their axes and colours.
+    other iterable an iterator that reads the images lazily (see :meth:`stream`). An image is a path, a URL (``s3://``,
+    ``gs://``, ``az://``), an array (BGR) or a PIL image; see :func:`read_image`. Tensors are refused: they do not say
+    the order of their axes and colours.
 
     Args:
         classes: Class names.
@@ -166,7 +168,10 @@ class BasePredictor(ABC):
     def _read(self, source: Any) -> _Entry:
         entry = _Entry(source)
         try:
-            entry.image = read_image(source, reading=self.reading)
+            if is_url(source):
+                entry.image = decode_image(read_url(source), name=source, reading=self.reading)
+            else:
+                entry.image = read_image(source, reading=self.reading)
             entry.key, entry.prepared = self._prepare(entry.image)
         except UserError as error:
             entry.error = error

@@ -19,7 +19,7 @@ COLUMNS = ('name', 'source', 'width', 'height')
 Row = tuple[str, ...]
 
 
-def share_row(name: str, labels: np.ndarray, *, class_count: int, source: Path | None) -> Row:
+def share_row(name: str, labels: np.ndarray, *, class_count: int, source: Path | str | None) -> Row:
     """The row of an image with ``labels`` (H, W); shares are in [0, 1] with six digits."""
     height, width = labels.shape
     shares = np.bincount(labels.ravel(), minlength=class_count) / labels.size

@@ -18,7 +18,7 @@ from volo_seg.inference.annotation_files import ANNOTATION_FILES
 from volo_seg.inference.class_shares import ShareTable, share_row
 from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
 from volo_seg.inference.polygons import geojson, labelme
-from volo_seg.io import atomic_write, safe_join
+from volo_seg.inference.remote import Location, target_file, write_file
 from volo_seg.label_png import encode_labels
 from volo_seg.visualization import colourize, overlay
 
@@ -105,12 +105,12 @@ class Result:
         *,
         name: str | None = None,
         opacity: float = 0.5,
-        source: Path | None = None,
-    ) -> list[Path]:
+        source: Location | None = None,
+    ) -> list[Location]:
         """Write one file of each kind, and return their paths; files for all images get this image too.
 
         Args:
-            folder: Output folder; created if it does not exist.
+            folder: Output folder, a path or URL; created if it does not exist.
             kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`.
             name: Name of the files without suffix, subfolders allowed; by default :attr:`name`.
             opacity: Opacity of the colours of an overlay, in [0, 1].
@@ -123,7 +123,7 @@ class Result:
         name = name or self.name
         if not name:
             raise UserError('a result of an image without a file name needs a name: save(folder, name=...)')
-        paths = []
+        paths: list[Location] = []
         for kind in check_kinds(kinds):
             if kind == 'shares':
                 table = ShareTable(Path(folder), self.classes)
@@ -132,27 +132,27 @@ class Result:
                 paths.append(table.path)
                 continue
             if kind in ANNOTATION_FILES:
-                document = ANNOTATION_FILES[kind](folder, self.classes, self.palette)
-                document.add([(f'{name}{source.suffix if source else ".jpg"}', self.labels)])
+                document = ANNOTATION_FILES[kind](Path(folder), self.classes, self.palette)
+                document.add([(f'{name}{Path(source).suffix if source else ".jpg"}', self.labels)])
                 paths.append(document.path)
                 continue
             place = OUTPUT_FORMATS[kind]
             # first the name alone: '../x' must not lead into the folder of another kind
-            safe_join(Path(folder, place.folder), name)
-            path = safe_join(folder, Path(place.folder, name + place.suffix))
-            # labelme looks for the image from the folder of the document
-            image_path = (
-                Path(os.path.relpath(source.resolve(), path.parent)).as_posix() if source else f'{path.stem}.jpg'
-            )
+            target_file(f'{folder}/{place.folder}', name)
+            path = target_file(folder, f'{place.folder}/{name}{place.suffix}')
+            image_path = str(source or f'{Path(name).name}.jpg')
+            if isinstance(source, Path) and isinstance(path, Path):
+                # labelme looks for the image from the folder of the document
+                image_path = Path(os.path.relpath(source.resolve(), path.parent)).as_posix()
             with prefixed(str(path)):
                 content = self.encode(kind, opacity=opacity, image_path=image_path)
-            atomic_write(path, content)
+            write_file(path, content)
             paths.append(path)
             if kind == 'labelme':
-                listed = safe_join(folder, f'{place.folder}/labels.txt')
+                listed = target_file(folder, f'{place.folder}/labels.txt')
                 names = ''.join(f'{name}\n' for name in self.classes).encode()
-                if not listed.exists() or listed.read_bytes() != names:
-                    atomic_write(listed, names)
+                if isinstance(listed, str) or not listed.exists() or listed.read_bytes() != names:
+                    write_file(listed, names)
         return paths
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from volo_seg.inference.batch.sources import Task, find_tasks
 from volo_seg.inference.batch.video import VideoReader, count_frames
 from volo_seg.inference.class_shares import SharePart, finished_names
 from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
-from volo_seg.io import WriteError, check_writable, safe_join
+from volo_seg.inference.remote import Location, list_url, locate, target_file
+from volo_seg.io import WriteError, check_writable
 from volo_seg.label_png import read_labels
 
 
@@ -26,18 +28,20 @@ class OutputFolder:
     """The output folder of a run.
 
     Attributes:
-        folder: The folder.
+        folder: The folder, a path or URL.
         kinds: What is written for each image. For a video, the overlay is a video, and the rest one file per frame.
         opacity: Opacity of the colours of overlays, in [0, 1].
         rows: Names of the images with a row in the table of shares.
         since: Results up to this time (ns) are of another key; see :func:`.claim_folder`.
+        found: Of a URL, the files that existed; see :func:`.list_url`.
     """
 
-    folder: Path
+    folder: Location
     kinds: tuple[str, ...]
     opacity: float = 0.5
     rows: set[str] = field(default_factory=set)
     since: int = 0
+    found: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def frame_kinds(self) -> tuple[str, ...]:
@@ -56,27 +60,31 @@ class OutputFolder:
         """Whether all results of ``task`` exist; False for a video without overlay, whose frames are not counted."""
         if not task.is_video:
             return self.has(task.name, self.kinds)
-        if 'overlay' not in self.kinds or not self._has(overlay := self.folder / self.video(task.name)):
+        if 'overlay' not in self.kinds or not self._has(overlay := self.video(task.name)):
             return False
-        frames = count_frames(overlay)
+        frames = count_frames(Path(self.folder, overlay))
         return frames > 0 and all(self.has(frame_name(task.name, i), self.frame_kinds) for i in range(frames))
 
-    def existing(self, task: Task) -> Path | None:
+    def existing(self, task: Task) -> str | None:
         """A result of ``task`` that exists, or None."""
         name, kinds = (frame_name(task.name, 0), self.frame_kinds) if task.is_video else (task.name, self.kinds)
         if 'shares' in kinds and name in self.rows:
-            return self.folder / OUTPUT_FORMATS['shares'].folder
+            return f'{self.folder}/{OUTPUT_FORMATS["shares"].folder}'
         files = self._files(name, kinds)
         if task.is_video and 'overlay' in self.kinds:
-            files.append(self.folder / self.video(task.name))
-        return next((path for path in files if path.exists()), None)
+            files.append(self.video(task.name))
+        found = next((file for file in files if file in self.found or os.path.exists(f'{self.folder}/{file}')), None)
+        return found and f'{self.folder}/{found}'
 
-    def _has(self, path: Path) -> bool:
+    def _has(self, file: str) -> bool:
+        if isinstance(self.folder, str):
+            return file in self.found and (not self.since or self.found[file] > self.since)
+        path = self.folder / file
         return path.is_file() and (not self.since or path.stat().st_mtime_ns > self.since)
 
-    def _files(self, name: str, kinds: Sequence[str]) -> list[Path]:
+    def _files(self, name: str, kinds: Sequence[str]) -> list[str]:
         places = [OUTPUT_FORMATS[kind] for kind in kinds]
-        return [self.folder / place.folder / f'{name}{place.suffix}' for place in places if place.suffix]
+        return [f'{place.folder}/{name}{place.suffix}' for place in places if place.suffix]
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Job:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do: no files, and no rows or annotations that a killed run did not merge."""
-        missing = self.annotations and any(f'{t.name}{t.source.suffix}' not in self.annotated for t in self.plan)
+        missing = self.annotations and any(t.file_name not in self.annotated for t in self.plan)
         return not (self.todo or missing or (self.shares and self.shares.rows))
 
     @property
@@ -122,11 +130,11 @@ class Job:
         """
         for kind in self.annotations:
             images = (
-                (f'{task.name}{task.source.suffix}', read_labels(self.output.folder / 'labels' / f'{task.name}.png'))
+                (task.file_name, read_labels(Path(self.output.folder, 'labels', f'{task.name}.png')))
                 for task in self.plan
                 if self.output.has(task.name, ('labels',))
             )
-            ANNOTATION_FILES[kind](self.output.folder, classes, palette).add(images)
+            ANNOTATION_FILES[kind](Path(self.output.folder), classes, palette).add(images)
 
     @property
     def unit(self) -> str:
@@ -141,7 +149,7 @@ class Job:
                 total += 1
                 continue
             with contextlib.suppress(UserError):
-                total += VideoReader(task.source).frames
+                total += VideoReader(Path(task.source)).frames
         return total
 
 
@@ -155,11 +163,11 @@ def plan_job(
     overwrite: bool = False,
     key: Key | None = None,
 ) -> Job:
-    """Find the files and choose those of this process; ``out_dir`` is created.
+    """Find the files and choose those of this process; ``out_dir`` is created, unless it is a URL.
 
     Args:
         inputs: See :func:`volo_seg.inference.batch.sources.find_tasks`.
-        out_dir: The output folder.
+        out_dir: The output folder, a path or URL.
         kinds: Keys of :data:`volo_seg.inference.output_formats.OUTPUT_FORMATS`. Annotation files of all images are
             made from labels, which are then written too.
         opacity: Opacity of the colours of overlays, in [0, 1].
@@ -169,14 +177,16 @@ def plan_job(
 
     Raises:
         UserError: An input names no file, two files have the same results, a kind is unknown, ``out_dir`` cannot be
-            written, or without ``overwrite``, results exist (nor with ``resume``) or are of another model or opacity.
+            written, or without ``overwrite``, results exist (nor with ``resume``) or are of another model or opacity;
+            or ``out_dir`` is a URL, and there is a video, or a kind that is one file for all images.
     """
-    folder = Path(out_dir)
+    folder = locate(out_dir)
     annotations = [kind for kind in kinds if kind in ANNOTATION_FILES]
     kinds = check_kinds([*kinds, 'labels'] if annotations else kinds)
-    check_writable(folder, what='output folder', fix='name another')
+    if isinstance(folder, Path):
+        check_writable(folder, what='output folder', fix='name another')
     for kind in kinds:
-        safe_join(folder, OUTPUT_FORMATS[kind].folder)
+        target_file(folder, OUTPUT_FORMATS[kind].folder)
     plan = find_tasks(inputs, out_dir=folder)
     videos = [task.source for task in plan if task.is_video]
     if annotations and videos:
@@ -184,30 +194,43 @@ def plan_job(
             f'{str(videos[0])!r} is a video, and annotations of the kind {annotations[0]} are of image files; leave '
             'the kind or the video out'
         )
+    found = _list_target(folder, kinds, videos) if isinstance(folder, str) else {}
     rank, world_size = rank_and_world_size()
     # divided before finished files are left out: other processes may have begun to write
     tasks = plan[rank::world_size]
-    output = OutputFolder(folder, kinds, opacity, finished_names(folder) if 'shares' in kinds else set())
+    rows = finished_names(Path(folder)) if 'shares' in kinds else set()
+    output = OutputFolder(folder, kinds, opacity, rows, found=found)
     if not (resume or overwrite):
         # torchrun's processes begin together, and all have to give the same answer
         existing = [path for path in map(output.existing, plan if is_torchrun() else tasks) if path is not None]
         if existing:
             raise UserError(
-                f'{str(existing[0])!r} exists already ({len(existing)} such); add --resume to continue, --overwrite to '
+                f'{existing[0]!r} exists already ({len(existing)} such); add --resume to continue, --overwrite to '
                 'replace it, or name another --out-dir'
             )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(folder, error.strerror) from error
     if key is not None:
         if 'overlay' in kinds:
             key = {**key, 'opacity': (opacity, str(opacity))}
-        output = replace(output, since=claim_folder(folder, key, replace=overwrite))
+        output = replace(output, since=claim_folder(folder, key, replace=overwrite, found=found))
     todo = [task for task in tasks if not output.is_finished(task)] if resume else tasks
-    shares = SharePart(folder, rank=rank, world_size=world_size) if 'shares' in kinds else None
-    annotated = frozenset(annotated_names(folder, annotations)) if annotations else frozenset[str]()
+    shares = SharePart(Path(folder), rank=rank, world_size=world_size) if 'shares' in kinds else None
+    annotated = frozenset(annotated_names(Path(folder), annotations)) if annotations else frozenset[str]()
     return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank, annotated)
+
+
+def _list_target(url: str, kinds: Sequence[str], videos: Sequence[Location]) -> dict[str, int]:
+    """The files below ``url``; raises UserError if the run has results that cannot be written there."""
+    for kind in kinds:
+        if not OUTPUT_FORMATS[kind].suffix:
+            raise UserError(f'--kinds {kind} is one file for all images, and {url!r} is no local folder; leave it out')
+    if videos:
+        raise UserError(f'{str(videos[0])!r} is a video, and {url!r} is no local folder; name a local --out-dir')
+    return list_url(url)
 
 
 def frame_name(name: str, index: int) -> str:

@@ -18,6 +18,7 @@ from volo_seg.inference.batch.video import VideoReader, VideoWriter
 from volo_seg.inference.class_shares import ShareTable, share_row
 from volo_seg.inference.concurrency import WriterPool, prefetch
 from volo_seg.inference.output_formats import OUTPUT_FORMATS
+from volo_seg.inference.remote import Location
 from volo_seg.inference.result import Failure, Result
 from volo_seg.io import WriteError
 
@@ -44,7 +45,7 @@ class BatchRun:
     ) -> None:
         self.predictor, self.job, self.output = predictor, job, job.output
         self.batch_size, self.threads, self.on_done = batch_size, threads, on_done
-        self.failures: dict[Path, str] = {}
+        self.failures: dict[Location, str] = {}
 
     def run(self) -> list[Failure]:
         """Segment the files, and return those that could not be segmented, in order.
@@ -55,7 +56,7 @@ class BatchRun:
             UserError: The existing table of shares is of other classes.
             WriteError: Results cannot be written.
         """
-        table = ShareTable(self.output.folder, self.predictor.classes)
+        table = ShareTable(Path(self.output.folder), self.predictor.classes)
         if self.job.shares is not None:
             table.rows()
         try:
@@ -91,11 +92,11 @@ class BatchRun:
 
     def _segment_video(self, task: Task) -> None:
         try:
-            reader = VideoReader(task.source)
+            reader = VideoReader(Path(task.source))
             if 'overlay' not in self.output.kinds:
                 self._segment_frames(task, reader, None)
                 return
-            with VideoWriter(self.output.folder, self.output.video(task.name), rate=reader.rate) as video:
+            with VideoWriter(Path(self.output.folder), self.output.video(task.name), rate=reader.rate) as video:
                 self._segment_frames(task, reader, video)
         except WriteError:
             raise
@@ -144,7 +145,7 @@ class BatchRun:
             raise errors[0]
 
     def _stream(
-        self, items: Iterator[Path] | Iterator[np.ndarray], *, readers: int
+        self, items: Iterator[Location] | Iterator[np.ndarray], *, readers: int
     ) -> Generator[Result | Failure, None, None]:
         needs = {OUTPUT_FORMATS[kind].needs for kind in self.output.kinds}
         return self.predictor.stream(
@@ -156,7 +157,7 @@ class BatchRun:
             on_error='yield',
         )
 
-    def _write(self, result: Result, name: str, source: Path, kinds: Sequence[str]) -> None:
+    def _write(self, result: Result, name: str, source: Location, kinds: Sequence[str]) -> None:
         files = [kind for kind in kinds if OUTPUT_FORMATS[kind].suffix]
         try:
             if files:
