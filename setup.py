@@ -10,6 +10,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 EXTRAS = {
     'cityscapes': ['cityscapesscripts>=2.3'],
+    'completion': ['shtab>=1.7'],
     'docs': ['mkdocstrings[python]>=1.0', 'zensical>=0.0.73; python_version >= "3.11"'],
     'geo': ['rasterio>=1.4'],
     'hub': ['huggingface_hub'],
@@ -23,6 +24,7 @@ EXTRAS = {
 }
 EXTRAS['test'] = [
     *EXTRAS['cityscapes'],
+    *EXTRAS['completion'],
     *EXTRAS['docs'],
     *EXTRAS['geo'],
     'hypothesis',

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 
 
@@ -25,6 +28,15 @@ def prefixed(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f'{place}: {error}') from error
+
+
+def print_message(text: str) -> None:
+    """Print ``text`` to stderr; in a terminal, its lines are broken between words to fit (longer words stay whole)."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = text.splitlines()
+        text = '\n'.join(textwrap.fill(x, width, break_long_words=False, break_on_hyphens=False) for x in lines)
+    print(text, file=sys.stderr, flush=True)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from volo_seg.commands.signals import Signals
-from volo_seg.errors import PeerLost, UserError, message_of
+from volo_seg.errors import PeerLost, UserError, message_of, print_message
 from volo_seg.io import check_utf8
 
 
@@ -30,9 +30,7 @@ COMMANDS = {
     'demo': Command('generate data, train, evaluate, predict and report, in minutes', ''),
     'toyscapes': Command('generate the Toyscapes data set', 'data/toyscapes --train 240 --val 40'),
     'cityscapes': Command('write the labelTrainIds images of Cityscapes', 'data/cityscapes --nproc 8'),
-    'import': Command(
-        'make a data set from COCO, YOLO, VOC, CVAT, labelme and other annotations', 'annotated/ data/mine'
-    ),
+    'import': Command('make a data set from COCO, YOLO, CVAT, labelme and others', 'annotated/ data/mine'),
     'check': Command('check the data of a config', 'config.py --fast'),
     'browse': Command('draw augmented samples with their labels', 'config.py samples --count 4'),
     'print_config': Command('print the config that training runs with', 'config.py --ema'),
@@ -52,6 +50,7 @@ COMMANDS = {
     'eval': Command('score label images of any model', 'predictions truth --classes-file data/mine/classes.txt'),
     'submit': Command('pack or validate a benchmark submission', 'predictions submission.zip --dataset cityscapes'),
     'publish': Command('write a model folder that others can load', 'config.py checkpoint.pth my-model'),
+    'completion': Command('print a script that completes words in a shell', 'bash'),
     'volo2mmseg': Command('convert official or timm weights to a backbone file', 'volo_d1_224 backbone.safetensors'),
 }
 """The commands in the order in which a user meets them."""
@@ -99,7 +98,7 @@ def conclude(error: BaseException) -> int:
     """Print the reason why a command ended and return its exit status; unexpected exceptions are raised again."""
     if isinstance(error, KeyboardInterrupt):
         if os.environ.get('RANK', '0') == '0':
-            print(f'\n{str(error) or "interrupted"}', file=sys.stderr)
+            print_message(f'\n{str(error) or "interrupted"}')
         return getattr(error, 'status', 130)
     if isinstance(error, pickle.UnpicklingError):  # a file that a package of someone else reads by torch.load
         error = UserError(f'a weights file is refused ({refused(error)}): give weights alone, as .safetensors')
@@ -120,7 +119,7 @@ def print_error(error: UserError) -> None:
 
     place = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if not place or MARK not in os.environ:
-        print(f'error: {message_of(error)}', file=sys.stderr)
+        print_message(f'error: {message_of(error)}')
         return
     told = {'sentence': message_of(error), 'peer_lost': isinstance(error, PeerLost)}
     with open(place, 'w', encoding='utf-8') as file:
@@ -158,13 +157,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not words or words[0] in ('-h', '--help'):
         print('usage: volo-seg COMMAND [arguments]')
-        print('       volo-seg IMAGE      segment it with the model that ships (volo-seg infer IMAGE)')
+        print('       volo-seg IMAGE      segment it with the model that ships (as infer)')
+        print('       volo-seg --version')
         print('\ncommands (volo-seg COMMAND --help prints the arguments):')
         print('\n'.join(f'  {name:<14}{command.summary}' for name, command in COMMANDS.items()))
         return 0
     if words[0] not in COMMANDS and os.path.exists(words[0]):
         return run('infer', words, last=True)
     if words[0] not in COMMANDS:
-        print(f'error: {words[0]!r} is not a command, nor is it a file; one of: {", ".join(COMMANDS)}', file=sys.stderr)
+        print_message(f'error: {words[0]!r} is not a command, nor is it a file; one of: {", ".join(COMMANDS)}')
         return 2
     return run(words[0], words[1:], last=True)

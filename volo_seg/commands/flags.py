@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,8 +31,23 @@ def make_parser(
         usage=usage,
         description=description,
         epilog=f'{notes.strip()}\n\nexample:\n  volo-seg {name} {COMMANDS[name].example}'.strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs; indented lines stay separate, and what does not fit continues below the last column."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = []
+        for plain, lines in itertools.groupby(text.splitlines(), lambda line: bool(line) and line[0] != ' '):
+            if plain:
+                blocks.append(textwrap.fill(' '.join(lines), width, initial_indent=indent, subsequent_indent=indent))
+                continue
+            for line in lines:
+                column = max((gap.end() for gap in re.finditer(r' {2,}', line)), default=0)
+                blocks.append(textwrap.fill(line, width, subsequent_indent=' ' * column, break_on_hyphens=False))
+        return '\n'.join(blocks)
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import glob
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.commands.flags import make_parser
-from volo_seg.errors import UserError, exit_on_signal
+from volo_seg.errors import UserError, exit_on_signal, print_message
 from volo_seg.inference.output_formats import DEFAULT as DEFAULT_KINDS
 from volo_seg.inference.output_formats import OUTPUT_FORMATS
 from volo_seg.inference.pretrained import CONFIG as PUBLISHED_CONFIG
@@ -36,6 +35,7 @@ COCO, CVAT and labelme is read back by `volo-seg import RESULT OUT --images FOLD
 For an image that is too large for the memory, use `volo-seg raster`.
 
 Several processes divide the files: torchrun --nproc_per_node 2 tools/infer.py ...
+
 Exit status: 0 done; 1 done, but some files could not be segmented; 2 an error; 130 interrupted (continue by --resume).
 """
 CHECKPOINTS = ('.pth', '.pt', '.tar', '.safetensors', '.onnx')
@@ -45,10 +45,10 @@ PUBLISHED = (PUBLISHED_CONFIG, PUBLISHED_WEIGHTS)
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg infer``."""
     kinds = '\n'.join(
-        f'  {name:<14}{kind.folder + (f"/NAME{kind.suffix}" if kind.suffix else ""):<28}{kind.description}'
+        f'  {name:<15}{kind.folder + (f"/NAME{kind.suffix}" if kind.suffix else ""):<24}{kind.description}'
         for name, kind in OUTPUT_FORMATS.items()
     )
-    usage = 'volo-seg infer [[CONFIG] MODEL] INPUT [INPUT ...] [--out-dir FOLDER] [options]'
+    usage = 'volo-seg infer [[CONFIG] MODEL] INPUT [INPUT ...]\n                      [--out-dir FOLDER] [options]'
     parser = make_parser('infer', __doc__, notes=EPILOG.format(kinds=kinds), usage=usage)
     parser.add_argument(
         'words',
@@ -187,4 +187,4 @@ def print_summary(job: Job, reports: Sequence[Report]) -> None:
     print(f'{done - len(reasons)} of {done} {files} segmented into {job.output.folder}{duration}{before}', flush=True)
     for task in job.plan:
         if str(task.source) in reasons:
-            print(f'error: {reasons[str(task.source)]}', file=sys.stderr, flush=True)
+            print_message(f'error: {reasons[str(task.source)]}')

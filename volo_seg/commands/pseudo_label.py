@@ -33,7 +33,8 @@ LEVELS = 65535
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg pseudo-label``."""
-    usage = 'volo-seg pseudo-label [CONFIG] CHECKPOINT INPUT [INPUT ...] --out FOLDER [options]'
+    usage = 'volo-seg pseudo-label [CONFIG] CHECKPOINT INPUT [INPUT ...]\n'
+    usage += '                             --out FOLDER [options]'
     parser = make_parser('pseudo-label', __doc__, notes=EPILOG, usage=usage)
     parser.add_argument('words', nargs='+', metavar='[CONFIG] CHECKPOINT INPUT', help='as of volo-seg infer')
     parser.add_argument('--out', '--out-dir', required=True, type=Path, metavar='FOLDER', help='folder for the masks')

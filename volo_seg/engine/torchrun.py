@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from volo_seg.errors import print_message
+
 MARK = 'VOLO_SEG_LAUNCHER'
 """Environment variable of the started processes: they write error messages to the error file of torchrun."""
 SHUTDOWN_SECONDS = 60
@@ -49,7 +51,7 @@ def explain(failures: dict[int, Any]) -> int:
     """Print which process of ``failures`` (by rank) failed first and why; return the exit status."""
     rank, failure = min(failures.items(), key=lambda item: (_is_consequence(item[1]), item[1].timestamp, item[0]))
     if failure.exitcode == 2 and failure.error_file_data.get('sentence'):
-        print(f'error: {failure.error_file_data["sentence"]}', file=sys.stderr)
+        print_message(f'error: {failure.error_file_data["sentence"]}')
         return 2
     if failure.exitcode < 0:
         reason = f'was killed ({failure.signal_name()})'
@@ -59,7 +61,7 @@ def explain(failures: dict[int, Any]) -> int:
         reason = 'stopped after a signal; see its message above'
     else:
         reason = f'failed with status {failure.exitcode}; see its message above'
-    print(f'error: process {rank} {reason}; the other processes of this machine are stopped', file=sys.stderr)
+    print_message(f'error: process {rank} {reason}; the other processes of this machine are stopped')
     return failure.exitcode if failure.exitcode > 0 else 1
 
 
