@@ -172,8 +172,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         '--loss',
         choices=('ce', 'ohem', 'focal', 'dice', 'lovasz', 'ce+dice', 'ce+lovasz', 'boundary'),
         metavar='LOSS',
-        help='the losses of the heads: ce, ohem (cross entropy of hard pixels), focal, dice, lovasz, ce+dice, ce+lovasz, '
-        'boundary (added to cross entropy)',
+        help='the losses of the heads: ce, ohem (cross entropy of hard pixels), focal, dice, lovasz, ce+dice, '
+        'ce+lovasz, boundary (added to cross entropy)',
     )
     recipe.add_argument('--ohem', dest='loss', action='store_const', const='ohem', help='short for --loss ohem')
     recipe.add_argument(
