@@ -3,8 +3,8 @@
     python benchmarks/learning.py --data-root data/camvid --ignore-labels 11 --json learning.json --cpu-seconds 300
 
 ``--data-root`` has images/{train,val}, annotations/{train,val} and classes.txt (or ``--classes``). ``--config`` names
-another config for data and augmentation, such as volo-nano_upernet_1xb4-1200_toyscapes-256x256 for Toyscapes. Images are
-read as that config says; its schedule, optimizer and network are not used.
+another config for data and augmentation, such as volo-nano_upernet_1xb4-1200_toyscapes-256x256 for Toyscapes. Images
+are read as that config says; its schedule, optimizer and network are not used.
 
 Recipe: from random weights, AdamW, weight decay 0.01 on matrices, gradients clipped to norm 1, linear warm-up over 5 %
 of the budget and linear decay to 0, a softmax cross entropy of each head (``resized_cross_entropy`` of this package,
