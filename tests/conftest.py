@@ -1,6 +1,7 @@
 """One thread a process (processes share the cores), GPU tests skipped without a GPU, and what tests share: a data set,
 a trained model, a small disk. Each is made once a session, when the first test asks for it; tests leave it as it is."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skipif(True, reason='needs a CUDA device'))
 
 
+def pytest_collection_finish() -> None:
+    """Take what the imports made out of each later garbage collection, of which MMEngine asks one for each data set."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -51,14 +58,13 @@ def data(tmp_path_factory):
 @pytest.fixture(scope='session')
 def trained(data, tmp_path_factory):
     """A finished run of ``tiny``: its ``work_dir`` holds a checkpoint of each of six iterations, two validations and
-    the full ``config``; ``checkpoint`` is the last one."""
+    the full ``config``; ``checkpoint`` is the last one, ``losses`` are those of the iterations."""
     import tiny
 
     work_dir = tmp_path_factory.mktemp('trained')
-    tiny.train(data, work_dir)
-    return SimpleNamespace(
-        data=data, work_dir=work_dir, config=work_dir / 'tiny.py', checkpoint=work_dir / 'iter_6.pth'
-    )
+    losses = tiny.train(data, work_dir, val_evaluator__metrics__figure=True)
+    paths = {'config': work_dir / 'tiny.py', 'checkpoint': work_dir / 'iter_6.pth'}
+    return SimpleNamespace(data=data, work_dir=work_dir, losses=losses, **paths)
 
 
 @pytest.fixture(scope='session')

@@ -80,6 +80,8 @@ OPTIONS = {
     **small_options(32),
     'model.backbone.img_size': 32,
     'model.backbone.drop_path_rate': 0.3,
+    'val_evaluator.metrics.figure': False,
+    'test_evaluator.metrics.figure': False,
     'default_hooks.checkpoint.interval': 1,
     'default_hooks.checkpoint.max_keep_ckpts': -1,
     'default_hooks.logger.interval': 1,

@@ -117,6 +117,7 @@ def test_every_shipped_config_builds_what_it_prints(data, tmp_path, capsys):
     for name, root in ((name, data[kind]) for name, kind in named.items() if kind in data):
         # the variants differ in their widths alone: the smallest one stands for them
         options = ['train_dataloader.batch_size=2', 'model.backbone.init_cfg=None']
+        options += ['model.decode_head.channels=16', 'model.auxiliary_head.channels=16']
         if 'volo-nano' not in name:
             options += ['model.backbone.arch=nano', 'model.decode_head.in_channels=[64,128,128,128]']
             options += ['model.auxiliary_head.in_channels=128']

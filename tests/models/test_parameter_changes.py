@@ -9,14 +9,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from volo_seg.checkpoints import VARIANTS
 from volo_seg.engine.hooks.compile_hook import compile_backbone
 from volo_seg.models import VOLO, VOLOPyramid, VOLOUPerHead, fuse
 
 from mmseg.registry import MODELS  # isort: skip
 
-CHANNELS = list(VARIANTS['nano'].embed_dims)
-HEAD = {'in_channels': CHANNELS, 'in_index': [0, 1, 2, 3], 'channels': 64, 'num_classes': 5, 'align_corners': False}
+CHANNELS = [16, 32, 32, 32]
+ARCH = {'depths': (1, 1, 1, 1), 'embed_dims': CHANNELS, 'num_heads': (1, 2, 2, 2), 'mlp_ratio': 2, 'stem_channels': 8}
+HEAD = {'in_channels': CHANNELS, 'in_index': [0, 1, 2, 3], 'channels': 16, 'num_classes': 5, 'align_corners': False}
 
 
 def maps(seed=0):
@@ -34,7 +34,7 @@ class Prediction(nn.Module):
 
     def __init__(self, test_cfg):
         super().__init__()
-        model = {'type': 'VOLOSegmentor', 'backbone': {'type': 'VOLO', 'arch': 'nano', 'img_size': 64}}
+        model = {'type': 'VOLOSegmentor', 'backbone': {'type': 'VOLO', 'arch': ARCH, 'img_size': 64}}
         self.model = MODELS.build({**model, 'decode_head': {'type': 'VOLOUPerHead', **HEAD}, 'test_cfg': test_cfg})
 
     def forward(self, x):
@@ -44,8 +44,8 @@ class Prediction(nn.Module):
 SLIDE = {'mode': 'slide', 'crop_size': (64, 80), 'stride': (32, 40)}
 # kind -> how to build it, its input
 KINDS = {
-    'backbone': (lambda: VOLO('nano', img_size=64), image(64, 96)),
-    'folded backbone': (lambda: fuse(VOLO('nano', img_size=64).eval()), image(64, 96)),
+    'backbone': (lambda: VOLO(ARCH, img_size=64), image(64, 96)),
+    'folded backbone': (lambda: fuse(VOLO(ARCH, img_size=64).eval()), image(64, 96)),
     'neck': (lambda: VOLOPyramid(CHANNELS), maps()),
     'head': (lambda: VOLOUPerHead(**HEAD), maps()),
     'segmentor': (lambda: Prediction({'mode': 'whole'}), image(96, 80)),

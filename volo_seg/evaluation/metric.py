@@ -63,6 +63,7 @@ class ExactIoUMetric(BaseMetric):
         per_class: Return ``IoU/<class>`` entries, for the visualization backends.
         out_dir: Folder for ``metrics.json``, ``metrics.csv``, ``per_image.csv`` and ``confusion_matrix.png``; None
             writes no report.
+        figure: Draw ``confusion_matrix.png`` for the report.
         worst_images: Number of images with the lowest mIoU of which image, prediction and truth are written, reduced,
             into ``<out_dir>/worst``.
         img_dir: Folder above all images; its subfolders are kept below ``output_dir``. None writes all predictions into
@@ -92,6 +93,7 @@ class ExactIoUMetric(BaseMetric):
         calibration: bool = False,
         per_class: bool = True,
         out_dir: str | None = None,
+        figure: bool = True,
         worst_images: int = 8,
         img_dir: str | None = None,
         tables: bool = True,
@@ -113,7 +115,7 @@ class ExactIoUMetric(BaseMetric):
         self.nan_to_num, self.beta = nan_to_num, beta
         self.boundary = boundary
         self.calibration = calibration
-        self.per_class, self.tables = per_class, tables
+        self.per_class, self.tables, self.figure = per_class, tables, figure
         self.out_dir = None if out_dir is None else Path(out_dir)
         if self.out_dir is not None:
             check_report_folder(self.out_dir)
@@ -164,6 +166,7 @@ class ExactIoUMetric(BaseMetric):
                     scores,
                     definition=self.definition,
                     ignore_index=self.ignore_index,
+                    figure=self.figure,
                     images=images,
                     palette=(self.dataset_meta or {}).get('palette'),
                 )

@@ -54,6 +54,8 @@ def write_report(
             atomic_write(folder / WORST / name, jpeg)
     if figure:
         atomic_write(folder / FIGURE_NAME, confusion_figure(tally.matrix.numpy(), names))
+    else:
+        (folder / FIGURE_NAME).unlink(missing_ok=True)  # of an earlier report
 
 
 def check_report_folder(folder: Path) -> None:
