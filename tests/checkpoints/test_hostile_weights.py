@@ -219,7 +219,7 @@ def refused(path):
             told = str(error)
             assert told.isprintable() and len(told) < 700
             refusals.append(read)
-        assert time.perf_counter() - start < 5
+        assert time.perf_counter() - start < 60
     return len(refusals)
 
 

@@ -570,6 +570,8 @@ def test_reports_replace_only_their_own(tmp_path):
         'per_image.csv',
         'worst',
     ]
+    evaluated([sample(2)], out_dir=str(tmp_path), figure=False)
+    assert not (tmp_path / 'confusion_matrix.png').exists() and (tmp_path / 'metrics.csv').exists()
     for name, text in (('metrics.json', '{"mine": 1}'), ('metrics.csv', 'mine')):
         folder = tmp_path / name.replace('.', '_')
         folder.mkdir()

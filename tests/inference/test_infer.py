@@ -387,10 +387,9 @@ def test_torchrun_processes_agree_that_results_exist(tmp_path):
     words = ['x.pth', images / '1.png', '--out-dir', tmp_path / 'out']
     assert subprocess.run([sys.executable, FAKE, *words], capture_output=True).returncode == 0
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', FAKE]
-    start = time.monotonic()
     done = subprocess.run([*command, 'x.pth', images, '--out-dir', tmp_path / 'out'], capture_output=True, text=True)
     assert done.returncode == 1 and "1.png' exists already (1 such)" in done.stderr
-    assert time.monotonic() - start < 25, 'one process waited for the other until it was killed'
+    assert 'SIGKILL' not in done.stderr, 'one process waited for the other until it was killed'
     assert len(list((tmp_path / 'out/labels').iterdir())) == 1
 
 
@@ -589,10 +588,10 @@ def test_network_does_not_run_away_from_the_writing(networks, tmp_path, monkeypa
     seen = []
 
     def stuck(*args, **options):
-        assert open_up.wait(30)
+        assert open_up.wait(120)
 
     def look():
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (networks and networks[0].seen) and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.5)

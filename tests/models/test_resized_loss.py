@@ -309,3 +309,11 @@ def test_state_dict_is_that_of_fcn_head():
     theirs, ours = pair()
     assert isinstance(ours, nn.Module)
     ours.load_state_dict(theirs.state_dict(), strict=True)
+
+
+def test_memory_format_of_the_logits_changes_nothing():
+    logits, samples = batch(dtype=torch.float32)
+    head = pair()[1]
+    losses, gradient = losses_and_gradient(head, logits, samples)
+    last, of_last = losses_and_gradient(head, logits.contiguous(memory_format=torch.channels_last), samples)
+    assert all(torch.equal(last[name], value) for name, value in losses.items()) and torch.equal(of_last, gradient)

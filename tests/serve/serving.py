@@ -51,7 +51,7 @@ def noise(seed, shape=(24, 40, 3)):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     """Wait for ``condition``; fail if it does not come true."""
     end = time.monotonic() + seconds
     while not condition():

@@ -136,7 +136,7 @@ def point(page, panel, x, y, size, *, tap=False):
     place = box['x'] + (x + 0.5) / size[0] * box['width'], box['y'] + (y + 0.5) / size[1] * box['height']
     page.touchscreen.tap(*place) if tap else page.mouse.move(*place)
     for readout in page.locator('.readout').all():
-        readout.get_by_text(f'at {x}, {y}').wait_for(timeout=10_000)
+        readout.get_by_text(f'at {x}, {y}').wait_for(timeout=60_000)
     said = page.locator('.readout').all_inner_texts()
     return [re.fullmatch(r'(.+)\s(\d+) % sure, at .*', text, re.S).groups() for text in said]
 
@@ -239,7 +239,7 @@ def test_mistakes_are_one_sentence_on_the_page(open_page, folder):
     ):
         page.set_input_files('#file', folder / path)
         page.wait_for_function(
-            "name => document.querySelector('#error').textContent.includes(name)", arg=path, timeout=20_000
+            "name => document.querySelector('#error').textContent.includes(name)", arg=path, timeout=60_000
         )
         said = page.locator('#error').inner_text()
         assert sentence is None or said == sentence
@@ -363,10 +363,10 @@ def test_ctrl_c_ends_it_and_leaves_nothing(chromium, server, folder):
     page.goto(address)
     page.wait_for_selector('body[data-ready]')
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=30)
+    out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said) == (0, '', '')
     assert list((folder / 'temporary').iterdir()) == []
     page.set_input_files('#file', folder / 'my street.png')
-    page.wait_for_selector('#error:not([hidden])', timeout=20_000)
+    page.wait_for_selector('#error:not([hidden])', timeout=60_000)
     assert 'does not answer' in page.locator('#error').inner_text()
     context.close()

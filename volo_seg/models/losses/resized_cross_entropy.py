@@ -135,7 +135,7 @@ def _chunks(
     has several images if they fit whole, and overwrites the one before it.
     """
     (batch, channels, height, width), (large_height, large_width) = logits.shape, labels.shape[1:]
-    dtype = _exact(logits)
+    dtype, logits = _exact(logits), logits.contiguous()  # of channels_last, each slice would be copied slowly
     row_bytes = channels * large_width * dtype.itemsize
     count = max(MIN_ROWS, (CHUNK_CPU if logits.device.type == 'cpu' else CHUNK) // row_bytes)
     images_at_once = max(1, count // large_height)
