@@ -1,15 +1,23 @@
 """``volo-seg infer`` with inputs and results behind URLs: equal to local ones, --resume, and every mistake."""
 
+import io
 import os
+import shutil
 import sys
 
+import cv2
 import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pycocotools
 import pytest
-from fake_infer import Brightness
+from fake_infer import CLASSES, Brightness
 from images import film, pictures
+from pycocotools.mask import decode
 
 from volo_seg.commands import infer, run
 from volo_seg.errors import UserError
+from volo_seg.inference import parquet
 from volo_seg.inference.batch.sources import find_tasks
 from volo_seg.inference.remote import locate, read_url, target_file, write_file
 from volo_seg.io import WriteError
@@ -162,3 +170,78 @@ def test_mistakes(networks, memory, images, bucket, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(type(memory), 'pipe_file', lambda *args, **kwargs: (_ for _ in ()).throw(OSError('no space')))
     with pytest.raises(WriteError, match=r"'memory://bucket/o' cannot be written \(no space\)"):
         write_file('memory://bucket/o', b'x')
+
+
+def table(system, folder):
+    """The rows of a table of Parquet, by name; each name is in one row."""
+    parts = [path for path in system.find(folder) if path.endswith('.parquet')]
+    rows = [row for part in parts for row in pq.read_table(io.BytesIO(system.cat(part))).to_pylist()]
+    assert len({row['name'] for row in rows}) == len(rows)
+    return {row['name']: row for row in rows}
+
+
+def test_parquet(networks, memory, images, bucket, tmp_path, capsys):
+    words = ('x.pth', bucket, '--out-dir', 'memory://bucket/out', '--outputs', 'labels', 'parquet')
+    assert call(*words) == 1
+    rows = table(memory, '/bucket/out')
+    assert set(rows) == {'one', 'a/two #é%20', 'a/b/three', 'cut'}
+    damaged = rows.pop('cut')
+    assert damaged['error'].startswith("image 'memory://bucket/images/cut.png' ") and damaged['width'] is None
+    for name, row in rows.items():
+        labels = cv2.imdecode(np.frombuffer(memory.cat(f'/bucket/out/labels/{name}.png'), np.uint8), -1)
+        assert (row['height'], row['width']) == labels.shape and row['error'] is None and len(row['model']) == 16
+        assert row['path'].removeprefix(bucket).startswith(f'/{name}.')
+        shares, masks = dict(row['shares']), dict(row['masks'])
+        assert set(shares) == set(masks) == {CLASSES[index] for index in np.unique(labels)}
+        for label, counts in masks.items():
+            mask = decode({'size': labels.shape, 'counts': counts})
+            np.testing.assert_array_equal(mask, labels == CLASSES.index(label))
+            assert shares[label] == mask.mean()
+    # a local folder gets equal rows, but for the path
+    assert call('x.pth', images, '--out-dir', tmp_path / 'out', '--kinds', 'parquet') == 1
+    local_rows = table(fsspec.filesystem('file'), str(tmp_path / 'out'))
+    assert local_rows['one']['path'] == str(images / 'one.jpg')
+    assert {n: {**row, 'path': ''} for n, row in local_rows.items() if n in rows} == {
+        n: {**row, 'path': ''} for n, row in rows.items()
+    }
+    # only the damaged image is tried again, and its row replaced
+    assert call(*words) == 2 and "'memory://bucket/out/parquet' exists already (3 such)" in capsys.readouterr().err
+    memory.pipe('/bucket/images/cut.png', (images / 'one.jpg').read_bytes())
+    assert call(*words, '--resume') == 0 and networks[-1].seen == 1
+    again = table(memory, '/bucket/out')
+    assert again.pop('cut')['error'] is None and again == rows
+    # another model replaces the rows of one image
+    (tmp_path / 'y.pth').write_bytes(b'other')
+    assert call(tmp_path / 'y.pth', f'{bucket}/one.jpg', *words[2:], '--overwrite') == 0
+    again = table(memory, '/bucket/out')
+    assert again['one']['model'] != rows['one']['model'] and again['a/b/three'] == rows['a/b/three'] and len(again) == 4
+    assert call(tmp_path / 'y.pth', *words[1:], '--resume') == 0 and networks[-1].seen == 3
+    assert len({row['model'] for row in table(memory, '/bucket/out').values()}) == 1
+
+
+def test_parquet_parts(networks, images, tmp_path, monkeypatch, capsys):
+    """Complete parts are written at once; a damaged one and missing packages are named."""
+    for index in range(7):
+        shutil.copy(images / 'one.jpg', images / f'{index}.jpg')
+    monkeypatch.setattr(parquet, 'PART_ROWS', 3)
+    words = ('x.pth', images, '--out-dir', tmp_path / 'out', '--kinds', 'parquet')
+    assert call(*words) == 1
+    assert len(list((tmp_path / 'out/parquet').glob('part-*.parquet'))) == 4
+    assert len(table(fsspec.filesystem('file'), str(tmp_path / 'out'))) == 11
+    film(images / 'film.mp4')
+    assert call(*words, '--resume') == 1
+    assert len(table(fsspec.filesystem('file'), str(tmp_path / 'out'))) == 17
+    assert call(*words, '--overwrite') == 1
+    assert len(table(fsspec.filesystem('file'), str(tmp_path / 'out'))) == 17
+    Brightness()(images / 'one.jpg').save(tmp_path / 'out', ['parquet'])
+    assert table(fsspec.filesystem('file'), str(tmp_path / 'out'))['one']['model'] == ''
+    (tmp_path / 'out/parquet/part-0.parquet').write_bytes(b'damaged')
+    capsys.readouterr()
+    assert call(*words, '--resume') == 2
+    assert "out/parquet' is not a table of volo-seg infer (" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, 'pycocotools', None)
+    assert call(*words, '--resume') == 2
+    assert "--kinds parquet needs the package pycocotools: pip install 'volo-seg[import]'" in capsys.readouterr().err
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setitem(sys.modules, 'pycocotools', pycocotools)
+    assert call(*words, '--resume') == 2 and 'written by one process' in capsys.readouterr().err

@@ -62,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--out-dir', default='results', help='output folder or URL (default results); nothing is written outside it'
     )
-    parser.add_argument('--kinds', nargs='+', metavar='KIND', default=DEFAULT_KINDS, help='default: labels overlay')
+    parser.add_argument(
+        '--kinds', '--outputs', nargs='+', metavar='KIND', default=DEFAULT_KINDS, help='default: labels overlay'
+    )
     parser.add_argument('--resume', action='store_true', help='skip finished files of the same model and options')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:N')
@@ -156,6 +158,7 @@ def segment(predictor: BasePredictor, job: Job, args: argparse.Namespace) -> dic
     from volo_seg.inference.batch.run import BatchRun
     from volo_seg.progress import Progress
 
+    job.drop_old_rows()
     with Progress(job.count(), unit=job.unit, shown=job.rank == 0) as progress:
         run = BatchRun(predictor, job, batch_size=args.batch_size, threads=args.threads, on_done=progress.advance)
         return {str(failure.source): failure.reason for failure in run.run()}

@@ -97,10 +97,12 @@ def write_file(place: Location, content: bytes) -> None:
         system.pipe_file(path, content)
 
 
-def open_url(url: str) -> tuple[Any, str]:
-    """The file system of fsspec, and the path in it."""
+def open_url(url: Location) -> tuple[Any, str]:
+    """The file system of fsspec, and the path in it; ``url`` may be a local path."""
     import fsspec
 
+    if isinstance(url, Path):
+        return fsspec.filesystem('file'), str(url.absolute())
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it logs the tracebacks of what it raises
     return fsspec.core.url_to_fs(url, use_listings_cache=False)
 

@@ -17,8 +17,9 @@ from volo_seg.errors import UserError, prefixed
 from volo_seg.inference.annotation_files import ANNOTATION_FILES
 from volo_seg.inference.class_shares import ShareTable, share_row
 from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
+from volo_seg.inference.parquet import ParquetTable, result_row
 from volo_seg.inference.polygons import geojson, labelme
-from volo_seg.inference.remote import Location, target_file, write_file
+from volo_seg.inference.remote import Location, locate, target_file, write_file
 from volo_seg.label_png import encode_labels
 from volo_seg.visualization import colourize, overlay
 
@@ -130,6 +131,13 @@ class Result:
                 row = share_row(name, self.labels, class_count=len(self.classes), source=source)
                 table.merge({name: row})
                 paths.append(table.path)
+                continue
+            if kind == 'parquet':
+                parts = ParquetTable(locate(folder))
+                parts.drop({name})
+                parts.add(result_row(name, self.labels, classes=self.classes, source=source, model=''))
+                parts.flush()
+                paths.append(parts.place)
                 continue
             if kind in ANNOTATION_FILES:
                 document = ANNOTATION_FILES[kind](Path(folder), self.classes, self.palette)

@@ -44,6 +44,11 @@ def model_key(checkpoint: str, *, config: str | None = None, cfg_options: Sequen
     return {'version': (__version__, __version__), 'checkpoint': (weights, checkpoint), 'config': (digest, shown)}
 
 
+def model_digest(key: Key) -> str:
+    """16 hexadecimal digits of the digest of the weights and the config of ``key``."""
+    return hashlib.sha256(json.dumps([key[name][0] for name in ('checkpoint', 'config')]).encode()).hexdigest()[:16]
+
+
 def claim_folder(folder: Location, key: Key, *, replace: bool, found: Mapping[str, int]) -> int:
     """Write ``key`` into ``folder``; return the time (ns) up to which the results in it are of another key, or 0.
 
@@ -75,7 +80,7 @@ def claim_folder(folder: Location, key: Key, *, replace: bool, found: Mapping[st
             if is_other:
                 since = part.stat().st_mtime_ns  # the clock of the file system
                 for file in (folder / kind.folder for kind in OUTPUT_FORMATS.values() if not kind.suffix):
-                    with contextlib.suppress(FileNotFoundError):
+                    if file.is_file():
                         os.replace(file, file.with_suffix(f'.previous{file.suffix}'))
                 for rows in folder.glob('.shares.*.csv'):
                     rows.unlink(missing_ok=True)

@@ -13,11 +13,12 @@ import numpy as np
 from volo_seg.errors import UserError
 from volo_seg.inference.annotation_files import ANNOTATION_FILES, annotated_names
 from volo_seg.inference.batch.distributed import is_torchrun, rank_and_world_size
-from volo_seg.inference.batch.folder_key import Key, claim_folder
+from volo_seg.inference.batch.folder_key import Key, claim_folder, model_digest
 from volo_seg.inference.batch.sources import Task, find_tasks
 from volo_seg.inference.batch.video import VideoReader, count_frames
 from volo_seg.inference.class_shares import SharePart, finished_names
 from volo_seg.inference.output_formats import DEFAULT, OUTPUT_FORMATS, check_kinds
+from volo_seg.inference.parquet import ParquetTable
 from volo_seg.inference.remote import Location, list_url, locate, target_file
 from volo_seg.io import WriteError, check_writable
 from volo_seg.label_png import read_labels
@@ -32,6 +33,7 @@ class OutputFolder:
         kinds: What is written for each image. For a video, the overlay is a video, and the rest one file per frame.
         opacity: Opacity of the colours of overlays, in [0, 1].
         rows: Names of the images with a row in the table of shares.
+        finished: Names of the images with a row in the table of Parquet.
         since: Results up to this time (ns) are of another key; see :func:`.claim_folder`.
         found: Of a URL, the files that existed; see :func:`.list_url`.
     """
@@ -40,6 +42,7 @@ class OutputFolder:
     kinds: tuple[str, ...]
     opacity: float = 0.5
     rows: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
     since: int = 0
     found: Mapping[str, int] = field(default_factory=dict)
 
@@ -54,7 +57,8 @@ class OutputFolder:
 
     def has(self, name: str, kinds: Sequence[str]) -> bool:
         """Whether all ``kinds`` of an image or frame exist."""
-        return all(map(self._has, self._files(name, kinds))) and ('shares' not in kinds or name in self.rows)
+        tables = [rows for kind, rows in self._tables if kind in kinds]
+        return all(name in rows for rows in tables) and all(map(self._has, self._files(name, kinds)))
 
     def is_finished(self, task: Task) -> bool:
         """Whether all results of ``task`` exist; False for a video without overlay, whose frames are not counted."""
@@ -68,13 +72,18 @@ class OutputFolder:
     def existing(self, task: Task) -> str | None:
         """A result of ``task`` that exists, or None."""
         name, kinds = (frame_name(task.name, 0), self.frame_kinds) if task.is_video else (task.name, self.kinds)
-        if 'shares' in kinds and name in self.rows:
-            return f'{self.folder}/{OUTPUT_FORMATS["shares"].folder}'
+        for kind, rows in self._tables:
+            if kind in kinds and name in rows:
+                return f'{self.folder}/{OUTPUT_FORMATS[kind].folder}'
         files = self._files(name, kinds)
         if task.is_video and 'overlay' in self.kinds:
             files.append(self.video(task.name))
         found = next((file for file in files if file in self.found or os.path.exists(f'{self.folder}/{file}')), None)
         return found and f'{self.folder}/{found}'
+
+    @property
+    def _tables(self) -> tuple[tuple[str, set[str]], ...]:
+        return ('shares', self.rows), ('parquet', self.finished)
 
     def _has(self, file: str) -> bool:
         if isinstance(self.folder, str):
@@ -99,6 +108,7 @@ class Job:
         resume: Whether existing results are kept.
         shares: The rows of the table of shares that this process writes; None if there is no table to write.
         rank: Number of this process.
+        table: The table of Parquet; None if it is not to be written.
         annotated: File names of the images that all annotation files of the output have.
     """
 
@@ -109,6 +119,7 @@ class Job:
     resume: bool
     shares: SharePart | None
     rank: int
+    table: ParquetTable | None = None
     annotated: frozenset[str] = frozenset()
 
     @property
@@ -116,6 +127,12 @@ class Job:
         """Whether there is nothing to do: no files, and no rows or annotations that a killed run did not merge."""
         missing = self.annotations and any(t.file_name not in self.annotated for t in self.plan)
         return not (self.todo or missing or (self.shares and self.shares.rows))
+
+    def drop_old_rows(self) -> None:
+        """Remove the rows of Parquet that this run replaces; raises UserError if they cannot be read."""
+        if self.table is not None:
+            videos = set() if self.resume else {task.name for task in self.todo if task.is_video}
+            self.table.drop({task.name for task in self.todo}, videos=videos)
 
     @property
     def annotations(self) -> tuple[str, ...]:
@@ -198,8 +215,11 @@ def plan_job(
     rank, world_size = rank_and_world_size()
     # divided before finished files are left out: other processes may have begun to write
     tasks = plan[rank::world_size]
+    table = ParquetTable(folder, model_digest(key) if key else '') if 'parquet' in kinds else None
+    if table and world_size > 1:
+        raise UserError('--kinds parquet is written by one process, and torchrun has started several; leave it out')
     rows = finished_names(Path(folder)) if 'shares' in kinds else set()
-    output = OutputFolder(folder, kinds, opacity, rows, found=found)
+    output = OutputFolder(folder, kinds, opacity, rows, table.finished() if table else set(), found=found)
     if not (resume or overwrite):
         # torchrun's processes begin together, and all have to give the same answer
         existing = [path for path in map(output.existing, plan if is_torchrun() else tasks) if path is not None]
@@ -220,13 +240,13 @@ def plan_job(
     todo = [task for task in tasks if not output.is_finished(task)] if resume else tasks
     shares = SharePart(Path(folder), rank=rank, world_size=world_size) if 'shares' in kinds else None
     annotated = frozenset(annotated_names(Path(folder), annotations)) if annotations else frozenset[str]()
-    return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank, annotated)
+    return Job(plan, todo, len(tasks) - len(todo), output, resume, shares, rank, table, annotated)
 
 
 def _list_target(url: str, kinds: Sequence[str], videos: Sequence[Location]) -> dict[str, int]:
     """The files below ``url``; raises UserError if the run has results that cannot be written there."""
     for kind in kinds:
-        if not OUTPUT_FORMATS[kind].suffix:
+        if not OUTPUT_FORMATS[kind].suffix and kind != 'parquet':
             raise UserError(f'--kinds {kind} is one file for all images, and {url!r} is no local folder; leave it out')
     if videos:
         raise UserError(f'{str(videos[0])!r} is a video, and {url!r} is no local folder; name a local --out-dir')

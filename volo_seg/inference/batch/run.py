@@ -18,6 +18,7 @@ from volo_seg.inference.batch.video import VideoReader, VideoWriter
 from volo_seg.inference.class_shares import ShareTable, share_row
 from volo_seg.inference.concurrency import WriterPool, prefetch
 from volo_seg.inference.output_formats import OUTPUT_FORMATS
+from volo_seg.inference.parquet import error_row, result_row
 from volo_seg.inference.remote import Location
 from volo_seg.inference.result import Failure, Result
 from volo_seg.io import WriteError
@@ -50,7 +51,7 @@ class BatchRun:
     def run(self) -> list[Failure]:
         """Segment the files, and return those that could not be segmented, in order.
 
-        The rows of the table of shares are merged in any case.
+        The rows of the tables are written in any case.
 
         Raises:
             UserError: The existing table of shares is of other classes.
@@ -65,14 +66,16 @@ class BatchRun:
                 if task.is_video:
                     self._segment_video(task)
         except BaseException:
-            with contextlib.suppress(UserError, OSError):  # the rows stay in the part of this process
-                self._flush_shares(table)
+            with contextlib.suppress(UserError, OSError):  # the rows of shares stay in the part of this process
+                self._flush(table)
             raise
-        self._flush_shares(table)
+        self._flush(table)
         sources = [task.source for task in self.job.todo]
         return [Failure(source, self.failures[source]) for source in sources if source in self.failures]
 
-    def _flush_shares(self, table: ShareTable) -> None:
+    def _flush(self, table: ShareTable) -> None:
+        if self.job.table is not None:
+            self.job.table.flush()
         if self.job.shares is not None:
             self.job.shares.flush(table, order=[task.name for task in self.job.plan])
 
@@ -85,7 +88,7 @@ class BatchRun:
         ):
             for task, result in zip(tasks, results, strict=True):
                 if isinstance(result, Failure):
-                    self.failures[task.source] = result.reason
+                    self._fail(result.reason, task.name, task.source)
                 else:
                     writers.submit(partial(self._write, result, task.name, task.source, self.output.kinds))
                 self.on_done()
@@ -101,7 +104,7 @@ class BatchRun:
         except WriteError:
             raise
         except UserError as error:
-            self.failures[task.source] = str(error)
+            self._fail(str(error), task.name, task.source)
 
     def _segment_frames(self, task: Task, reader: VideoReader, video: VideoWriter | None) -> None:
         """Segment the frames without results, and write their files; all frames if there is an overlay to write.
@@ -144,6 +147,11 @@ class BatchRun:
         if errors:
             raise errors[0]
 
+    def _fail(self, reason: str, name: str, source: Location) -> None:
+        self.failures[source] = reason
+        if self.job.table is not None:
+            self.job.table.add(error_row(reason, name, source=source, model=self.job.table.model))
+
     def _stream(
         self, items: Iterator[Location] | Iterator[np.ndarray], *, readers: int
     ) -> Generator[Result | Failure, None, None]:
@@ -165,8 +173,11 @@ class BatchRun:
         except WriteError:
             raise
         except UserError as error:
-            self.failures[source] = str(error)
+            self._fail(str(error), name, source)
             return
+        if self.job.table is not None:
+            model = self.job.table.model
+            self.job.table.add(result_row(name, result.labels, classes=result.classes, source=source, model=model))
         if self.job.shares is not None:
             row = share_row(name, result.labels, class_count=len(result.classes), source=source)
             self.job.shares.add(row)
