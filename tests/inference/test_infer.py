@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from fake_infer import CLASSES, Brightness
 from images import film, pictures
@@ -50,7 +51,12 @@ def networks(monkeypatch):
 
 
 def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+    """The content of each file by its path; of the parts of Parquet, the rows by name."""
+    files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob('*')) if p.is_file()}
+    rows = [row for p in files.values() if p.suffix == '.parquet' for row in pq.read_table(p).to_pylist()]
+    by_name = {f'parquet {row["name"]}': row for row in rows}
+    assert len(by_name) == len(rows)
+    return {**{name: p.read_bytes() for name, p in files.items() if p.suffix != '.parquet'}, **by_name}
 
 
 def rows(folder):
@@ -686,7 +692,7 @@ def test_real_network(tmp_path, capsys):
         words = (NANO, checkpoint, images, '--kinds', *OUTPUT_FORMATS, '--out-dir', tmp_path / name, *options)
         assert call(*words) == 0, capsys.readouterr().err
     one = content(tmp_path / 'one')
-    single = sum(not kind.suffix for kind in OUTPUT_FORMATS.values())
+    single = sum(not kind.suffix and name != 'parquet' for name, kind in OUTPUT_FORMATS.items())
     assert len(one) == 2 * (len(OUTPUT_FORMATS) - single) + single + len(('infer.json', 'labelme/labels.txt'))
     assert one == content(tmp_path / 'two')
     labels = cv2.imread(str(tmp_path / 'one/labels/a/grey.png'), -1)

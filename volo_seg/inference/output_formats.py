@@ -38,8 +38,8 @@ OUTPUT_FORMATS = {
     'labelme': OutputFormat('labelme', '.json', 'polygons for labelme, the largest first; labels.txt has the classes'),
     'coco': OutputFormat('coco.json', '', 'a mask per class and image for COCO tools; with labels'),
     'cvat': OutputFormat('cvat.xml', '', 'the same for CVAT ("CVAT for images 1.1"); with labels'),
-    'shares': OutputFormat('shares.csv', '', 'share of each class, one row per image'),
     'parquet': OutputFormat('parquet', '', 'table in parts: path, size, shares, RLE masks, model, error'),
+    'shares': OutputFormat('shares.csv', '', 'share of each class, one row per image'),
 }
 """By kind, as given to ``--kinds`` and :meth:`Result.save`."""
 DEFAULT = ('labels', 'overlay')
