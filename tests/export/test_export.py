@@ -237,8 +237,9 @@ def test_int8_of_volo(volo, tmp_path):
     model, metadata = file_of(volo), volo.metadata
     source, target = tmp_path / 'float.onnx', tmp_path / 'int8.onnx'
     onnx.save(model, source)
-    images = calibration_images(write_images(tmp_path), count=3)
-    quantize(source, target, images)
+    images, held_back = calibration_images(write_images(tmp_path), count=3)
+    changed = quantize(source, target, images, held_back=held_back)
+    assert changed == 1 - equal_labels(source, target, held_back)
     done = onnx.load(target)
     weights = {w.name: w for w in done.graph.initializer}
     scales = [weights[n.input[1]] for n in done.graph.node if n.op_type == 'DequantizeLinear' and n.input[1] in weights]
@@ -253,15 +254,25 @@ def test_int8_of_volo(volo, tmp_path):
 def test_int8_calibrates_on_windows(tmp_path):
     config = config_of(test_cfg={'mode': 'slide', 'crop_size': (32, 32), 'stride': (24, 24)})
     export_onnx(network_of(config), tmp_path / 'a.onnx', normalize=True)
-    images = calibration_images(write_images(tmp_path), count=2)
-    quantize(tmp_path / 'a.onnx', tmp_path / 'b.onnx', images)
+    images, held_back = calibration_images(write_images(tmp_path), count=2)
+    quantize(tmp_path / 'a.onnx', tmp_path / 'b.onnx', images, held_back=held_back)
     assert equal_labels(tmp_path / 'a.onnx', tmp_path / 'b.onnx', images) > 0.8
+
+
+def test_int8_that_changes_labels_is_refused(tmp_path, monkeypatch):
+    export_onnx(network_of(config_of()), tmp_path / 'a.onnx', normalize=True)
+    images, held_back = calibration_images(write_images(tmp_path), count=2)
+    monkeypatch.setattr('volo_seg.export.quantization.equal_labels', lambda *_: 0.9)
+    with pytest.raises(UserError, match=r'in int8, 10.00% of the labels of 2 images differ .*, more than 9%: nothing'):
+        quantize(tmp_path / 'a.onnx', tmp_path / 'b.onnx', images, held_back=held_back, most=0.09)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.onnx', 'images']
 
 
 def test_calibration_images_are_spread(tmp_path):
     folder = write_images(tmp_path, count=10)
-    assert [path.name for path in calibration_images(folder, count=3)] == ['0.png', '3.png', '6.png']
-    assert len(calibration_images(folder, count=99)) == 10
+    used, held_back = ([path.name for path in paths] for paths in calibration_images(folder, count=3))
+    assert used == ['0.png', '3.png', '6.png'] and held_back == ['1.png', '5.png', '8.png']
+    assert [len(paths) for paths in calibration_images(folder, count=99)] == [5, 5]
     with pytest.raises(UserError, match='is not a folder'):
         calibration_images(folder / 'none')
     (tmp_path / 'empty').mkdir()
@@ -293,10 +304,24 @@ def project(tmp_path_factory):
 def test_command(project, tmp_path, capsys):
     """Float and int8 files, the parity table, and scores that the metric agrees with."""
     out = tmp_path / 'new' / 'net.onnx'
-    words = [str(project / 'tiny.py'), 'none', str(out), '--int8', str(project / 'images'), '--evaluate']
+    words = [
+        str(project / 'tiny.py'),
+        'none',
+        str(out),
+        '--int8',
+        str(project / 'images'),
+        '--evaluate',
+        '--max-changed',
+        '1',
+    ]
     assert run('export', words) == 0
     said = capsys.readouterr().out
-    assert '2 x 97 x 131' in said and '5 test images' in said and 'of 5 calibration images' in said
+    assert (
+        '2 x 97 x 131' in said
+        and '5 test images' in said
+        and 'calibrated on 3 images; ' in said
+        and '% of the labels of 2 others' in said
+    )
     assert sorted(p.name for p in out.parent.iterdir()) == ['net-int8.onnx', 'net.onnx']
     predictor = OnnxPredictor(out)
     assert predictor.classes == CLASSES and predictor.metadata.source['config'] == 'tiny'
@@ -311,7 +336,7 @@ def test_command(project, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['net.pt'], 'does not end in .onnx'),
+        (['net.pt'], "'net.pt' ends in none of .onnx, .xml, .pt2, .ts"),
         (['net.onnx', '--int8', 'nowhere'], "'nowhere' is not a folder"),
         (['net.onnx', '--calibration-images', '0'], '--calibration-images 0 is below 1'),
     ],

@@ -18,8 +18,8 @@ from volo_seg.export.metadata import make_metadata
 from volo_seg.export.onnx_export import export_onnx, make_graph, with_metadata
 from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference import OnnxPredictor, Predictor, load_predictor
+from volo_seg.inference.exported_predictor import resize_image
 from volo_seg.inference.onnx_metadata import InputSpec, OnnxMetadata, ResizeSpec
-from volo_seg.inference.onnx_predictor import resize_image
 from volo_seg.inference.pipeline import image_pipeline
 from volo_seg.inference.resizing import enlarged_rows, prediction_from_logits
 
@@ -262,7 +262,7 @@ def test_a_graph_that_does_not_run(graph, tmp_path):
 
 def test_devices(graph, tmp_path):
     path = write(graph, network_of(config_of()), tmp_path / 'a.onnx')
-    with pytest.raises(UserError, match="device 'tpu' is not auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UserError, match="device 'tpu' is not auto, cpu, cuda, cuda:N or tensorrt"):
         OnnxPredictor(path, device='tpu')
     assert load_predictor(path, device='cpu', confidence=True)(images()[0]).confidence is not None
 

@@ -19,9 +19,9 @@ from volo_seg.checkpoints import save_file
 from volo_seg.config.load import load_config
 from volo_seg.errors import UserError
 from volo_seg.inference import Predictor, load_predictor
+from volo_seg.inference.exported_predictor import resize_image
 from volo_seg.inference.loaded_model import forget_initial_weights
 from volo_seg.inference.onnx_metadata import ResizeSpec
-from volo_seg.inference.onnx_predictor import resize_image
 from volo_seg.inference.pipeline import FittedResize, image_pipeline
 from volo_seg.inference.resizing import fitted_size
 from volo_seg.visualization import default_palette

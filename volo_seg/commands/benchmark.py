@@ -1,4 +1,4 @@
-"""Measure latency, throughput and memory of a segmentor by stage, and of ONNX files beside it."""
+"""Measure latency, throughput and memory of a segmentor by stage, and of exported files beside it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--checkpoint', default='none', help='trained weights, a file or a name (default none: random, as fast)'
     )
-    parser.add_argument('--onnx', nargs='+', default=[], metavar='FILE', help='measure these files as well')
+    parser.add_argument(
+        '--exported', '--onnx', nargs='+', default=[], metavar='FILE', help='measure these exported files as well'
+    )
     parser.add_argument('--images', nargs='+', metavar='PATH', help='image files or folders (default: one generated)')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='size of that image (default: crop size)')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images in a batch (default 1)')
@@ -80,18 +82,21 @@ def check(args: argparse.Namespace) -> None:
 
 
 def load_predictors(args: argparse.Namespace, config: Config) -> dict[str, BasePredictor]:
-    """The PyTorch predictor, then one for each ONNX file."""
+    """The PyTorch predictor, then one for each exported file."""
     import torch
 
-    from volo_seg.inference import OnnxPredictor, Predictor
+    from volo_seg.inference import Predictor
+    from volo_seg.inference.exported_predictor import PREDICTORS, exported_predictor
     from volo_seg.inference.loaded_model import load_model
 
     network = load_model(config.copy(), args.checkpoint)
     predictors: dict[str, BasePredictor] = {
         'PyTorch': Predictor(network, device=args.device, batch_size=args.batch_size)
     }
-    for path in args.onnx:
-        predictors[Path(path).name] = OnnxPredictor(
+    for path in args.exported:
+        if Path(path).suffix not in PREDICTORS:
+            raise UserError(f'{path!r} is not an exported file; give one that ends in {", ".join(PREDICTORS)}')
+        predictors[Path(path).name] = exported_predictor(path)(
             path, device=args.device, batch_size=args.batch_size, threads=torch.get_num_threads()
         )
     return predictors

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from volo_seg.commands.flags import make_parser
 from volo_seg.errors import UserError, exit_on_signal, print_message
+from volo_seg.inference.exported_predictor import PREDICTORS
 from volo_seg.inference.output_formats import DEFAULT as DEFAULT_KINDS
 from volo_seg.inference.output_formats import OUTPUT_FORMATS
 from volo_seg.inference.pretrained import CONFIG as PUBLISHED_CONFIG
@@ -38,7 +39,7 @@ Several processes divide the files: torchrun --nproc_per_node 2 tools/infer.py .
 
 Exit status: 0 done; 1 done, but some files could not be segmented; 2 an error; 130 interrupted (continue by --resume).
 """
-CHECKPOINTS = ('.pth', '.pt', '.tar', '.safetensors', '.onnx')
+CHECKPOINTS = ('.pth', '.pt', '.tar', '.safetensors', *PREDICTORS)
 PUBLISHED = (PUBLISHED_CONFIG, PUBLISHED_WEIGHTS)
 
 
@@ -54,10 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
         'words',
         nargs='+',
         metavar='[[CONFIG] MODEL] INPUT',
-        help='config (file or name; not needed with weights that carry their own, a model folder, or .onnx), trained '
-        f'weights (a file, or a name of volo-seg weights list; default {DEFAULT}, which ships with the package), then '
-        'images, videos, folders (searched recursively), globs, text files with a path per line; images, folders and '
-        'globs also as s3://, gs:// or az:// URLs',
+        help='config (file or name; not needed with weights that carry their own, a model folder, or an exported '
+        f'file), trained weights (a file, or a name of volo-seg weights list; default {DEFAULT}, which ships with the '
+        'package), then images, videos, folders (searched recursively), globs, text files with a path per line; '
+        'images, folders and globs also as s3://, gs:// or az:// URLs',
     )
     parser.add_argument(
         '--out-dir', default='results', help='output folder or URL (default results); nothing is written outside it'

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from volo_seg.commands import load_stack
 from volo_seg.commands.flags import make_parser, progress_bar
 from volo_seg.errors import UserError
+from volo_seg.inference.exported_predictor import PREDICTORS
 from volo_seg.io import atomic_write, check_writable, read_regular
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ PAGE, TABLE = 'review.html', 'review.csv'
 def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg review``."""
     parser = make_parser('review', __doc__)
-    parser.add_argument('model', metavar='MODEL', help='weights of the network in CONFIG, a model folder, or .onnx')
+    parser.add_argument(
+        'model', metavar='MODEL', help='weights of the network in CONFIG, a model folder, or an exported file'
+    )
     parser.add_argument('config', metavar='CONFIG', help='config file or name of a shipped config, for its data')
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='val', help='default val')
     parser.add_argument('--out', type=Path, default=Path('review'), metavar='FOLDER', help='default review')
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data_root:
         set_data_root(config, args.data_root)
     check_run(config, (args.split,))
-    own_weights = Path(args.model).is_file() and not args.model.endswith('.onnx')
+    own_weights = Path(args.model).is_file() and Path(args.model).suffix not in PREDICTORS
     predictor: Any = (
         Predictor(config, args.model, device=args.device)
         if own_weights

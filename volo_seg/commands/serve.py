@@ -21,10 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``volo-seg serve``."""
     parser = make_parser('serve', __doc__)
     add = parser.add_argument
-    what = (
-        '.pth, .safetensors, .onnx, a published folder, or shipped weights; NAME=MODEL chooses its name; the first is '
-    )
-    what += f'the default (without any: {DEFAULT}, which ships with the package)'
+    what = '.pth, .safetensors, an exported file, a published folder, or shipped weights; NAME=MODEL chooses its name; '
+    what += f'the first is the default (without any: {DEFAULT}, which ships with the package)'
     add('models', nargs='*', default=[DEFAULT], metavar='MODEL', help=what)
     add('--config', nargs='+', default=[], help='config of the models: one for all, or one each')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default auto)')

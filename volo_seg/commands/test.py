@@ -17,6 +17,7 @@ from volo_seg.commands.flags import (
     set_data,
 )
 from volo_seg.errors import UserError
+from volo_seg.inference.exported_predictor import PREDICTORS
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -26,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser: the flags of MMSegmentation's tools/test.py and those of this package."""
     parser = make_parser('test', __doc__)
     add_config_flags(parser)
-    parser.add_argument('checkpoint', help='trained weights: a file, or a name of volo-seg weights list')
+    parser.add_argument(
+        'checkpoint', help='trained weights: a file, or a name of volo-seg weights list; or an exported file'
+    )
     add_run_flags(parser)
     parser.add_argument('--out', metavar='DIR', help='also write the predicted label images there')
     parser.add_argument('--show', action='store_true', help='show each prediction in a window')
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; see ``volo-seg test --help``."""
     args = build_parser().parse_args(argv)
     load_stack()
+    if Path(args.checkpoint).suffix in PREDICTORS:
+        return evaluate_exported(args)
     config = prepare(args)
     from mmseg.registry import RUNNERS
 
@@ -53,6 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             metrics = runner.test()
     print('  '.join(f'{name} {metrics[name]:.2f}' for name in ('mIoU', 'mAcc', 'aAcc') if name in metrics))
     print(f'log and metrics: {runner.log_dir}')
+    return 0
+
+
+def evaluate_exported(args: argparse.Namespace) -> int:
+    """Evaluate an exported file, which reads and resizes images as its own metadata say.
+
+    Raises:
+        UserError: The config, the data or the file is invalid, or a flag needs a network of PyTorch.
+    """
+    from volo_seg.config.checks import check_run
+    from volo_seg.config.load import load_config
+    from volo_seg.export.accuracy import LabelledImages, score
+    from volo_seg.inference.load import load_predictor
+
+    for flag in ('out', 'show', 'show_dir', 'tta'):
+        if getattr(args, flag):
+            raise UserError(f'--{flag.replace("_", "-")} is for checkpoints, not for an exported file; leave it out')
+    config = load_config(args.config, args.cfg_options)
+    set_data(config, args)
+    check_run(config, ('test',))
+    found = score({'': load_predictor(args.checkpoint)}, LabelledImages(config))['']
+    print(f'{found.images} images, median {1000 * found.seconds:.0f} ms')
+    print(f'mIoU {100 * found.mean_iou:.2f}  aAcc {100 * found.pixel_accuracy:.2f}')
     return 0
 
 

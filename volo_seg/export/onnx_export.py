@@ -15,7 +15,16 @@ import torch
 from volo_seg import __version__
 from volo_seg.errors import UserError
 from volo_seg.export.metadata import make_metadata
-from volo_seg.export.parity import SHAPES, TRACED, Agreement, Shape, check_parity, example_input
+from volo_seg.export.parity import (
+    SHAPES,
+    TRACED,
+    Agreement,
+    Shape,
+    check_parity,
+    example_input,
+    open_session,
+    require_provider,
+)
 from volo_seg.export.whole_image import WholeImage
 from volo_seg.inference.loaded_model import LoadedModel
 from volo_seg.inference.onnx_metadata import OnnxMetadata
@@ -34,6 +43,7 @@ def export_onnx(
     argmax: bool = False,
     shapes: Sequence[Shape] = SHAPES,
     source: Mapping[str, Any] | None = None,
+    provider: str = 'CPUExecutionProvider',
 ) -> list[Agreement]:
     """Write ``network`` as an ONNX file that takes images of any batch size, height and width.
 
@@ -44,6 +54,7 @@ def export_onnx(
         argmax: Include the argmax: the output is labels.
         shapes: (B, H, W) at which onnxruntime must agree with PyTorch before the file is written.
         source: What the file was made from, for its metadata.
+        provider: The execution provider of onnxruntime that must agree.
 
     Returns:
         The agreement at each of ``shapes``.
@@ -51,10 +62,12 @@ def export_onnx(
     Raises:
         UserError: The network cannot be exported, the graph gives other values, or the file cannot be written.
     """
+    require_onnx()
+    require_provider(provider)
     made_by = {**(source or {}), 'volo_seg': __version__, 'torch': str(torch.__version__), 'opset': OPSET}
     metadata = make_metadata(network, normalize=normalize, argmax=argmax, source=made_by)
     exported = WholeImage(network.model, normalize=normalize, argmax=argmax)
-    return write_checked(make_graph(exported), exported, metadata, path, shapes=shapes)
+    return write_checked(make_graph(exported), exported, metadata, path, shapes=shapes, provider=provider)
 
 
 def make_graph(network: WholeImage) -> Any:
@@ -82,13 +95,19 @@ def make_graph(network: WholeImage) -> Any:
 
 
 def write_checked(
-    model: Any, network: WholeImage, metadata: OnnxMetadata, path: str | Path, *, shapes: Sequence[Shape] = SHAPES
+    model: Any,
+    network: WholeImage,
+    metadata: OnnxMetadata,
+    path: str | Path,
+    *,
+    shapes: Sequence[Shape] = SHAPES,
+    provider: str = 'CPUExecutionProvider',
 ) -> list[Agreement]:
     """Write the graph ``model`` with the metadata of ``metadata`` if it agrees with ``network``."""
     foreign = foreign_operators(model)
     if foreign:
         raise UserError(f'the graph needs {", ".join(foreign)}, which many runtimes lack: nothing was written')
-    found = check_parity(model, network, shapes=shapes)
+    found = check_parity(open_session(model, provider=provider), network, shapes=shapes)
     atomic_write(path, with_metadata(model, metadata).SerializeToString())
     return found
 

@@ -1,4 +1,4 @@
-"""The parity check: an ONNX graph is written only if onnxruntime agrees with PyTorch, also at sizes not traced."""
+"""The parity check: a file is kept only if its runtime agrees with PyTorch, also at sizes not traced."""
 
 from __future__ import annotations
 
@@ -52,28 +52,30 @@ class Agreement:
         return self.error <= MAX_ERROR * self.scale and self.equal >= MIN_EQUAL
 
 
-def check_parity(model: Any, network: WholeImage, *, shapes: Sequence[Shape] = SHAPES) -> list[Agreement]:
-    """Run the ONNX graph ``model`` in onnxruntime and ``network`` in PyTorch at each of ``shapes``.
+def check_parity(
+    model: Any, network: WholeImage, *, shapes: Sequence[Shape] = SHAPES, runtime: str = 'onnxruntime'
+) -> list[Agreement]:
+    """Run ``model``, an ONNX graph or an open session, and ``network`` in PyTorch at each of ``shapes``.
 
     Raises:
-        UserError: onnxruntime fails, or they differ; the message names the size, the error and the share of equal
+        UserError: ``runtime`` fails, or they differ; the message names the size, the error and the share of equal
             labels.
     """
     try:
-        session = open_session(model)
+        session = model if hasattr(model, 'run') else open_session(model)
         found = [
             compare(network, session, example_input(network, shape, seed=seed)) for seed, shape in enumerate(shapes)
         ]
-    except Exception as error:
-        if not type(error).__module__.startswith('onnxruntime'):  # its errors have no common base class
+    except Exception as error:  # runtimes' errors have no common base class
+        if isinstance(error, (UserError, MemoryError)):
             raise
         reason = ' '.join(str(error).split())
-        raise UserError(f'onnxruntime cannot run the graph ({reason}): nothing was written') from error
+        raise UserError(f'{runtime} cannot run the graph ({reason}): nothing was written') from error
     bad = [agreement for agreement in found if not agreement.good]
     if bad:
         worst = max(bad, key=lambda a: a.error / a.scale if a.scale else float('inf'))
         raise UserError(
-            f'onnxruntime differs from PyTorch at {len(bad)} of {len(found)} sizes, most at '
+            f'{runtime} differs from PyTorch at {len(bad)} of {len(found)} sizes, most at '
             f'{shape_text(worst.shape)} (error {worst.error:.1e}, {100 * worst.equal:.3f}% equal labels): '
             f'nothing was written\n{table(found)}'
         )
@@ -104,13 +106,24 @@ def compare(network: WholeImage, session: Any, image: torch.Tensor) -> Agreement
     return Agreement(shape, error, float(np.abs(expected[0]).max()), float((got[1] == expected[1]).mean()))
 
 
-def open_session(model: Any) -> Any:
-    """Open an onnxruntime session on the CPU for the ``ModelProto`` ``model``."""
+def open_session(model: Any, *, provider: str = 'CPUExecutionProvider') -> Any:
+    """Open an onnxruntime session for the ``ModelProto`` ``model``."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
+
+
+def require_provider(provider: str) -> None:
+    """Raise UserError if onnxruntime has no such provider."""
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise UserError(
+            f'this onnxruntime has no {provider} (it has {", ".join(onnxruntime.get_available_providers())}): install '
+            'onnxruntime-gpu and TensorRT on a machine with a GPU'
+        )
 
 
 def table(found: Sequence[Agreement]) -> str:

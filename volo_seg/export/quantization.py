@@ -15,9 +15,10 @@ from volo_seg.export.onnx_export import foreign_operators, quiet, require_onnx
 from volo_seg.export.parity import open_session
 from volo_seg.image_files import SUFFIXES
 from volo_seg.imageio import read_image
+from volo_seg.inference.exported_predictor import network_input, resize_image
 from volo_seg.inference.onnx_metadata import OnnxMetadata
-from volo_seg.inference.onnx_predictor import OnnxPredictor, network_input, resize_image
-from volo_seg.io import atomic_write, find_files
+from volo_seg.inference.onnx_predictor import OnnxPredictor
+from volo_seg.io import atomic_path, find_files
 from volo_seg.windows import WindowGrid
 
 OPERATORS = ('Conv', 'MatMul')
@@ -26,15 +27,21 @@ stay in float32, because 8 bits round their small softmax weights to zero."""
 IMAGES = 32
 
 
-def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> None:
+def quantize(
+    source: str | Path, target: str | Path, images: Sequence[Path], *, held_back: Sequence[Path], most: float = 1.0
+) -> float:
     """Write the exported file ``source`` with 8-bit weights and activations to ``target``.
 
     Weights get one scale an output channel; activations get the range that they take on ``images``, which are read,
     resized and normalized as for a prediction. Quantized values stand between ``QuantizeLinear`` and
     ``DequantizeLinear`` (QDQ format), so that a runtime can fuse them or compute in float32.
 
+    Returns:
+        The share of the labels of ``held_back``, images that were not used for calibration, that differ, in [0, 1].
+
     Raises:
-        UserError: ``source`` was not written by volo-seg, an image cannot be read, or ``target`` cannot be written.
+        UserError: ``source`` was not written by volo-seg, an image cannot be read, more than the share ``most`` of the
+            labels differ, or ``target`` cannot be written.
     """
     require_onnx()
     import onnx
@@ -63,7 +70,15 @@ def quantize(source: str | Path, target: str | Path, images: Sequence[Path]) -> 
     foreign = foreign_operators(result)
     assert not foreign, foreign
     open_session(result)
-    atomic_write(target, result.SerializeToString())
+    with atomic_path(target) as part:
+        part.write_bytes(result.SerializeToString())
+        changed = 1 - equal_labels(source, part, held_back)
+        if changed > most:
+            raise UserError(
+                f'in int8, {100 * changed:.2f}% of the labels of {len(held_back)} images differ from float32, more '
+                f'than {100 * most:g}%: nothing was written; give more images like those to segment, or --max-changed'
+            )
+    return changed
 
 
 def equal_labels(first: str | Path, second: str | Path, images: Sequence[Path]) -> float:
@@ -73,8 +88,10 @@ def equal_labels(first: str | Path, second: str | Path, images: Sequence[Path]) 
     return sum(int(same.sum()) for same in equal) / sum(same.size for same in equal)
 
 
-def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]:
-    """Choose ``count`` images below ``folder``, evenly spread over their sorted names.
+def calibration_images(folder: str | Path, *, count: int = IMAGES) -> tuple[list[Path], list[Path]]:
+    """Choose ``count`` images below ``folder``, evenly spread over their sorted names, and at most as many others.
+
+    Where there are fewer than twice ``count``, half of the images calibrate; a single one does both.
 
     Raises:
         UserError: ``folder`` is not a folder or holds no image.
@@ -84,7 +101,8 @@ def calibration_images(folder: str | Path, *, count: int = IMAGES) -> list[Path]
     found = find_files(folder, suffixes=SUFFIXES)
     if not found:
         raise UserError(f'--int8 {str(folder)!r} holds no image: give a folder with images like those to segment')
-    return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
+    chosen = [found[i * len(found) // (2 * count)] for i in range(2 * count)] if len(found) > 2 * count else found
+    return chosen[::2], chosen[1::2] or chosen
 
 
 def calibration_inputs(metadata: OnnxMetadata, images: Iterable[Path]) -> Iterator[np.ndarray]:

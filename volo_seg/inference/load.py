@@ -8,6 +8,7 @@ from typing import Any
 
 from volo_seg.errors import UserError
 from volo_seg.inference.base import BasePredictor
+from volo_seg.inference.exported_predictor import PREDICTORS, exported_predictor
 from volo_seg.weights import DEFAULT, named
 
 WEIGHTS = ('.pth', '.pt', '.safetensors', '.tar', '.bin', '.ckpt')
@@ -23,14 +24,14 @@ def load_predictor(
     confidence: bool = False,
     probabilities: bool = False,
 ) -> BasePredictor:
-    """Load an :class:`OnnxPredictor` from an ``.onnx`` file, or a :class:`Predictor` from anything else.
+    """Load an :class:`.ExportedPredictor` from an exported file, or a :class:`Predictor` from anything else.
 
     Args:
-        name: An exported ``.onnx`` file; a weights file, which needs ``config`` unless it is the checkpoint of a
-            training run or published; the name of weights that ship with the package (default); a published folder; or
-            ``OWNER/NAME`` on the hub.
+        name: A file of ``volo-seg export`` (``.onnx``, ``.xml``, ``.pt2``, ``.ts``); a weights file, which needs
+            ``config`` unless it is the checkpoint of a training run or published; the name of weights that ship with
+            the package (default); a published folder; or ``OWNER/NAME`` on the hub.
         config: Config file, or name of a shipped config.
-        device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:N'``; for an ONNX file as onnxruntime supports it.
+        device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:N'``; for an exported file as its runtime supports it.
         batch_size: Largest number of images in one forward pass; by default that of the predictor.
         confidence: Whether results hold the probability of each label.
         probabilities: Whether results hold the probabilities of all classes.
@@ -40,12 +41,10 @@ def load_predictor(
     """
     path = Path(name).expanduser()
     options: dict[str, Any] = {'device': device, 'confidence': confidence, 'probabilities': probabilities}
-    if path.suffix == '.onnx':
+    if path.suffix in PREDICTORS:
         if config is not None:
             raise UserError(f'{fspath(name)!r} needs no config, and {fspath(config)!r} was given; leave it out')
-        from volo_seg.inference.onnx_predictor import OnnxPredictor
-
-        return OnnxPredictor(path, batch_size=batch_size or 1, **options)
+        return exported_predictor(path)(path, batch_size=batch_size or 1, **options)
     from volo_seg.inference.predictor import Predictor
 
     options['batch_size'] = batch_size

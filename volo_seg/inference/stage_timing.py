@@ -16,10 +16,10 @@ import numpy as np
 from volo_seg.errors import UserError
 from volo_seg.imageio import read_image, write_image
 from volo_seg.inference.base import BasePredictor
-from volo_seg.inference.onnx_predictor import OnnxPredictor
+from volo_seg.inference.exported_predictor import ExportedPredictor
 
 STAGES = ('load', 'preprocess', 'backbone', 'neck', 'head', 'network', 'resize')
-"""Reading and decoding; resizing and normalization; the parts of the network (or ``network``, for an ONNX file);
+"""Reading and decoding; resizing and normalization; the parts of the network (or ``network``, for an exported file);
 resizing of the logits, and labels."""
 PARTS = {'data_preprocessor': 'preprocess', 'backbone': 'backbone', 'neck': 'neck', 'decode_head': 'head'}
 Seconds = dict[str, float]
@@ -59,7 +59,7 @@ class StageTimer:
         self.predictor = cast(Any, predictor)
         self.seconds: Seconds = {}
         self.on_gpu = False
-        if isinstance(predictor, OnnxPredictor):
+        if isinstance(predictor, ExportedPredictor):
             self._wrap(predictor, 'make_input', 'preprocess')
             self._wrap(predictor, 'run', 'network')
         else:
@@ -114,7 +114,7 @@ class StageTimer:
             torch.cuda.reset_peak_memory_stats()
             self.run(paths)
             return torch.cuda.max_memory_allocated(), 'tensors on the GPU, weights included'
-        if isinstance(self.predictor, OnnxPredictor):
+        if isinstance(self.predictor, ExportedPredictor):
             return _resident_growth(lambda: self.run(paths)), 'growth of the resident memory in the first batch'
         return _tensor_growth(lambda: self.run(paths)), 'tensors, without the weights'
 

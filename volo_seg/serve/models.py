@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.errors import UserError
+from volo_seg.inference.exported_predictor import PREDICTORS
 
 if TYPE_CHECKING:
     from volo_seg.inference.base import BasePredictor
 
-FILES = ('.pth', '.pt', '.safetensors', '.onnx')
+FILES = ('.pth', '.pt', '.safetensors', *PREDICTORS)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def open_model(
     try:
         list(predictor.stream([image], confidence=True))
     except UserError:
-        # ONNX files with the argmax inside give labels alone
+        # exported files with the argmax inside give labels alone
         list(predictor.stream([image], confidence=False))
         return Model(name, predictor, confidence=False)
     return Model(name, predictor)

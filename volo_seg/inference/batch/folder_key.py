@@ -30,6 +30,8 @@ def model_key(checkpoint: str, *, config: str | None = None, cfg_options: Sequen
     row = named(checkpoint)
     path = FOLDER / row.file if row else Path(checkpoint).expanduser()
     files = [path] if path.is_file() else [path / CONFIG, path / WEIGHTS]
+    if path.suffix == '.xml':  # OpenVINO keeps weights in a file of their own
+        files.append(path.with_suffix('.bin'))
     weights: object = checkpoint
     with contextlib.suppress(OSError):  # loading the model will tell
         weights = [_file_digest(file) for file in files]
