@@ -280,6 +280,8 @@ def train_mmseg(block, place):
         {
             'model.backbone.init_cfg': None,
             'model.data_preprocessor.size': (32, 32),
+            'model.decode_head.channels': 16,
+            'model.auxiliary_head.channels': 16,
             'model.decode_head.norm_cfg': batch_norm,
             'model.auxiliary_head.norm_cfg': batch_norm,
             'train_cfg.max_iters': 1,

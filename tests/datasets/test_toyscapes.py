@@ -1,6 +1,7 @@
 """Toyscapes in both styles: labels as cityscapesScripts renders them, scenes fixed by seed, folders left intact."""
 
 import errno
+import functools
 import hashlib
 import json
 import shutil
@@ -24,7 +25,7 @@ from volo_seg.datasets.cityscapes_labels import (
     train_names,
     train_palette,
 )
-from volo_seg.datasets.toyscapes import generate_scene, write_toyscapes
+from volo_seg.datasets.toyscapes import Scene, generate_scene, write_toyscapes
 from volo_seg.datasets.toyscapes.camera import Camera
 from volo_seg.datasets.toyscapes.scene import _random_town
 from volo_seg.datasets.toyscapes.writer import scene_files
@@ -185,12 +186,17 @@ def test_picture_and_labels_agree_to_the_pixel() -> None:
     assert min(gain) > 1.2
 
 
+@functools.cache
+def scene_of(index: int, style: str) -> Scene:
+    return generate_scene(0, index, size=SIZE, style=style)
+
+
 @pytest.mark.parametrize('style', STYLES)
 def test_all_classes_and_ignored_pixels_occur(style: str) -> None:
     counts, ignored = np.zeros(19, int), []
     table = id_to_train_id()
     for index in range(70):
-        found = np.bincount(table[generate_scene(0, index, size=SIZE, style=style).label_ids].ravel(), minlength=256)
+        found = np.bincount(table[scene_of(index, style).label_ids].ravel(), minlength=256)
         counts += found[:19] > 0
         ignored.append(found[255] / found.sum())
     missing = [TRAIN_LABELS[i].name for i in np.flatnonzero(counts < 4)]
@@ -201,7 +207,7 @@ def test_all_classes_and_ignored_pixels_occur(style: str) -> None:
 @pytest.mark.parametrize('style', STYLES)
 def test_colour_alone_does_not_tell_the_classes(style: str) -> None:
     """The nearest mean colour is right for a minority of pixels, so that context has to be learnt."""
-    scenes = [generate_scene(0, index, size=SIZE, style=style) for index in range(24)]
+    scenes = [scene_of(index, style) for index in range(24)]
     pixels = np.concatenate([scene.image.reshape(-1, 3) for scene in scenes]).astype(float)
     classes = id_to_train_id()[np.concatenate([scene.label_ids.ravel() for scene in scenes])]
     present = [k for k in range(19) if (classes == k).any()]
