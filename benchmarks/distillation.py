@@ -18,10 +18,11 @@ NANO = 'volo-nano_upernet_1xb4-1200_toyscapes-256x256'
 WIDE = """
 _base_ = '{base}'
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, depths=(2, 1, 2, 1), embed_dims=(96, 192, 192, 192), num_heads=(3, 6, 6, 6),
+    backbone=dict(_delete_=True, type='VOLO', img_size=128, norm_cfg=dict(type='SyncBN', requires_grad=True),
+                  arch=dict(depths=(2, 1, 2, 1), embed_dims=(96, 192, 192, 192), num_heads=(3, 6, 6, 6),
                             mlp_ratio=2.0, stem_channels=32)),
-    decode_head=dict(in_channels=[96, 192, 192, 192], channels=96),
-    auxiliary_head=dict(in_channels=192),
+    decode_head=dict(in_channels=[96, 192, 192, 192], in_index=[0, 1, 2, 3], channels=96),
+    auxiliary_head=dict(in_channels=192, in_index=2),
 )
 """
 
@@ -32,7 +33,6 @@ def options(iters: int) -> list[str]:
     return [
         'crop_size=(128,128)',
         'model.data_preprocessor.size=(128,128)',
-        'model.backbone.img_size=128',
         f'{step}.2.scale=(256,128)',
         f'{step}.3.crop_size=(128,128)',
         'val_dataloader.dataset.pipeline.1.scale=(256,128)',

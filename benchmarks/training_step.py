@@ -124,7 +124,8 @@ def compare_steps(report: Report, name: str, classes: int, images: int, side: in
     for head in (model['decode_head'], model['auxiliary_head']):
         head['num_classes'] = classes
     model['data_preprocessor']['size'] = (side, side)
-    model['backbone']['img_size'] = side
+    if model['backbone']['type'] == 'VOLO':
+        model['backbone']['img_size'] = side
     networks = {'mmseg': _replaced(model, STOCK), 'ours': model} | (
         {'Swin-T': swin(classes, side)} if with_swin else {}
     )

@@ -1,7 +1,10 @@
 """``make gpu-check``: its report, and machines without a GPU."""
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -48,3 +51,11 @@ def test_the_report_holds_all_parts_and_names_those_that_fail(gpu_check, monkeyp
 def test_the_parts_exist(gpu_check):
     for arguments in gpu_check.PARTS.values():
         assert arguments[0] == '-m' or (Path(arguments[0]).is_file() and '--device' in arguments)
+
+
+def test_the_training_step_runs(gpu_check, monkeypatch, capsys):
+    """The benchmark that builds networks from shipped configs."""
+    monkeypatch.setitem(sys.modules, '_peers', ModuleType('_peers'))  # what it imports it for is in conftest
+    monkeypatch.delitem(sys.modules, 'training_step', raising=False)
+    importlib.import_module('training_step').main(['--quick', '--rounds', '1'])
+    assert re.search(r'step of volo-nano, .* \| ours \|', capsys.readouterr().out)
