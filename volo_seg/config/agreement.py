@@ -91,13 +91,14 @@ def check_channels(model: Node) -> None:
         maps = list(kind.out_channels_of(backbone))
     except ValueError as error:
         raise UserError(f'model.backbone: {error}') from error
-    neck = model.get('neck')
-    if isinstance(neck, Mapping):
-        _check_in_channels('model.neck', neck, maps, 'model.backbone')
+    source = 'model.backbone'
+    for place, neck in _parts(model, 'neck'):
+        _check_in_channels(place, neck, maps, source)
         if neck.get('type') != 'VOLOPyramid':
             return
+        source = place
     for place, head in heads(model):
-        _check_in_channels(place, head, maps, 'model.neck' if neck else 'model.backbone')
+        _check_in_channels(place, head, maps, source)
 
 
 def _check_in_channels(place: str, part: Node, maps: list[int], source: str) -> None:
@@ -262,11 +263,16 @@ def named(classes: Sequence[str]) -> str:
 def heads(model: Node) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, dict) of each decode and auxiliary head."""
     for name in ('decode_head', 'auxiliary_head'):
-        head = model.get(name)
-        if isinstance(head, Mapping):
-            yield f'model.{name}', head
-        elif isinstance(head, (list, tuple)):
-            yield from ((f'model.{name}.{index}', part) for index, part in enumerate(head))
+        yield from _parts(model, name)
+
+
+def _parts(model: Node, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, dict) of the part ``name`` of ``model``, a dict or a list of dicts."""
+    part = model.get(name)
+    if isinstance(part, Mapping):
+        yield f'model.{name}', part
+    elif isinstance(part, (list, tuple)):
+        yield from ((f'model.{name}.{index}', each) for index, each in enumerate(part))
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
