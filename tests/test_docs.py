@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import mmseg
 import numpy as np
 import pytest
 import tiny
@@ -250,21 +249,29 @@ def check_types(block, place):
 
 
 def train_mmseg(block, place):
-    """The block extends MMSegmentation's own config; MMEngine's runner trains it for an iteration, and validates it."""
-    if block.page.name != 'README.md':
+    """The block extends MMSegmentation's own config; MMEngine's runner trains it, validates it and resumes it."""
+    if block.page.name == 'faq.md':
         assert block.text in (ROOT / 'README.md').read_text(), 'the block differs from that of README.md'
         return
     from mmengine.config import Config
     from mmengine.runner import Runner
+    from mmseg_models import CONFIGS, TINY, narrow, with_backbone
 
-    own = Path(mmseg.__file__).parent / '.mim' / 'configs'
-    shutil.copytree(own / '_base_', 'mmseg/configs/_base_', dirs_exist_ok=True)
-    shutil.copytree(own / 'upernet', 'mmseg/configs/upernet', dirs_exist_ok=True)
+    from volo_seg.config.agreement import check_channels
+
     path = Path('mmseg', re.match(r'# (\S+\.py)', block.text)[1])
+    if path.parent.name == 'mask2former':
+        pytest.importorskip('mmdet')
+        pytest.importorskip('mmcv._ext', reason='Mask2Former needs the compiled operators of MMCV')
+    for folder in ('_base_', path.parent.name):
+        shutil.copytree(CONFIGS / folder, Path('mmseg/configs', folder), dirs_exist_ok=True)
     path.write_text(block.text)
     config = Config.fromfile(str(path))
-    assert config.model.backbone.init_cfg.checkpoint == 'volo_d1_384'
-    images = dict(data_root='data/mine', img_suffix='.png', reduce_zero_label=False)
+    backbone = config.model.backbone
+    assert re.fullmatch(rf'volo_{backbone.arch}_(224|384|512)', backbone.init_cfg.checkpoint)
+    check_channels(config.model)
+    narrow(with_backbone(config.model, dict(TINY, out_indices=backbone.get('out_indices', (0, 1, 2, 3)))))
+    images = dict(data_root='data/mine', img_suffix='.png', seg_map_suffix='.png', reduce_zero_label=False)
     size = dict(type='RandomCrop', crop_size=(32, 32))
     steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
     for split, name in (('train', 'train'), ('val', 'val'), ('test', 'val')):
@@ -275,25 +282,25 @@ def train_mmseg(block, place):
             data_prefix=dict(img_path=f'images/{name}', seg_map_path=f'annotations/{name}'),
             pipeline=[*steps[:2], *([size] if split == 'train' else []), steps[2]],
         )
-    batch_norm = dict(type='BN', requires_grad=True)
     config.merge_from_dict(
         {
-            'model.backbone.init_cfg': None,
             'model.data_preprocessor.size': (32, 32),
-            'model.decode_head.channels': 16,
-            'model.auxiliary_head.channels': 16,
-            'model.decode_head.norm_cfg': batch_norm,
-            'model.auxiliary_head.norm_cfg': batch_norm,
             'train_cfg.max_iters': 1,
             'train_cfg.val_interval': 1,
             'default_hooks.checkpoint.interval': 1,
-            'work_dir': 'work_dirs/mmseg',
+            'work_dir': f'work_dirs/{path.stem}',
         }
     )
     runner = Runner.from_cfg(tiny.named(config))
     runner.train()
     assert runner.iter == 1 and type(runner.model.backbone).__name__ == 'VOLO'
+    # several processes need a gradient for each parameter
+    assert all(p in runner.optim_wrapper.optimizer.state for p in runner.model.backbone.parameters())
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
+    config.merge_from_dict({'resume': True, 'train_cfg.max_iters': 2, 'train_cfg.val_interval': 5})
+    resumed = Runner.from_cfg(tiny.named(config))
+    resumed.train()
+    assert resumed.iter == 2
 
 
 @pytest.mark.parametrize('block', CONSOLE, ids=lambda block: block.id)
@@ -322,7 +329,7 @@ def test_every_block_says_how_it_is_tested():
     code = [*SHELL, *PYTHON, *CONSOLE]
     ways = {way: sum(block.way == way for block in code) for way in WAYS}
     assert sum('test:' in page.read_text() for page in PAGES) > 5
-    assert ways['skip'] == 10 and ways['parse'] == 11, ways
+    assert ways['skip'] == 12 and ways['parse'] == 11, ways
     assert ways['run'] + ways['tiny'] + ways['config'] > 30, ways
 
 

@@ -67,7 +67,11 @@ CASES = {
     'Point': ('_base_/models/pointrend_r50', 'PointHead', {}),
     'PSA': ('_base_/models/psanet_r50-d8', 'PSAHead', {}),
     'Mask2Former': ('mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024', 'Mask2FormerHead', {}),
-    'MaskFormer': ('maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512', 'MaskFormerHead', {}),
+    'MaskFormer': (
+        'maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512',
+        'MaskFormerHead',
+        {'decode_head.out_channels': 32},
+    ),
 }
 NANO_CASES = ('FPN', 'Segformer', 'separable ASPP', 'UPer')
 NEEDS = {'CC': OPERATORS, 'Point': OPERATORS, 'PSA': OPERATORS, 'Mask2Former': DETECTION, 'MaskFormer': DETECTION}

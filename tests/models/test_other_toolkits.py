@@ -4,6 +4,7 @@ The packages are not part of the ``test`` extra. MMDetection also needs an MMCV 
 """
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-IMPORTS = "custom_imports = dict(imports=['volo_seg.models'], allow_failed_imports=False)"
-DETECTOR = """
-_base_ = '{base}'
-{imports}
-model = dict(
-    backbone=dict(_delete_=True, type='mmseg.VOLO', arch='d1', img_size=64),
-    neck=[
-        dict(type='mmseg.VOLOPyramid', in_channels=[192, 384, 384, 384]),
-        dict(_base_.model.neck, in_channels=[192, 384, 384, 384]),
-    ],
-)
-"""
-CLASSIFIER = """
-_base_ = '{base}'
-{imports}
-model = dict(
-    backbone=dict(_delete_=True, type='mmseg.VOLO', arch='d1', img_size=64, out_indices=(3,)),
-    head=dict(in_channels=384),
-)
-"""
+PAGE = Path(__file__).parents[2] / 'docs' / 'heads.md'
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +24,15 @@ def _restore_scope():
     init_default_scope('mmseg')
 
 
-def load(text, package, base, tmp_path):
-    """The model of the config ``text`` on top of the stock config ``base`` of ``package``, and its config."""
+def load(name, package, base, tmp_path):
+    """The model of the config ``name`` in the documentation, on top of the stock config ``base`` of ``package``."""
     path = Path(importlib.util.find_spec(package).origin).parent / '.mim' / 'configs' / f'{base}.py'
-    (tmp_path / 'config.py').write_text(text.format(base=path, imports=IMPORTS))
+    text = re.search(rf'^# configs/\w+/{name}\.py\n(.*?)^```', PAGE.read_text(), re.M | re.S)[1]
+    text, changed = re.subn(r"_base_ = '.*'", f"_base_ = '{path}'", text)
+    assert changed == 1
+    (tmp_path / 'config.py').write_text(text)
     config = Config.fromfile(str(tmp_path / 'config.py'))
+    config.model.backbone.update(init_cfg=None, img_size=64)  # no download
     init_default_scope(package)
     return config.model
 
@@ -73,7 +59,7 @@ def test_detector(base, tmp_path):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
-    model = MODELS.build(load(DETECTOR, 'mmdet', base, tmp_path))
+    model = MODELS.build(load('retinanet_volo-d1_fpn_1x_coco', 'mmdet', base, tmp_path))
     objects = InstanceData(
         bboxes=torch.tensor([[4.0, 4.0, 40.0, 40.0]]),
         labels=torch.tensor([3]),
@@ -99,7 +85,7 @@ def test_classifier(tmp_path):
     from mmpretrain.registry import MODELS
     from mmpretrain.structures import DataSample
 
-    model = MODELS.build(load(CLASSIFIER, 'mmpretrain', 'resnet/resnet50_8xb32_in1k', tmp_path))
+    model = MODELS.build(load('volo-d1_8xb32_in1k', 'mmpretrain', 'resnet/resnet50_8xb32_in1k', tmp_path))
     samples = [DataSample().set_gt_label(7), DataSample().set_gt_label(9)]
     batch = dict(inputs=list(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)), data_samples=samples)
     train_step(model, batch)
