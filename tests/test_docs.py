@@ -249,7 +249,7 @@ def check_types(block, place):
 
 
 def train_mmseg(block, place):
-    """The block extends MMSegmentation's own config; MMEngine's runner trains it, validates it and resumes it."""
+    """The block extends MMSegmentation's own config; MMEngine's runner trains it, validates it and resumes OCRNet."""
     if block.page.name == 'faq.md':
         assert block.text in (ROOT / 'README.md').read_text(), 'the block differs from that of README.md'
         return
@@ -297,6 +297,8 @@ def train_mmseg(block, place):
     # several processes need a gradient for each parameter
     assert all(p in runner.optim_wrapper.optimizer.state for p in runner.model.backbone.parameters())
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
+    if path.parent.name != 'ocrnet':  # one is enough: tests/models/test_mmseg_heads.py resumes each head
+        return
     config.merge_from_dict({'resume': True, 'train_cfg.max_iters': 2, 'train_cfg.val_interval': 5})
     resumed = Runner.from_cfg(tiny.named(config))
     resumed.train()
@@ -329,7 +331,7 @@ def test_every_block_says_how_it_is_tested():
     code = [*SHELL, *PYTHON, *CONSOLE]
     ways = {way: sum(block.way == way for block in code) for way in WAYS}
     assert sum('test:' in page.read_text() for page in PAGES) > 5
-    assert ways['skip'] == 12 and ways['parse'] == 11, ways
+    assert ways['skip'] == 12 and ways['parse'] == 12, ways
     assert ways['run'] + ways['tiny'] + ways['config'] > 30, ways
 
 
@@ -372,11 +374,11 @@ def test_what_pages_name_exists():
     everything = '\n'.join(texts.values())
     names = set(re.findall(r'volo-[a-z0-9]+(?:-pyramid)?_upernet_[0-9]x[\w-]+', everything))
     assert len(names) >= 4
-    own = {'volo-d1_upernet_4xb4-80k_ade20k-512x512'}  # the example of a config beside MMSegmentation's
+    own = {f'volo-{arch}_upernet_4xb4-80k_ade20k-512x512' for arch in ('d1', 'd2')}  # configs beside MMSegmentation's
     assert {name for name in names - own if name + '-512x512' not in shipped_configs()} <= set(shipped_configs())
     assert set(re.findall(r'`volo-seg ([a-z0-9_-]+)', everything)) <= set(COMMANDS)
     for path in set(re.findall(r'(?:tools|configs|benchmarks)/[\w/.-]+\w', everything)):
-        assert (ROOT / path).exists() or 'upernet/' in path, path
+        assert (ROOT / path).exists() or f'\n# {path}\n' in everything, path  # or a block is this file
     paths = re.findall(r'`((?:[a-z_]+/)+[\w.]*|[a-z_]+\.py)`', texts[ROOT / 'docs' / 'architecture.md'])
     assert len(paths) > 40
     for path in paths:

@@ -13,6 +13,7 @@ from mmseg_models import TINY, build, load_model, make_batch, narrow, with_backb
 
 from volo_seg.config.agreement import check_channels
 from volo_seg.config.validation import check_names, walk
+from volo_seg.errors import UserError
 
 PYRAMID = dict(type='VOLOPyramid')
 OPERATORS = importlib.util.find_spec('mmcv._ext') is not None
@@ -150,6 +151,21 @@ def test_head_on_volo(case, tmp_path):
 @pytest.mark.parametrize('case', NANO_CASES)
 def test_head_on_volo_nano(case, tmp_path):
     run_case(case, dict(type='VOLONano'), tmp_path)
+
+
+def test_channels_of_a_list_of_necks():
+    maps = [16, 32, 32, 32]
+    necks = [dict(PYRAMID, in_channels=maps), dict(type='FPN', in_channels=[16, 32, 32, 64])]
+    model = dict(
+        backbone=TINY, neck=necks, decode_head=dict(type='FPNHead', in_channels=[8] * 4, in_index=[0, 1, 2, 3])
+    )
+    with pytest.raises(UserError, match=r'model.neck.1.in_channels=.* but model.neck.0 gives \[16, 32, 32, 32\]'):
+        check_channels(model)
+    necks[1]['in_channels'] = maps
+    check_channels(model)
+    del necks[1]
+    with pytest.raises(UserError, match=r'model.decode_head.in_channels=.* but model.neck.0 gives'):
+        check_channels(model)
 
 
 def test_every_head_of_mmsegmentation_is_tried():
