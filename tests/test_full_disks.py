@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from volo_seg.checkpoints import load_file
 from volo_seg.commands import infer, run
-from volo_seg.commands.flags import set_resume
+from volo_seg.commands.apply_flags import set_resume
 from volo_seg.engine.hooks.checkpoint_hook import RESCUED, last_checkpoint
 from volo_seg.errors import UserError
 

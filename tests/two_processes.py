@@ -14,6 +14,11 @@ ACCUMULATED = dict(optim_wrapper__accumulative_counts=2, train_cfg__max_iters=4,
 RARE = ('--sampling', 'rare', '--copy-paste')
 
 
+def teacher(out):
+    """Flags that let the first network of ``out`` teach."""
+    return '--teacher', out / 'ddp' / 'even.py', out / 'ddp' / 'iter_4.pth'
+
+
 class WholeInValidation(Hook):
     """Fails where a process validates on shards: with another number of windows, each would wait for the other."""
 
@@ -32,6 +37,7 @@ def main(data, out):
         'ddp': tiny.train_even(data, out / 'ddp', *launched),
         'fsdp': tiny.train_even(data, out / 'fsdp', *launched, '--fsdp', hooks=[WholeInValidation()]),
         'rare classes': tiny.train_even(data, out / 'rare', *launched, *RARE),
+        'taught': tiny.train_even(data, out / 'taught', *launched, *teacher(out)),
         'resumed shards': tiny.train_even(
             data, out / 'shards', *launched, '--fsdp', '--resume', str(out / 'fsdp' / 'iter_2.pth')
         ),

@@ -24,7 +24,8 @@ seg toyscapes "$WORK/check" --train 0 --val $CHECK_SCENES --seed $CHECK_SEED --n
 resume=$([ ! -f "$WORK/run/last_checkpoint" ] || echo --resume)
 seg train "$CONFIG" --seed "$SEED" --data-root "$WORK/data" --work-dir "$WORK/run" $FLAGS $resume
 config=$WORK/run/$CONFIG.py
-seg publish "$config" "$(cat "$WORK/run/last_checkpoint")" "$WORK/$NAME.safetensors" --half --overwrite
+publish() { seg publish "$config" "$(cat "$WORK/run/last_checkpoint")" "$@" --half --overwrite; }
+publish "$WORK/$NAME.safetensors"
 # the figures are those of the rounded weights
 seg test "$config" "$WORK/$NAME.safetensors" --data-root "$WORK/data" --work-dir "$WORK/val"
 seg test "$config" "$WORK/$NAME.safetensors" --data-root "$WORK/check" --work-dir "$WORK/test"
@@ -40,8 +41,7 @@ TRAIN=$TRAIN VAL=$VAL SIZE='$SIZE' SEED=$SEED CONFIG=$CONFIG FLAGS='$FLAGS' tool
 
 $(cat tools/train_weights.md)
 NOTES
-seg publish "$config" "$(cat "$WORK/run/last_checkpoint")" "$file" --half --overwrite \
-    --metrics "$(newest "$WORK/val")" --notes "$WORK/notes.md"
+publish "$file" --metrics "$(newest "$WORK/val")" --notes "$WORK/notes.md" # the same bytes
 
 "$PYTHON" - "$file" "$CONFIG" "$(newest "$WORK/val")" "$(newest "$WORK/test")" $CHECK_SCENES $CHECK_SEED <<'PYTHON'
 import hashlib, json, sys

@@ -763,6 +763,14 @@ def test_saving_and_reading_back(tmp_path, suffix):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_equal_contents_are_equal_bytes(tmp_path):
+    metadata = {name: f'{name} "é\x7f\x01\n\u2028' for name in 'jihgfedcba'}
+    for name in 'xy':
+        save_file({'b': torch.ones(3).half(), 'a': torch.ones(2)}, tmp_path / f'{name}.safetensors', metadata=metadata)
+    assert (tmp_path / 'x.safetensors').read_bytes() == (tmp_path / 'y.safetensors').read_bytes()
+    assert load_file(tmp_path / 'x.safetensors')['meta'] == metadata
+
+
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_nothing_is_overwritten_unasked_nor_left_half_written(tmp_path, suffix, monkeypatch):
     path = tmp_path / f'x{suffix}'

@@ -26,7 +26,7 @@ from mmengine.logging import MessageHub
 from rich.cells import cell_len
 from rich.console import Console
 
-from volo_seg.commands.flags import set_console
+from volo_seg.commands.apply_flags import set_console
 from volo_seg.engine.hooks.console_hook import ConsoleHook, Screen, console_of, log_to_screen, number
 from volo_seg.engine.hooks.contact_sheet_hook import ContactSheetHook, evenly_spread
 from volo_seg.engine.logging.vis_backends import log_to

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 from mmengine.config import Config
-from two_processes import RARE
+from two_processes import RARE, teacher
 
 from volo_seg.checkpoints import load_file
 from volo_seg.engine.launch import prepare_launch, set_slurm_environment
@@ -74,6 +74,13 @@ def test_two_processes_draw_rare_classes_as_one_does(pair, data, tmp_path, monke
     alone = tiny.train_even(data, tmp_path, *RARE, train_dataloader__batch_size=4)
     assert both['rare classes'] == pytest.approx(alone, rel=1e-5)
     assert both['rare classes'] != pytest.approx(both['ddp'], rel=1e-3)
+
+
+def test_two_processes_learn_from_a_teacher_as_one_does(pair, data, tmp_path):
+    both = json.loads((pair / 'losses.json').read_text())
+    alone = tiny.train_even(data, tmp_path, *teacher(pair), train_dataloader__batch_size=4)
+    assert both['taught'] == pytest.approx(alone, rel=1e-5)
+    assert all(taught > plain + 0.01 for taught, plain in zip(both['taught'], both['ddp'], strict=True))
 
 
 @pytest.mark.parametrize('kind', ['ddp', 'fsdp', 'whole'])

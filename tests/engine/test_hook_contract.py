@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from volo_seg.checkpoints import load_file
-from volo_seg.commands.flags import set_resume
+from volo_seg.commands.apply_flags import set_resume
 from volo_seg.engine.hooks import AtomicCheckpointHook, AveragedWeightsHook, ResumableEarlyStoppingHook
 from volo_seg.engine.optim.batch_size import OptimizerStepSchedulerHook
 from volo_seg.engine.runner import SafeRunner

@@ -267,6 +267,9 @@ def test_one_file_is_the_model(trained, tmp_path, capsys):
     size = (tmp_path / 'one.safetensors').stat().st_size
     assert run('publish', [*words, '--half', '--overwrite']) == 0
     assert (tmp_path / 'one.safetensors').stat().st_size < 0.55 * size
+    first = (tmp_path / 'one.safetensors').read_bytes()
+    assert run('publish', [*words, '--half', '--overwrite']) == 0
+    assert (tmp_path / 'one.safetensors').read_bytes() == first
     stored = load_file(tmp_path / 'one.safetensors')['state_dict']
     for key, value in load_file(trained.checkpoint)['state_dict'].items():
         rounded = value.half() if value.is_floating_point() and value.ndim > 1 else value

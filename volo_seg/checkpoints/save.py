@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,11 +43,24 @@ def save_file(
         with atomic_path(path) as part:
             if path.suffix == '.safetensors':
                 save(state, str(part), metadata={'format': 'pt', **(metadata or {})})
+                _sort_metadata(part)
             else:
                 with open(part, 'wb') as file:
                     torch.save({'meta': dict(metadata or {}), 'state_dict': state}, file)
     except (WriteError, RuntimeError, SafetensorError) as error:
         raise WriteError(path, write_failure(error, path.parent)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, which are in random order, so that equal contents are equal bytes."""
+    with open(path, 'r+b') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(size))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode().ljust(size)
+        assert len(text) == size, 'the header of a safetensors file has changed in size'
+        file.seek(8)
+        file.write(text)
 
 
 def check_destination(path: str | os.PathLike[str], *, overwrite: bool) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, add_data_flags, make_parser, progress_bar, set_data
+from volo_seg.commands.flags import add_config_flags, add_data_flags, make_parser, progress_bar
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f'{str(target)!r} exists; add --overwrite, or name another folder')
     check_writable(args.out_dir)
     load_stack()
+    from volo_seg.commands.apply_flags import set_data
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config
 

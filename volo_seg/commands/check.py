@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_config_flags, add_data_flags, make_parser, set_data
+from volo_seg.commands.flags import add_config_flags, add_data_flags, make_parser
 from volo_seg.errors import UserError
 from volo_seg.io import atomic_write, check_writable
 
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     processes = process_count(args.nproc)
     target = weights_file(args)
     load_stack()
+    from volo_seg.commands.apply_flags import set_data
     from volo_seg.config.load import load_config
 
     config = load_config(args.config, args.cfg_options)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser, training_config, weigh_classes
+from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,11 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print; see ``volo-seg print_config --help``."""
     args = build_parser().parse_args(bare_amp(sys.argv[1:] if argv is None else argv))
     load_stack()
-    config = training_config(args)
+    from volo_seg.commands.apply_flags import training_config, weigh_classes
     from volo_seg.config.checks import check_config, check_run
     from volo_seg.config.load import datasets
     from volo_seg.engine.launch import prepare_launch
 
+    config = training_config(args)
     splits = ('train', 'val') if config.get('val_dataloader') else ('train',)
     parts = [part for split in splits for _, part in datasets(config[f'{split}_dataloader'].dataset, split)]
     absent = [root for root in (part.get('data_root') or '.' for part in parts) if not Path(root).is_dir()]

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import (
-    add_config_flags,
-    add_console_flags,
-    add_run_flags,
-    make_parser,
-    set_console,
-    set_data,
-)
+from volo_seg.commands.flags import add_config_flags, add_console_flags, add_run_flags, make_parser
 from volo_seg.errors import UserError
 from volo_seg.inference.exported_predictor import PREDICTORS
 
@@ -90,6 +83,7 @@ def prepare(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The config, a flag or the data is invalid.
     """
+    from volo_seg.commands.apply_flags import set_console, set_data
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config
     from volo_seg.engine.launch import prepare_launch

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from volo_seg.commands import load_stack
-from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser, training_config, weigh_classes
+from volo_seg.commands.flags import add_training_flags, bare_amp, make_parser
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -52,6 +52,7 @@ def prepare(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The config, a flag or the data is invalid.
     """
+    from volo_seg.commands.apply_flags import training_config, weigh_classes
     from volo_seg.config.checks import check_run, check_weights
     from volo_seg.datasets.inspection.check import quick_check
     from volo_seg.engine.launch import check_amp, check_batch_size, is_first_process, prepare_launch

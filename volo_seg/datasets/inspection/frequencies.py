@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,13 +80,29 @@ def class_weights(frequencies: Frequencies, method: str) -> list[float]:
     return [float(f'{weight:.6g}') for weight in weights]
 
 
+def repeats(config: Config, place: str) -> int:
+    """How often one pass over the training data reads the data set at the dotted ``place`` of ``config``."""
+    times, part = 1, config
+    for key in place.split('.'):
+        part = part[int(key)] if isinstance(part, (list, tuple)) else part[key]
+        if isinstance(part, Mapping) and part.get('type') == 'RepeatDataset':
+            times *= part['times']
+    return times
+
+
 def training_weights(config: Config, method: str, *, processes: int) -> list[float]:
     """The class weights by ``method`` (see :func:`class_weights`) from all labels of the training split of ``config``.
+
+    The labels of a data set in a ``RepeatDataset`` count as often as it is repeated.
 
     Raises:
         UserError: There are no labels to count.
     """
-    counts = [count_classes(split, label_counts(split, processes=processes)) for split in read_splits(config, 'train')]
+    counts = []
+    for split in read_splits(config, 'train'):
+        seen = count_classes(split, label_counts(split, processes=processes))
+        times = repeats(config, split.place)
+        counts.append(Frequencies(**{key: times * value for key, value in vars(seen).items()}))
     if not sum(int(count.pixels.sum()) for count in counts):
         raise UserError('no training label was counted for class weights; run volo-seg check to see why')
     return class_weights(
