@@ -225,13 +225,13 @@ def test_class_weights_of_the_labels(toyscapes):
     config.train_dataloader.dataset.dataset = ConfigDict(type='ConcatDataset', datasets=[part, part])
     assert training_weights(config, 'inverse', processes=1) == one
     # a repeated data set counts as often as it is repeated, inside other wrappers too
-    first, second = (dict(part, indices=indices) for indices in ([0], [1]))
-    repeated = dict(type='RepeatDataset', times=3, dataset=dict(type='ConcatDataset', datasets=[second]))
+    other = config.val_dataloader.dataset
+    repeated = dict(type='RepeatDataset', times=3, dataset=dict(type='ConcatDataset', datasets=[other]))
     found = []
-    for datasets in ([first, repeated], [first, second, second, second]):
+    for datasets in ([part, repeated], [part, other, other, other], [part, other]):
         config.train_dataloader.dataset.dataset = ConfigDict(type='ConcatDataset', datasets=datasets)
         found.append(training_weights(config, 'inverse', processes=1))
-    assert found[0] == found[1] != one
+    assert found[0] == found[1] != found[2]
     assert len(one) == 19 and max(one) > 2 * min(one)
 
 
