@@ -16,7 +16,7 @@ RARE = ('--sampling', 'rare', '--copy-paste')
 
 def teacher(out):
     """Flags that let the first network of ``out`` teach."""
-    return '--teacher', out / 'ddp' / 'even.py', out / 'ddp' / 'iter_4.pth'
+    return '--teacher', out / 'ddp' / 'even.py', out / 'ddp' / 'iter_4.pth', '--teacher-weight', '100'
 
 
 class WholeInValidation(Hook):

@@ -80,7 +80,7 @@ def test_two_processes_learn_from_a_teacher_as_one_does(pair, data, tmp_path):
     both = json.loads((pair / 'losses.json').read_text())
     alone = tiny.train_even(data, tmp_path, *teacher(pair), train_dataloader__batch_size=4)
     assert both['taught'] == pytest.approx(alone, rel=1e-5)
-    assert all(taught > plain + 0.01 for taught, plain in zip(both['taught'], both['ddp'], strict=True))
+    assert both['taught'][0] > both['ddp'][0] + 0.1
 
 
 @pytest.mark.parametrize('kind', ['ddp', 'fsdp', 'whole'])
