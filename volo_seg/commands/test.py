@@ -60,6 +60,7 @@ def evaluate_exported(args: argparse.Namespace) -> int:
     Raises:
         UserError: The config, the data or the file is invalid, or a flag needs a network of PyTorch.
     """
+    from volo_seg.commands.apply_flags import set_data
     from volo_seg.config.checks import check_run
     from volo_seg.config.load import load_config
     from volo_seg.export.accuracy import LabelledImages, score
