@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 
 from volo_seg.errors import Interrupted
@@ -79,10 +80,22 @@ class Signals:
     def _repeat(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Send the signal again where Python could not raise the exception: in a callback, or while freeing objects."""
         if isinstance(unraisable.exc_value, Interrupted) and self.asked is not None:
-            main = threading.main_thread().ident
-            threading.Timer(0.01, signal.pthread_kill, [main, self.asked]).start()
+            threading.Timer(0.01, self._send, [self.asked]).start()
         else:
             self._hook(unraisable)
+
+    def _send(self, number: int) -> None:
+        """Send ``number`` to the main thread after it has left ``_repeat``, where the exception would be lost again."""
+        main = threading.main_thread().ident
+        assert main is not None
+        frame = sys._current_frames().get(main)
+        while frame is not None:
+            if frame.f_code is Signals._repeat.__code__:
+                time.sleep(0.01)
+                frame = sys._current_frames().get(main)
+            else:
+                frame = frame.f_back
+        signal.pthread_kill(main, number)
 
 
 def leave(number: int, frame: FrameType | None) -> None:
