@@ -10,8 +10,8 @@ from torch import nn
 
 from volo_seg.checkpoints import VARIANTS
 from volo_seg.layers import resize_pos_embed
+from volo_seg.layers.volo import STRIDES, drop_path_rates
 from volo_seg.models import VOLO, VOLOPyramid, fuse
-from volo_seg.models.backbones.volo import STRIDES, drop_path_rates
 
 # parameters for dense prediction, without output norms: the released models without class attention and classifiers,
 # counted on timm's modules in `test_equals_timm`; in millions, as published

@@ -1,6 +1,6 @@
 """Locate, read, recognise, convert and save weights files: official, timm's and those of this package."""
 
-from volo_seg.checkpoints.architecture import VARIANTS, Architecture, Signature, describe, parameter_names, variant_name
+from volo_seg.checkpoints.architecture import describe, parameter_names, variant_name
 from volo_seg.checkpoints.convert import (
     Conversion,
     VoloWeights,
@@ -15,6 +15,7 @@ from volo_seg.checkpoints.convert import (
 from volo_seg.checkpoints.read import load_file
 from volo_seg.checkpoints.save import check_destination, save_file
 from volo_seg.checkpoints.segmentor import fit_segmentor_weights, load_segmentor_weights
+from volo_seg.layers import VARIANTS, Architecture, Signature
 
 __all__ = [
     'VARIANTS',

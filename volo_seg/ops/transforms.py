@@ -29,6 +29,11 @@ def why_plain(*tensors: object) -> str:
     return ''
 
 
+def exporting() -> bool:
+    """Whether a graph is being exported, so that sizes may be symbolic; before torch 2.7, or compiled."""
+    return getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` in float32, or in its dtype if that is wider; as it is while ``torch.fx`` records, which knows no dtype."""
     return x if isinstance(x, fx.Proxy) else x.to(torch.promote_types(x.dtype, torch.float32))

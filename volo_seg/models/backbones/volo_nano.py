@@ -9,19 +9,15 @@ from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from torch import Tensor, nn
 
 from volo_seg.checkpoints import load_file
 from volo_seg.errors import UserError
-from volo_seg.layers.convolutions import ConvNorm, ConvOutlooker, InvertedResidual, SeparableConv
-from volo_seg.models.backbones.volo import check_out_indices
-
-CHANNELS = (48, 64, 64, 128)
-"""Channels of the four outputs."""
+from volo_seg.layers.volo import check_out_indices
+from volo_seg.layers.volo_nano import CHANNELS, VOLONanoFeatures
 
 
 @MODELS.register_module()
-class VOLONano(BaseModule):
+class VOLONano(VOLONanoFeatures, BaseModule):
     """Outlook attention at stride 8 between separable convolutions and inverted residuals.
 
     The stem and the later stages have the shape of Fast-SCNN's (arXiv 1902.04502); in the stage at stride 8, outlook
@@ -52,38 +48,15 @@ class VOLONano(BaseModule):
         frozen_stages: int = -1,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
-        self.out_indices = check_out_indices(out_indices)
-        if not -1 <= frozen_stages <= 3:
-            raise ValueError(f'frozen_stages={frozen_stages} is not one of -1 (none), 0..3 (stages)')
-        self.frozen_stages = frozen_stages
-        config = dict(norm_cfg or {'type': 'BN'})
-
-        def norm(channels: int) -> nn.Module:
-            return build_norm_layer(config, channels)[1]
-
-        def residuals(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
-            return [
-                InvertedResidual(c, channels, expand_ratio=expand_ratio, norm_layer=norm, stride=s)
-                for c, s in ((in_channels, stride), (channels, 1), (channels, 1))
-            ]
-
-        outlookers = [ConvOutlooker(64, 2, expand_ratio=2, norm_layer=norm) for _ in range(num_outlookers)]
-        self.stages = nn.ModuleList(
-            [
-                nn.Sequential(
-                    ConvNorm(3, 32, 3, norm_layer=norm, stride=2), SeparableConv(32, 48, norm_layer=norm, stride=2)
-                ),
-                nn.Sequential(SeparableConv(48, 64, norm_layer=norm, stride=2), *outlookers),
-                nn.Sequential(*residuals(64, 64, 2)),
-                nn.Sequential(*residuals(64, 96, 2), *residuals(96, 128, 1)),
-            ]
+        norm = dict(norm_cfg or {'type': 'BN'})
+        super().__init__(
+            num_outlookers=num_outlookers,
+            expand_ratio=expand_ratio,
+            out_indices=out_indices,
+            norm_layer=lambda channels: build_norm_layer(norm, channels)[1],
+            frozen_stages=frozen_stages,
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
-        for stage in self.stages[: frozen_stages + 1]:
-            stage.requires_grad_(False)
+        self.init_cfg = dict(init_cfg) if init_cfg else None
 
     @staticmethod
     def out_channels_of(config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -108,18 +81,3 @@ class VOLONano(BaseModule):
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         print_log(f'backbone VOLONano initialised from {source}', 'current')
         self._is_init = True
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of the stages ``out_indices`` for images ``x`` (B, 3, H, W), NCHW."""
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return tuple(maps[i] for i in self.out_indices)
-
-    def train(self, mode: bool = True) -> VOLONano:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for stage in self.stages[: self.frozen_stages + 1]:
-            stage.eval()
-        return self

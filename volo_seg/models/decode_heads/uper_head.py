@@ -14,9 +14,9 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from volo_seg.models.decode_heads.resized_loss import ResizedLossMixin, is_stock
-from volo_seg.models.resize.matrices import adaptive_avg_pools, exporting
+from volo_seg.models.resize.matrices import adaptive_avg_pools
 from volo_seg.models.resize.split_conv import conv3x3_of_maps, same_size
-from volo_seg.ops import why_plain
+from volo_seg.ops import exporting, why_plain
 
 
 @MODELS.register_module()

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volo_seg.ops import exporting
+
 BLOCK_ROWS_CPU, BLOCK_ROWS = 32, 256
 """Rows in one dense block of a banded matrix, on a CPU and on other devices (benchmarks/uper_head.py)."""
 
@@ -33,11 +35,6 @@ def tap_matrices(source: int, target: int, *, align_corners: bool, dtype: torch.
     overlap = (unit - (place - unit * columns).abs()).clamp(min=0) * ((rows >= 0) & (rows < target))
     exact = dtype if dtype.itemsize >= 4 else torch.float32
     return (overlap.to(exact) / unit).to(dtype)
-
-
-def exporting() -> bool:
-    """Whether a graph is being exported, so that sizes may be symbolic; before torch 2.7, or compiled."""
-    return getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()
 
 
 @dataclass(frozen=True)

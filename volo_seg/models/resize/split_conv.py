@@ -10,16 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volo_seg.models.resize.matrices import (
-    BLOCK_ROWS,
-    BLOCK_ROWS_CPU,
-    exporting,
-    multiply,
-    tap_axis,
-    tap_matrices,
-)
+from volo_seg.models.resize.matrices import BLOCK_ROWS, BLOCK_ROWS_CPU, multiply, tap_axis, tap_matrices
 from volo_seg.models.winograd import conv3x3, differentiable_gradients, winograd_pays
-from volo_seg.ops import why_plain
+from volo_seg.ops import exporting, why_plain
 
 Size = tuple[int, int]
 CALL_COST_CPU, CALL_COST = 4e6, 1e10
