@@ -166,6 +166,22 @@ def load_pretrained(
     return replace(conversion, origin=weights.origin, dropped=weights.dropped + conversion.dropped)
 
 
+def load_equal(
+    target_state: Mapping[str, Tensor], source: str | os.PathLike[str], *, model_name: str
+) -> dict[str, Tensor]:
+    """Read the tensors of ``target_state``, by name, from ``source``, this backbone or a segmentor with it.
+
+    Raises:
+        UserError: The file cannot be read, lacks one of the tensors, or has one of another shape.
+    """
+    content = load_file(source)
+    state = {name.removeprefix('backbone.'): value for name, value in content.get('state_dict', content).items()}
+    for name, own in target_state.items():
+        if getattr(state.get(name), 'shape', None) != own.shape:
+            raise UserError(f'{source} has no {name} of shape {tuple(own.shape)}: it is not of this {model_name}')
+    return {name: state[name] for name in target_state}
+
+
 def read_backbone(source: str | os.PathLike[str]) -> VoloWeights:
     """Read ``source`` (see :func:`.load_file`) as a complete backbone of any variant, with the backbone's names.
 

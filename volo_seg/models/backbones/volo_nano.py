@@ -10,8 +10,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 
-from volo_seg.checkpoints import load_file
-from volo_seg.errors import UserError
+from volo_seg.checkpoints import load_equal
 from volo_seg.layers.volo import check_out_indices
 from volo_seg.layers.volo_nano import CHANNELS, VOLONanoFeatures
 
@@ -73,11 +72,6 @@ class VOLONano(VOLONanoFeatures, BaseModule):
             super().init_weights()
             return
         source = self.init_cfg['checkpoint']
-        content = load_file(source)
-        state = {name.removeprefix('backbone.'): value for name, value in content.get('state_dict', content).items()}
-        for name, own in self.state_dict().items():
-            if getattr(state.get(name), 'shape', None) != own.shape:
-                raise UserError(f'{source} has no {name} of shape {tuple(own.shape)}: it is not of this VOLONano')
-        self.load_state_dict({name: state[name] for name in self.state_dict()})
+        self.load_state_dict(load_equal(self.state_dict(), source, model_name='VOLONano'))
         print_log(f'backbone VOLONano initialised from {source}', 'current')
         self._is_init = True
