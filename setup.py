@@ -44,7 +44,7 @@ EXTRAS['test'] = [
 
 
 class BuildWithConfigs(build_py):
-    """Copy ``configs/`` and ``model-index.yml`` into the built package."""
+    """Copy ``configs/``, ``tools/`` and ``model-index.yml`` into the built package, where mim looks for them."""
 
     def run(self):
         """Build, then copy (not for an editable install, which finds them in the checkout)."""
@@ -52,7 +52,8 @@ class BuildWithConfigs(build_py):
         if getattr(self, 'editable_mode', False):
             return
         target = Path(self.build_lib, 'volo_seg', '.mim')
-        shutil.copytree(ROOT / 'configs', target / 'configs', dirs_exist_ok=True)
+        for folder in ('configs', 'tools'):
+            shutil.copytree(ROOT / folder, target / folder, dirs_exist_ok=True)
         shutil.copy(ROOT / 'model-index.yml', target)
 
 

@@ -23,7 +23,7 @@ def built(tmp_path_factory):
 
 def test_configs_and_index_travel_with_the_package(built):
     shipped = {p.relative_to(built / 'volo_seg' / '.mim') for p in (built / 'volo_seg' / '.mim').rglob('*.py')}
-    assert shipped == {p.relative_to(ROOT) for p in (ROOT / 'configs').rglob('*.py')}
+    assert shipped == {p.relative_to(ROOT) for folder in ('configs', 'tools') for p in (ROOT / folder).rglob('*.py')}
     assert (built / 'volo_seg' / '.mim' / 'model-index.yml').is_file()
 
 
@@ -41,13 +41,13 @@ def test_templates_travel_with_the_package(built):
 
 
 def test_source_archive_holds_what_a_build_reads(tmp_path):
-    """setup.py reads README.md; configs, model index, docs and constraints come along."""
+    """setup.py reads README.md; configs, tools, model index, docs and constraints come along."""
     words = ('setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path), 'sdist', '--dist-dir', str(tmp_path))
     subprocess.run([sys.executable, *words, '--formats', 'tar'], cwd=ROOT, check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob('*.tar'))) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert {'README.md', 'setup.py', 'pyproject.toml', 'LICENSE', 'model-index.yml', 'constraints.txt'} <= names
-    assert {'SECURITY.md', 'CHANGELOG.md', 'mkdocs.yml', 'configs/volo/metafile.yaml'} <= names
+    assert {'SECURITY.md', 'CHANGELOG.md', 'mkdocs.yml', 'configs/volo/metafile.yaml', 'tools/train.py'} <= names
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / 'docs').iterdir()}
     assert pages and pages <= names
     assert 'volo_seg/reports/report.html.j2' in names

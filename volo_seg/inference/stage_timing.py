@@ -115,7 +115,7 @@ class StageTimer:
             self.run(paths)
             return torch.cuda.max_memory_allocated(), 'tensors on the GPU, weights included'
         if isinstance(self.predictor, ExportedPredictor):
-            return _resident_growth(lambda: self.run(paths)), 'growth of the resident memory in the first batch'
+            return resident_growth(lambda: self.run(paths)), 'growth of the resident memory in the first batch'
         return _tensor_growth(lambda: self.run(paths)), 'tensors, without the weights'
 
 
@@ -182,7 +182,7 @@ def _tensor_growth(run: Callable[[], Any]) -> int:
     return max(itertools.accumulate((change for _, change in changes), initial=0))
 
 
-def _resident_growth(run: Callable[[], Any]) -> int | None:
+def resident_growth(run: Callable[[], Any]) -> int | None:
     """Peak of the resident memory of this process during ``run``, above that before; None except on Linux."""
 
     def peak() -> int:
