@@ -507,8 +507,10 @@ def test_inverse_weights_keep_the_scale_of_the_loss(pixels):
 def test_median_frequency_counts_only_images_with_the_class():
     observations = [Observation('i', 'm', values={0: 50, 1: 50, 255: 7}), Observation('j', 'n', values={0: 90, 2: 10})]
     # frequencies 140/200, 50/100, 10/100: the median is 0.5
-    weights = class_weights(count_classes(split_of(4), observations), 'median')
+    frequencies = count_classes(split_of(4), observations)
+    weights = class_weights(frequencies, 'median')
     assert weights == pytest.approx([0.5 / 0.7, 1, 5, 1], abs=1e-5)
+    assert class_weights(frequencies, 'sqrt') == pytest.approx(np.sqrt(weights), abs=1e-5)
 
 
 def split_of(classes):

@@ -267,7 +267,7 @@ def test_class_weights_from_a_file(toyscapes, tmp_path, capsys):
     config = prepared([NANO, '--class-weights', str(file)], toyscapes, tmp_path)
     assert config.model.decode_head.loss_decode.class_weight == [1.0] * 19
     assert run('train', [NANO, '--data-root', str(toyscapes), '--class-weights', 'nothing']) == 2
-    told = "--class-weights 'nothing' is neither inverse nor median nor a .json or .txt or .npy file"
+    told = "--class-weights 'nothing' is neither inverse nor median nor sqrt nor a .json or .txt or .npy file"
     assert told in capsys.readouterr().err
 
 

@@ -134,7 +134,7 @@ def weigh_classes(config: Config, how: str) -> None:
     weights = training_weights(config, how, processes=max(1, (os.cpu_count() or 1) // shared))
     set_class_weights(config, weights)
     if is_first_process():
-        print(f'class weights ({how} frequency): {", ".join(f"{weight:.3g}" for weight in weights)}')
+        print(f'class weights ({how}): {", ".join(f"{weight:.3g}" for weight in weights)}')
 
 
 def set_resume(config: Config, resume: str | None) -> None:

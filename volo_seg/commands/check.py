@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--all-files', action='store_true', help='list all files of a finding')
     parser.add_argument(
         '--class-weights',
-        choices=('inverse', 'median'),
+        choices=('inverse', 'median', 'sqrt'),
         help='also compute class weights from the training labels, and write them for class_weight of the loss',
     )
     parser.add_argument(
@@ -90,7 +90,7 @@ def weights_file(args: argparse.Namespace) -> Path | None:
     """
     if args.class_weights is None:
         if args.weights_file is not None:
-            raise UserError('--weights-file needs --class-weights inverse or --class-weights median')
+            raise UserError('--weights-file needs --class-weights inverse, median or sqrt')
         return None
     target = args.weights_file or Path(f'class_weights_{Path(args.config).stem}.json')
     if target.suffix != '.json':

@@ -143,7 +143,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         '--class-weights',
         nargs='?',
         const='inverse',
-        metavar='inverse|median|FILE',
+        metavar='inverse|median|sqrt|FILE',
         help='weigh the classes in the loss: by their share of the training labels, or by a file (.json, .txt, .npy)',
     )
     recipe.add_argument(

@@ -14,7 +14,7 @@ from volo_seg.datasets.inspection.observation import Observation
 from volo_seg.datasets.inspection.splits import Split, read_splits
 from volo_seg.errors import UserError
 
-METHODS = ('inverse', 'median')
+METHODS = ('inverse', 'median', 'sqrt')
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,16 @@ def class_weights(frequencies: Frequencies, method: str) -> list[float]:
     """The weight of each class in the loss; 1 for a class that does not occur.
 
     ``inverse`` is proportional to 1 / pixels, with a mean weight over pixels of 1. ``median`` is median frequency
-    balancing, with frequency = pixels / pixels of the images that contain the class (Source: arXiv 1411.4734).
+    balancing, with frequency = pixels / pixels of the images that contain the class (Source: arXiv 1411.4734). ``sqrt``
+    is its square root, which costs frequent classes less.
     """
     seen = frequencies.pixels > 0
     weights = np.ones(len(seen))
     if method == 'inverse':
         weights[seen] = frequencies.pixels.sum() / (seen.sum() * frequencies.pixels[seen])
-    elif method == 'median':
+    elif method in METHODS:
         frequency = frequencies.pixels[seen] / frequencies.pixels_around[seen]
-        weights[seen] = np.median(frequency) / frequency
+        weights[seen] = (np.median(frequency) / frequency) ** (0.5 if method == 'sqrt' else 1)
     else:
         raise ValueError(f'method={method!r} is not one of {METHODS}')
     return [float(f'{weight:.6g}') for weight in weights]
