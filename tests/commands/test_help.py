@@ -111,7 +111,7 @@ def test_completion(tmp_path, monkeypatch, capsys):
     (tmp_path / 'a.png').touch()
     assert completed(script, 'volo-seg', 'tra') == ['train']
     assert completed(script, 'volo-seg', '--v') == ['--version']
-    assert completed(script, 'volo-seg', 'infer', '--out') == ['--out-dir', '--outputs']
+    assert sorted(completed(script, 'volo-seg', 'infer', '--out')) == ['--out', '--out-dir', '--outputs']
     assert completed(script, 'volo-seg', 'infer', 'a.') == ['a.png']
     assert 'bf16' in completed(script, 'volo-seg', 'train', 'x.py', '--amp', '')
 

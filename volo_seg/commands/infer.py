@@ -61,7 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
         'images, folders and globs also as s3://, gs:// or az:// URLs',
     )
     parser.add_argument(
-        '--out-dir', default='results', help='output folder or URL (default results); nothing is written outside it'
+        '--out-dir',
+        '--out',
+        default='results',
+        help='output folder or URL (default results); nothing is written outside it',
     )
     parser.add_argument(
         '--kinds', '--outputs', nargs='+', metavar='KIND', default=DEFAULT_KINDS, help='default: labels overlay'
