@@ -44,7 +44,7 @@ def test_the_image_serves_as_a_user_without_privileges():
 
 @pytest.mark.parametrize(('code', 'healthy'), [(200, True), (503, False), (None, False)])
 def test_the_health_check_asks_the_server_itself(code, healthy):
-    """The command of HEALTHCHECK, with that answer of the server or no server; a proxy of the environment is not asked."""
+    """The command of HEALTHCHECK against that answer, or no server; it ignores a proxy of the environment."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
