@@ -10,14 +10,16 @@ DOCS = Path(__file__).resolve().parents[1] / 'docs'
 NOTEBOOK = DOCS / 'tutorial.ipynb'
 CHECKS = """
 assert len(pictures) == 4 and all(picture.startswith(b'\\xff\\xd8') for picture in pictures)
-assert (exported.labels == result.labels).mean() > 0.99
 """
 
 
 def test_cells_run(tmp_path):
-    """Import, check, browse, train, look, export; the exported file gives the labels of the checkpoint."""
+    """Import, check, browse, train, look, publish."""
     cells = json.loads(NOTEBOOK.read_text())['cells']
     settings, *rest = (''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code')
+    # tests/export exports and compares; here it would take most of the time
+    assert 'OnnxPredictor' in rest.pop() and "\nvolo_seg(f'export" in rest[-1]
+    rest[-1] = rest[-1].partition("\nvolo_seg(f'export")[0]
     small = 'IMAGES, HEIGHT, WIDTH, ITERS, BATCH = 8, 64, 96, 2, 2\npictures = []'
     text = '\n'.join([settings, small, *rest, CHECKS])
     # IPython is not installed for the tests
