@@ -86,6 +86,18 @@ def test_a_wrong_file_is_not_kept(kind, tmp_path):
     assert path.read_bytes() == b'kept' and [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_network_that_an_exporter_refuses_is_one_sentence(tmp_path):
+    class Choice(torch.nn.Module):
+        def forward(self, x):
+            return (x[:, :1].expand(-1, 8, -1, -1) * (2 if x.sum() > 0 else 1),)  # depends on values
+
+    made = network_of(config_of())
+    made.model.backbone = Choice()
+    with pytest.raises(UserError, match='the network cannot be exported as pt2 .*: nothing was written; try --format'):
+        export_file(made, tmp_path / 'a.pt2', kind='pt2', shapes=SHAPES)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_trace_that_holds_a_size_is_not_kept(tmp_path):
     class Fixed(torch.nn.Module):
         def forward(self, x):

@@ -20,6 +20,7 @@ from volo_seg.export.metadata import make_metadata
 from volo_seg.export.onnx_export import make_graph, quiet, require_onnx
 from volo_seg.export.parity import SHAPES, TRACED, Agreement, Shape, check_parity, example_input
 from volo_seg.export.whole_image import WholeImage
+from volo_seg.inference.exported_predictor import short
 from volo_seg.inference.loaded_model import LoadedModel
 from volo_seg.inference.onnx_metadata import OnnxMetadata
 from volo_seg.inference.openvino_predictor import SECTION, compile_openvino, read_openvino
@@ -86,7 +87,14 @@ def export_file(
     check_writable(path.parent)
     with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder, quiet():
         part = Path(folder, path.name)
-        chosen.write(exported, metadata.to_metadata(), part)
+        try:
+            chosen.write(exported, metadata.to_metadata(), part)
+        except Exception as error:  # the exporters' errors have no common base class
+            if isinstance(error, (UserError, OSError, MemoryError)):
+                raise
+            raise UserError(
+                f'the network cannot be exported as {kind} ({short(error)}): nothing was written; try --format onnx'
+            ) from error
         found = check_parity(_Session(chosen.read(part)), exported, shapes=shapes, runtime=chosen.runtime)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix != '.bin'):  # weights first
             os.replace(file, path.with_name(file.name))

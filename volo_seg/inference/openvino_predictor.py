@@ -18,16 +18,16 @@ SECTION = 'volo_seg'
 class OpenVinoPredictor(ExportedPredictor):
     """Segments images with an OpenVINO file (``.xml`` and ``.bin`` beside it) on the CPU, in float32.
 
-    OpenVINO would choose bfloat16 where the CPU has it; :attr:`precision` of a subclass can say so.
+    By itself, OpenVINO would choose bfloat16 where the CPU has it.
     """
 
-    kind, runtime, precision = 'OpenVINO', 'OpenVINO', 'f32'
+    kind = runtime = 'OpenVINO'
 
     def _open(self, path: Path, *, device: str, threads: int) -> dict[str, str]:
         if device not in ('auto', 'cpu'):
             raise UserError(f'device {device!r} is not auto or cpu, on which OpenVINO files run')
         self.model, entries = read_openvino(path)
-        self.compiled = compile_openvino(self.model, threads=threads, precision=self.precision)
+        self.compiled = compile_openvino(self.model, threads=threads)
         return entries
 
     def _run(self, image: np.ndarray) -> np.ndarray:
